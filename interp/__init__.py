@@ -1,0 +1,1 @@
+"""Measures one model: heads, circuits, behaviour, ablations. Imports nothing of training but `training.checkpoints`."""

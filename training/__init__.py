@@ -1,0 +1,1 @@
+"""Makes checkpoints: config, corpora, tokens, model, the training loop, the checkpoint series."""
