@@ -1,0 +1,142 @@
+"""What each measure is called, its range and unit, where it comes from, and what it cannot tell."""
+
+from typing import NamedTuple
+
+
+class Measure(NamedTuple):
+    """One measure's words, for figures, tables and reports."""
+
+    title: str
+    low: float | None
+    """Lowest possible value; None where there is no fixed one."""
+    high: float | None
+    unit: str
+    """Empty for a pure number."""
+    meaning: str
+    source: str
+    cannot_tell: str
+
+    @property
+    def signed(self) -> bool:
+        return self.low is None or self.low < 0
+
+    @property
+    def scale(self) -> str:
+        """Range and unit in words, such as "0 to 1" or "nats"."""
+        if self.low is None or self.high is None:
+            return self.unit or "no fixed range"
+        return f"{self.low:g} to {self.high:g}" + (f" {self.unit}" if self.unit else "")
+
+
+MEASURES: dict[str, Measure] = {
+    "induction_attention": Measure(
+        "Induction attention", 0, 1, "",
+        "On random tokens repeated once: mean attention of second-half tokens to the token that followed it before.",
+        "arXiv 2409.09281",
+        "whether the head writes what it looks at into the output",
+    ),
+    "prefix_matching_sum": Measure(
+        "Prefix matching (sum over repeats)", 0, 1, "",
+        "25 random tokens four times: attention to the tokens that followed earlier occurrences, added up.",
+        "Olsson et al. 2022, head activation evaluators",
+        "whether the head copies; a head can match prefixes and write something else",
+    ),
+    "prefix_matching_mean": Measure(
+        "Prefix matching (mean over pairs)", 0, 1, "",
+        "As prefix matching (sum), averaged over the earlier occurrences, so a perfect head scores below 1.",
+        "Olsson et al. 2022, head activation evaluators",
+        "whether the head copies; not comparable with the sum",
+    ),
+    "previous_token": Measure(
+        "Previous-token attention", 0, 1, "",
+        "Mean attention from each token to the one just before it.",
+        "Olsson et al. 2022",
+        "whether a later head uses it: that takes composition or ablation",
+    ),
+    "duplicate_token": Measure(
+        "Duplicate-token attention", 0, 1, "",
+        "Mean attention from a token to its own earlier occurrences.",
+        "Wang et al. 2022 (arXiv 2211.00593)",
+        "whether the model's output depends on it",
+    ),
+    "eigenvalue_positivity_raw": Measure(
+        "Eigenvalue positivity (raw weights)", -1, 1, "",
+        "Sum of real parts over sum of magnitudes of the eigenvalues of the head's full OV circuit.",
+        "Elhage et al. 2021, copying heads",
+        "where the head looks, or what layers in between make of its output",
+    ),
+    "eigenvalue_positivity_folded": Measure(
+        "Eigenvalue positivity (norm weights folded in)", -1, 1, "",
+        "As eigenvalue positivity (raw), with the weights of the norms multiplied in.",
+        "Elhage et al. 2021, copying heads",
+        "where the head looks, or what layers in between make of its output",
+    ),
+    "induction_score": Measure(
+        "Induction score", -1, 1, "",
+        "Induction attention × eigenvalue positivity: it looks where copying needs it to and writes what it sees.",
+        "arXiv 2409.09281",
+        "whether copying breaks without the head: that takes ablation",
+    ),
+    "copying_accuracy_token": Measure(
+        "Copying accuracy per token", 0, 1, "",
+        "Share of suffix tokens continued correctly after a prefix that occurred once before in random context.",
+        "arXiv 2409.09281",
+        "how far below the top choice the right token lies; it stays near 0 while the copying loss already moves",
+    ),
+    "copying_accuracy_exact": Measure(
+        "Copying accuracy, whole suffix", 0, 1, "",
+        "Share of samples in which all six suffix tokens are right.",
+        "arXiv 2409.09281",
+        "partial success: one wrong token in six counts as failure",
+    ),
+    "copying_loss_first": Measure(
+        "Loss on the first half", None, None, "nats",
+        "Mean loss on random tokens seen for the first time.",
+        "Olsson et al. 2022",
+        "anything about copying by itself; it can exceed the log of the vocabulary size",
+    ),
+    "copying_loss_second": Measure(
+        "Loss on the repeated half", None, None, "nats",
+        "Mean loss on the same random tokens the second time.",
+        "Olsson et al. 2022",
+        "which heads lower it",
+    ),
+    "copying_loss_difference": Measure(
+        "Copying loss difference (second half minus first)", None, None, "nats",
+        "Below 0: having seen the tokens before helps.",
+        "Olsson et al. 2022",
+        "whether the help comes from copying in order or from raising every token seen before",
+    ),
+    "copying_loss": Measure(
+        "Copying loss", None, None, "nats",
+        "Mean loss on the repeated half of random tokens.",
+        "Olsson et al. 2022",
+        "which heads lower it, unless a head is ablated",
+    ),
+    "icl_score": Measure(
+        "In-context-learning score", None, None, "nats",
+        "Loss at a late position minus loss at an early one, on natural text; below 0: context helps.",
+        "Olsson et al. 2022",
+        "which skill helps: copying is one of many",
+    ),
+    "natural_loss": Measure(
+        "Loss on natural text", None, None, "nats",
+        "Mean loss per token on held-out text.",
+        "common practice",
+        "anything about one skill",
+    ),
+}  # fmt: skip
+
+
+def describe(measure: str) -> Measure:
+    """The words for `measure`, also with `_null`, `_selectivity` or `_control` added; unknown: its own title."""
+    if measure in MEASURES:
+        return MEASURES[measure]
+    for suffix, words in (("_null", ", random target"), ("_control", ", mean of the layer's other heads")):
+        if measure.endswith(suffix) and measure.removesuffix(suffix) in MEASURES:
+            base = MEASURES[measure.removesuffix(suffix)]
+            return base._replace(title=base.title + words)
+    if measure.endswith("_selectivity") and measure.removesuffix("_selectivity") in MEASURES:
+        base = MEASURES[measure.removesuffix("_selectivity")]
+        return base._replace(title=base.title + ", selectivity", low=None, high=None, unit="× uniform attention")
+    return Measure(measure, None, None, "", "", "", "")

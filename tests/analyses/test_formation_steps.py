@@ -1,0 +1,214 @@
+"""Formation steps on planted series: right where there is something, silent where there is only noise."""
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from synthetic_run import checkpoint_steps, rise, series_table, synthetic_run
+
+from analyses.formation import formation_map, formation_steps
+from training.errors import InputError
+
+MEASURE = "prefix_matching_sum"
+STEPS = checkpoint_steps(40)
+AT = np.array(STEPS, dtype=float)
+
+
+def one(curve: np.ndarray, null: np.ndarray | None = None, steps: list[int] = STEPS) -> dict:
+    table = series_table({(0, 0): curve}, steps, MEASURE)
+    if null is not None:
+        table = pl.concat([table, series_table({(0, 0): null}, steps, f"{MEASURE}_null")])
+    return formation_steps(table, MEASURE).row(0, named=True)
+
+
+def test_a_planted_run_is_read_back() -> None:
+    run = synthetic_run()
+    for measure in ("previous_token", MEASURE):
+        found = formation_steps(run.heads, measure)
+        assert found.height == 16
+        for row in found.iter_rows(named=True):
+            when = run.planted.get((measure, row["layer"], row["head"]))
+            assert row["formed"] == (when is not None), row
+            if when is not None:
+                assert row["bracket_low"] <= when <= row["bracket_high"] + 250, row
+                assert row["bracket_low"] <= row["estimate"] <= row["bracket_high"] == row["step"]
+                assert row["tokens"] == row["step"] * 2048
+            else:
+                assert row["status"] == "never"
+                assert row["step"] is None
+
+
+def test_a_jump_by_hand() -> None:
+    row = one(np.array([0.1, 0.1, 0.1, 0.9, 0.9, 0.9]), steps=[0, 1, 2, 4, 8, 16])
+    assert (row["step"], row["bracket_low"], row["bracket_high"]) == (4, 2, 4)
+    assert row["threshold"] == pytest.approx(0.5)
+    assert row["estimate"] == pytest.approx(3 * (5 / 3) ** 0.5 - 1)  # half-way up on log(1 + step)
+    assert (row["baseline"], row["final"], row["peak"]) == (0.1, 0.9, 0.9)
+    assert row["status"] == "formed"
+
+
+def test_step_0_can_be_the_lower_end_of_the_bracket() -> None:
+    row = one(np.array([0.0, 1.0, 1.0, 1.0, 1.0]), steps=[0, 1, 2, 4, 8])
+    assert (row["bracket_low"], row["step"]) == (0, 1)
+    assert 0 < row["estimate"] < 1
+
+
+def test_a_head_that_falls_back_is_flagged() -> None:
+    curve = 0.8 * rise(AT, 1000) * (1 - rise(AT, 5000, 0.1)) + 0.02
+    row = one(curve)
+    assert row["status"] == "formed, fell back"
+    assert row["fell_back"]
+    assert row["formed"]
+
+
+def test_one_lucky_checkpoint_is_no_formation() -> None:
+    curve = np.full(len(AT), 0.02)
+    curve[20:22] = 0.9
+    assert one(curve)["status"] == "never"
+
+
+def test_a_rise_at_the_very_end_is_unconfirmed() -> None:
+    curve = np.full(len(AT), 0.02)
+    curve[-2:] = 0.9
+    assert one(curve)["status"] == "unconfirmed"
+
+
+def test_a_rise_of_the_null_alike_is_no_formation() -> None:
+    curve = 0.02 + 0.8 * rise(AT, 1000)
+    assert one(curve)["formed"]
+    assert not one(curve, null=curve - 0.01)["formed"]
+
+
+def test_high_from_the_start_is_said_so() -> None:
+    row = one(np.full(len(AT), 0.9), null=np.full(len(AT), 0.02))
+    assert row["status"] == "from the start"
+    assert row["step"] is None
+
+
+def test_a_head_within_the_spread_at_the_start_has_not_formed() -> None:
+    rng = np.random.default_rng(0)
+    curves = {(0, h): np.full(len(AT), v) for h, v in enumerate(rng.normal(0.3, 0.1, size=12))}
+    curves[0, 0] = 0.1 + 0.25 * rise(AT, 500)
+    assert formation_steps(series_table({(0, 0): curves[0, 0]}, STEPS, MEASURE))["formed"].all()
+    assert not formation_steps(series_table(curves, STEPS, MEASURE))["formed"].any()
+
+
+def noise(kind: str, rng: np.random.Generator, heads: int, steps: int) -> np.ndarray:
+    """Noise-only curves of many heads: white, slowly wandering (autocorrelation 0.9), or white with rare outliers."""
+    white = rng.normal(size=(heads, steps))
+    if kind == "white":
+        return white
+    if kind == "outliers":
+        return white + 8 * (rng.random((heads, steps)) < 0.02)
+    out = np.empty_like(white)
+    out[:, 0] = white[:, 0]
+    for i in range(1, steps):
+        out[:, i] = 0.9 * out[:, i - 1] + np.sqrt(1 - 0.81) * white[:, i]
+    return out
+
+
+@pytest.mark.parametrize("kind", ["white", "wandering", "outliers"])
+@pytest.mark.parametrize("with_null", [True, False])
+def test_false_positives_on_noise_only_heads(kind: str, with_null: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    """1,024 heads in 64 runs, noise so large that the share rule alone does not decide."""
+    rng = np.random.default_rng(1)
+    false = 0
+    for _ in range(64):
+        curves = 0.3 + 0.05 * noise(kind, rng, 16, 40)
+        table = series_table({(i // 4, i % 4): curve for i, curve in enumerate(curves)}, STEPS, MEASURE)
+        if with_null:
+            nulls = {(i // 4, i % 4): 0.3 + 0.005 * rng.normal(size=40) for i in range(16)}
+            table = pl.concat([table, series_table(nulls, STEPS, f"{MEASURE}_null")])
+        false += int(formation_steps(table, MEASURE)["formed"].sum())
+    with capsys.disabled():
+        print(f"\nformation: {kind} noise, null {with_null}: {false} false of 1024 heads ({false / 1024:.2%})")
+    assert false / 1024 <= 0.05
+
+
+def test_the_noise_would_fool_a_rule_without_margin() -> None:
+    """The simulation above can fail: drop the margin and nearly every noise-only head "forms"."""
+    curves = 0.3 + 0.05 * noise("white", np.random.default_rng(1), 64, 40)
+    table = series_table({(i // 4, i % 4): curve for i, curve in enumerate(curves)}, STEPS, MEASURE)
+    assert formation_steps(table, MEASURE, confirm=1, z=0.0, min_share=0.0)["formed"].mean() > 0.5  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("height", [0.2, 0.4, 0.8])
+def test_power_and_place_on_planted_rises(height: float, capsys: pytest.CaptureFixture[str]) -> None:
+    """1,000 heads that rise by `height` at a random step, noise 0.02: found, and within a checkpoint of the truth."""
+    rng = np.random.default_rng(2)
+    found, placed = 0, 0
+    for _ in range(100):
+        when = {(i // 4, i % 4): float(rng.uniform(100, 5000)) for i in range(10)}
+        curves = {
+            name: 0.05 + height * rise(AT, at, 0.1) + 0.02 * rng.normal(size=len(AT)) for name, at in when.items()
+        }
+        for row in formation_steps(series_table(curves, STEPS, MEASURE), MEASURE).iter_rows(named=True):
+            found += row["formed"]
+            if row["formed"]:
+                truth = int(np.searchsorted(AT, when[row["layer"], row["head"]]))
+                placed += abs(STEPS.index(row["step"]) - truth) <= 1
+    with capsys.disabled():
+        print(f"\nformation: a rise of {height}: {found / 10:.1f} % found, {placed / 10:.1f} % within a checkpoint")
+    assert found >= 950
+    assert placed >= 900
+
+
+@settings(max_examples=40, deadline=None)
+@given(scale=st.floats(0.2, 0.9), jump=st.integers(1, 30), shift=st.integers(0, 5))
+def test_the_step_does_not_depend_on_scale_or_row_order(scale: float, jump: int, shift: int) -> None:
+    curve = np.where(np.arange(len(AT)) >= jump, scale, 0.0)
+    table = series_table({(0, 0): curve}, STEPS, MEASURE)
+    row = formation_steps(table.sample(fraction=1.0, shuffle=True, seed=shift)).row(0, named=True)
+    assert row["step"] == STEPS[jump]
+    assert row["bracket_low"] == STEPS[jump - 1]
+
+
+def test_the_map_has_gaps_where_checkpoints_are_missing() -> None:
+    run = synthetic_run(count=14)
+    present = run.heads["step"].unique().sort().to_list()
+    lacking = run.heads.filter(~((pl.col("step") == 8) & (pl.col("layer") == 1) & (pl.col("head") == 2)))
+    found = formation_map(lacking, "previous_token", steps=[*present, 3])
+    assert found.rows == [(layer, head) for layer in range(4) for head in range(4)]
+    assert found.steps.tolist() == sorted([*present, 3])
+    assert np.isnan(found.values[:, found.steps.tolist().index(3)]).all()
+    eight = found.values[:, found.steps.tolist().index(8)]
+    assert np.isnan(eight[6])
+    assert np.isnan(eight).sum() == 1
+    row = run.heads.filter((pl.col("measure") == "previous_token") & (pl.col("step") == 250) & (pl.col("layer") == 2))
+    assert found.values[8:12, found.steps.tolist().index(250)].tolist() == row.sort("head")["value"].to_list()
+
+
+def flat(steps: list[int]) -> pl.DataFrame:
+    return series_table({(0, 0): np.zeros(len(steps))}, steps, MEASURE)
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        (flat([0]), "1 checkpoint; a formation step needs at least 4"),
+        (flat([0, 1, 2]), "3 checkpoints"),
+        (pl.concat([flat(STEPS), flat([4])]), "step 4, layer 0, head 0 twice"),
+        (series_table({(0, 0): np.where(AT == 4, np.nan, 0)}, STEPS, MEASURE), "not a number at step 4, layer 0"),
+        (flat(STEPS).with_columns(measure=pl.lit("prefix_matching_sun")), "did you mean 'prefix_matching_sun'"),
+        (flat(STEPS).drop("layer"), "column 'layer' is missing"),
+        (pl.concat([flat(STEPS), flat(STEPS).with_columns(run=pl.lit("b"))]), "several runs ('b', 'planted')"),
+        (flat([-1, 1, 2, 4]), "negative"),
+        (flat(STEPS).with_columns(tokens=100000000 - pl.col("tokens")), "tokens fall at step 1;"),
+    ],
+)
+def test_bad_tables_get_one_clear_line(table: pl.DataFrame, words: str) -> None:
+    with pytest.raises(InputError) as raised:
+        formation_steps(table, MEASURE)
+    assert words in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_bad_arguments() -> None:
+    with pytest.raises(InputError, match="confirm >= 1"):
+        formation_steps(flat(STEPS), MEASURE, confirm=0)
+    with pytest.raises(InputError, match="calibration"):
+        formation_steps(flat(STEPS), f"{MEASURE}_null")
+    short_null = pl.concat([flat(STEPS), flat(STEPS[:-1]).with_columns(measure=pl.lit(f"{MEASURE}_null"))])
+    with pytest.raises(InputError, match="null is missing at step"):
+        formation_steps(short_null, MEASURE)
