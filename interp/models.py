@@ -1,0 +1,426 @@
+"""Any Llama, GPT-2 or GPT-NeoX checkpoint to a TransformerLens `HookedTransformer`, with proof of equal logits.
+
+The only module that knows TransformerLens versions. Weights are read straight from safetensors files and handed to
+TransformerLens' own converters, without building the transformers model first: loading a checkpoint of a series into
+an existing model costs little more than reading the file.
+"""
+
+import json
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from einops import EinopsError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+from transformer_lens import HookedTransformer, HookedTransformerConfig
+from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
+from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.pretrained.weight_conversions.gpt2 import convert_gpt2_weights
+from transformer_lens.pretrained.weight_conversions.llama import convert_llama_weights
+from transformer_lens.pretrained.weight_conversions.neox import convert_neox_weights
+from transformer_lens.utilities.activation_functions import SUPPORTED_ACTIVATIONS
+from transformer_lens.weight_processing import ProcessWeights
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+from training.checkpoints import InputError
+
+HookedModel = HookedTransformer | TransformerBridge
+"""What measures accept: a `HookedTransformer`, or a `TransformerBridge` in compatibility mode."""
+
+LOGIT_TOLERANCE = 1e-4
+"""Largest difference of fp32 logits against transformers that still counts as the same model."""
+
+_CONVERTERS = {
+    "LlamaForCausalLM": convert_llama_weights,
+    "GPT2LMHeadModel": convert_gpt2_weights,
+    "GPTNeoXForCausalLM": convert_neox_weights,
+}
+_BY_MODEL_TYPE = {"llama": "LlamaForCausalLM", "gpt2": "GPT2LMHeadModel", "gpt_neox": "GPTNeoXForCausalLM"}
+_HUB_FILES = ["*.json", "*.safetensors", "tokenizer.model", "vocab.txt", "merges.txt"]
+
+
+def load_hooked(
+    source: str | Path,
+    revision: str | None = None,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    fold_norms: bool = False,
+    *,
+    prove: bool = True,
+) -> HookedTransformer:
+    """Turns a checkpoint into a `HookedTransformer` in evaluation mode, with gradients off.
+
+    Args:
+        source: a local directory in Hugging Face format (never reaches for the hub), or a hub id such as
+            `EleutherAI/pythia-70m`.
+        revision: the hub revision; only for a hub id.
+        fold_norms: fold the norm weights into the matrices that read the residual stream. Log-probabilities stay the
+            same; nothing is centred besides what a LayerNorm subtracts anyway.
+        prove: compare logits with transformers on a short batch; a difference above 1e-4 in float32 raises. Other
+            precisions round differently in the two libraries and are not held to that bound.
+
+    The tokenizer is attached when the directory has one that loads without the hub; else `model.tokenizer` is None.
+
+    Raises:
+        InputError: no such model, an encoder or another unsupported architecture, NaN weights, a damaged file, or
+            logits that differ from those of transformers.
+    """
+    directory = _local_directory(source, revision)
+    hf_config = _read_config(directory)
+    config = _hooked_config(hf_config, directory, device, dtype, fold_norms)
+    with warnings.catch_warnings():
+        # 3.9 announces on every construction that 4.x drops HookedTransformer; pyproject pins below 4 for that reason.
+        warnings.filterwarnings("ignore", message="HookedTransformer is deprecated", category=DeprecationWarning)
+        model = HookedTransformer(config)
+    model.eval().requires_grad_(False)
+    _load(model, directory)
+    _attach_tokenizer(model, directory)
+    if prove and dtype == torch.float32:
+        prove_conversion(model, directory)
+    return model
+
+
+def load_weights_into(
+    model: HookedTransformer, source: str | Path, revision: str | None = None, *, prove: bool = False
+) -> HookedTransformer:
+    """Loads another checkpoint of the same series into an existing model, in place, and returns it.
+
+    Whether norms are folded, the device and the dtype stay as `load_hooked` set them. Hooks stay too.
+
+    Raises:
+        InputError: the checkpoint's config differs from the model's, or anything that `load_hooked` refuses.
+    """
+    directory = _local_directory(source, revision)
+    fold_norms = model.cfg.normalization_type in ("RMSPre", "LNPre")
+    wanted = _hooked_config(_read_config(directory), directory, model.cfg.device or "cpu", model.cfg.dtype, fold_norms)
+    for field in _SERIES_FIELDS:
+        if getattr(wanted, field) != getattr(model.cfg, field):
+            raise InputError(
+                f"{directory / 'config.json'}: {field} is {getattr(wanted, field)}, but the series' model has "
+                f"{getattr(model.cfg, field)}; load it with load_hooked instead"
+            )
+    _load(model, directory)
+    if prove and model.cfg.dtype == torch.float32:
+        prove_conversion(model, directory)
+    return model
+
+
+def conversion_error(model: HookedTransformer, source: str | Path, revision: str | None = None, seed: int = 0) -> float:
+    """Largest absolute difference of logits between `model` and transformers' own model of `source`.
+
+    On two random sequences of up to 32 tokens, in the model's dtype and on its device. In logits; 0 means bit-equal. A
+    short batch shows that weights and computation are the same; it cannot show that positions beyond it agree.
+    """
+    directory = _local_directory(source, revision)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        reference: Any = AutoModelForCausalLM.from_pretrained(
+            directory, local_files_only=True, dtype=model.cfg.dtype, attn_implementation="eager", use_safetensors=True
+        )
+    reference.eval()
+    reference.to(torch.device(model.cfg.device or "cpu"))
+    generator = torch.Generator().manual_seed(seed)
+    shape = (2, min(32, model.cfg.n_ctx))
+    tokens = torch.randint(0, model.cfg.d_vocab, shape, generator=generator).to(model.cfg.device)
+    with torch.inference_mode():
+        return (model(tokens) - reference(tokens).logits).abs().max().item()
+
+
+def prove_conversion(model: HookedTransformer, source: str | Path) -> float:
+    """Returns `conversion_error`; raises InputError when it exceeds 1e-4."""
+    error = conversion_error(model, source)
+    if not error <= LOGIT_TOLERANCE:
+        raise InputError(
+            f"{source}: logits differ from transformers by {error:.2g} (allowed: {LOGIT_TOLERANCE:g}), so the "
+            "model uses something the conversion lacks; pass prove=False only to look into it"
+        )
+    return error
+
+
+def special_ids(model: HookedModel) -> list[int]:
+    """Ids of the tokenizer's special tokens in rising order; empty without a tokenizer."""
+    tokenizer = getattr(model, "tokenizer", None)
+    return sorted({int(i) for i in tokenizer.all_special_ids}) if tokenizer is not None else []
+
+
+def key_value_cache(model: HookedTransformer, batch: int) -> TransformerLensKeyValueCache:
+    """An empty key-value cache for `batch` sequences."""
+    return TransformerLensKeyValueCache.init_cache(model.cfg, model.cfg.device, batch)
+
+
+def repeat_cache(cache: TransformerLensKeyValueCache, rows: Tensor) -> TransformerLensKeyValueCache:
+    """The cache with row `rows[i]` of the old one in row i; later appends leave the old cache as it is."""
+    return TransformerLensKeyValueCache(
+        entries=[type(e)(e.past_keys[rows], e.past_values[rows]) if e.past_keys.shape[1] else e for e in cache.entries],
+        previous_attention_mask=cache.previous_attention_mask[rows],
+    )
+
+
+# ------------------------------------------------------------------------------------------------------- the directory
+
+
+def _local_directory(source: str | Path, revision: str | None) -> Path:
+    path = Path(source)
+    if path.is_dir():
+        if revision is not None:
+            raise InputError(f"revision={revision!r} is for hub ids, but {path} is a local directory; drop it")
+        return path
+    if path.exists():
+        raise InputError(f"{path} is a file; give the directory that holds config.json and model.safetensors")
+    name = str(source)
+    if isinstance(source, Path) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
+        raise InputError(f"{source}: no such directory; give one with config.json, or a hub id such as org/model")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=_HUB_FILES))
+    except Exception as error:  # the hub client has a dozen error types, and all mean that the model is not to be had
+        at = f" at revision {revision}" if revision else ""
+        raise InputError(
+            f"{name}{at}: neither a local directory nor a model the hub gave ({type(error).__name__}); "
+            "check the name and the network"
+        ) from error
+
+
+def _read_config(directory: Path) -> Any:
+    path = directory / "config.json"
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; {directory} is not a model in Hugging Face format")
+    try:
+        return AutoConfig.from_pretrained(directory, local_files_only=True)
+    except Exception as error:  # unknown model_type, damaged JSON and values out of range come as different types
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"{path}: not a config that transformers reads ({reason[:120]})") from error
+
+
+def _read_tensors(directory: Path) -> dict[str, Tensor]:
+    index = directory / "model.safetensors.index.json"
+    if index.is_file():
+        try:
+            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise InputError(f"{index}: damaged; it needs a weight_map from tensor to file") from error
+    else:
+        names = ["model.safetensors"]
+    tensors: dict[str, Tensor] = {}
+    for name in names:
+        path = directory / name
+        if not path.is_file():
+            pickled = " (only pickled weights, which are never read: save it with safe_serialization)"
+            raise InputError(f"{path}: no such file{pickled if any(directory.glob('*.bin')) else ''}")
+        try:
+            tensors |= load_file(path)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise InputError(f"{path}: damaged safetensors file ({error}); fetch or save it again") from error
+    return tensors
+
+
+# ---------------------------------------------------------------------------------------------------------- the config
+
+_SERIES_FIELDS = (
+    *("n_layers", "n_heads", "n_key_value_heads", "d_model", "d_head", "d_mlp", "d_vocab", "n_ctx", "act_fn", "eps"),
+    *("normalization_type", "positional_embedding_type", "rotary_dim", "rotary_base", "rotary_scaling_factor"),
+    *("use_NTK_by_parts_rope", "NTK_by_parts_factor", "parallel_attn_mlp", "original_architecture"),
+)
+
+
+def _architecture(hf_config: Any, path: Path) -> str:
+    kind = hf_config.model_type
+    name = (getattr(hf_config, "architectures", None) or [_BY_MODEL_TYPE.get(kind, kind)])[0]
+    if name in _CONVERTERS:
+        return name
+    encoders = {n for v in MODEL_FOR_MASKED_LM_MAPPING_NAMES.values() for n in ([v] if isinstance(v, str) else v)}
+    if getattr(hf_config, "is_encoder_decoder", False) or name in encoders:
+        raise InputError(f"{path}: {name} has an encoder, and copying is measured on decoder-only language models")
+    known = ", ".join(_CONVERTERS)
+    raise InputError(f"{path}: architecture {name} is not supported; supported are {known}")
+
+
+def _rope(hf_config: Any, path: Path) -> dict[str, Any]:
+    """The rotary fields of a TransformerLens config; transformers 5 keeps them in `rope_parameters`."""
+    rope = dict(getattr(hf_config, "rope_parameters", None) or {})
+    fields: dict[str, Any] = {"rotary_base": rope.get("rope_theta") or getattr(hf_config, "rope_theta", 10000.0)}
+    kind = rope.get("rope_type", "default")
+    if kind == "linear":
+        fields["rotary_scaling_factor"] = float(rope["factor"])
+    elif kind == "llama3":
+        fields |= {
+            "use_NTK_by_parts_rope": True,
+            "NTK_original_ctx_len": rope["original_max_position_embeddings"],
+            "NTK_by_parts_low_freq_factor": rope["low_freq_factor"],
+            "NTK_by_parts_high_freq_factor": rope["high_freq_factor"],
+            "NTK_by_parts_factor": rope["factor"],
+        }
+    elif kind != "default":
+        raise InputError(f"{path}: rotary scaling {kind!r} is not supported; supported are default, linear and llama3")
+    return fields
+
+
+def _hooked_config(
+    hf_config: Any, directory: Path, device: str | torch.device, dtype: torch.dtype, fold_norms: bool
+) -> HookedTransformerConfig:
+    # TransformerLens' own reading of a config guesses the architecture from the directory's name and ignores head_dim,
+    # the biases and NeoX' rotary base, so the config is built here.
+    path = directory / "config.json"
+    architecture = _architecture(hf_config, path)
+    n_heads = hf_config.num_attention_heads
+    d_model = hf_config.hidden_size
+    fields: dict[str, Any] = {
+        "n_layers": hf_config.num_hidden_layers,
+        "n_heads": n_heads,
+        "d_model": d_model,
+        "d_head": d_model // n_heads,
+        "d_vocab": hf_config.vocab_size,
+        "n_ctx": hf_config.max_position_embeddings,
+    }
+    if architecture == "LlamaForCausalLM":
+        for bias in ("attention_bias", "mlp_bias"):
+            if getattr(hf_config, bias, False):
+                raise InputError(f"{path}: {bias}=true is not supported for Llama models")
+        d_head = getattr(hf_config, "head_dim", None) or d_model // n_heads
+        n_key_value_heads = hf_config.num_key_value_heads
+        fields |= {
+            "d_head": d_head,
+            "d_mlp": hf_config.intermediate_size,
+            # TransformerLens reads any number here as grouped-query attention, even one pair a head.
+            "n_key_value_heads": n_key_value_heads if n_key_value_heads != n_heads else None,
+            "act_fn": hf_config.hidden_act,
+            "eps": hf_config.rms_norm_eps,
+            "normalization_type": "RMSPre" if fold_norms else "RMS",
+            "final_rms": True,
+            "gated_mlp": True,
+            "positional_embedding_type": "rotary",
+            "rotary_dim": d_head,
+            "rotary_adjacent_pairs": False,
+        } | _rope(hf_config, path)
+    elif architecture == "GPT2LMHeadModel":
+        fields |= {
+            "d_mlp": hf_config.n_inner or 4 * d_model,
+            "act_fn": hf_config.activation_function,
+            "eps": hf_config.layer_norm_epsilon,
+            "normalization_type": "LNPre" if fold_norms else "LN",
+            "positional_embedding_type": "standard",
+            "use_attn_scale": hf_config.scale_attn_weights,
+            "scale_attn_by_inverse_layer_idx": hf_config.scale_attn_by_inverse_layer_idx,
+        }
+    else:
+        rope = dict(getattr(hf_config, "rope_parameters", None) or {})
+        share = rope.get("partial_rotary_factor", getattr(hf_config, "rotary_pct", 0.25))
+        fields |= {
+            "d_mlp": hf_config.intermediate_size,
+            "act_fn": hf_config.hidden_act,
+            "eps": hf_config.layer_norm_eps,
+            "normalization_type": "LNPre" if fold_norms else "LN",
+            "positional_embedding_type": "rotary",
+            "rotary_dim": int(share * (d_model // n_heads)),
+            "rotary_adjacent_pairs": False,
+            "parallel_attn_mlp": hf_config.use_parallel_residual,
+            "default_prepend_bos": False,
+        } | _rope(hf_config, path)
+    if fields["act_fn"] not in SUPPORTED_ACTIVATIONS:
+        raise InputError(f"{path}: activation {fields['act_fn']!r} is not one that TransformerLens has")
+    if fields["d_model"] % n_heads and architecture != "LlamaForCausalLM":
+        raise InputError(f"{path}: hidden_size {d_model} is not a multiple of {n_heads} heads")
+    return HookedTransformerConfig(
+        **fields,
+        model_name=directory.name,
+        original_architecture=architecture,
+        device=str(device),
+        dtype=dtype,
+        init_weights=False,
+    )
+
+
+# --------------------------------------------------------------------------------------------------------- the weights
+
+
+class _Modules:
+    """Dotted tensor names as the tree of modules that TransformerLens' converters walk."""
+
+    def __init__(self, tensors: dict[str, Tensor], prefix: str = "") -> None:
+        self._tensors, self._prefix = tensors, prefix
+
+    def __getattr__(self, name: str) -> Any:
+        full = self._prefix + name
+        if full in self._tensors:
+            return self._tensors[full]
+        if not any(key.startswith(full + ".") for key in self._tensors):
+            raise AttributeError(full)
+        return _Modules(self._tensors, full + ".")
+
+    def __getitem__(self, index: int) -> Any:
+        return getattr(self, str(index))
+
+
+def _canonical_names(tensors: dict[str, Tensor], architecture: str) -> dict[str, Tensor]:
+    """Names as the language-model class has them, and the tied unembedding spelled out."""
+    trunk, embedding = {
+        "LlamaForCausalLM": ("model", "embed_tokens"),
+        "GPT2LMHeadModel": ("transformer", "wte"),
+        "GPTNeoXForCausalLM": ("gpt_neox", "embed_in"),
+    }[architecture]
+    if not any(name.startswith(trunk + ".") for name in tensors):
+        # Older files (gpt2 on the hub among them) were saved from the trunk alone.
+        tensors = {name if name.startswith("lm_head.") else f"{trunk}.{name}": t for name, t in tensors.items()}
+    if "lm_head.weight" not in tensors and "embed_out.weight" not in tensors:
+        name = f"{trunk}.{embedding}.weight"
+        if name in tensors:
+            tensors["lm_head.weight"] = tensors[name]
+    return tensors
+
+
+def _load(model: HookedTransformer, directory: Path) -> None:
+    """Reads, checks, converts and copies the weights; the model changes only once everything has been checked."""
+    config = model.cfg
+    architecture = config.original_architecture or ""
+    tensors = _canonical_names(_read_tensors(directory), architecture)
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise InputError(f"{directory}: tensor {name} holds NaN or infinity; this checkpoint is not usable")
+    tensors = {n: t.to(config.device, config.dtype) if t.is_floating_point() else t for n, t in tensors.items()}
+    try:
+        state = _CONVERTERS[architecture](_Modules(tensors), config)
+        # GPT-2's converter leaves the unembedding's bias out, and folding would then lose the last norm's bias.
+        state.setdefault("unembed.b_U", torch.zeros(config.d_vocab, dtype=config.dtype, device=config.device))
+        if config.normalization_type in ("RMSPre", "LNPre"):
+            state = ProcessWeights.process_weights(
+                {name: tensor.clone() for name, tensor in state.items()},
+                config,
+                fold_ln=True,
+                center_writing_weights=False,
+                center_unembed=False,
+                fold_value_biases=False,
+                refactor_factored_attn_matrices=False,
+            )
+    except AttributeError as error:
+        raise InputError(f"{directory}: the weights lack {error.args[0]}, which config.json calls for") from error
+    except (EinopsError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"{directory}: the weights do not fit config.json ({reason[:160]})") from error
+    parameters = dict(model.named_parameters())
+    for name, parameter in parameters.items():
+        if name not in state:
+            raise InputError(f"{directory}: the weights lack what TransformerLens calls {name}")
+        if state[name].shape != parameter.shape:
+            raise InputError(
+                f"{directory}: {name} has shape {tuple(state[name].shape)} in the weights, but config.json says "
+                f"{tuple(parameter.shape)}"
+            )
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(state[name])
+
+
+def _attach_tokenizer(model: HookedTransformer, directory: Path) -> None:
+    if not (directory / "tokenizer.json").is_file():
+        return
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        model.set_tokenizer(tokenizer, default_padding_side="right")
+    except Exception:  # measures work on token ids; text is a convenience that must not stop them
+        model.tokenizer = None
