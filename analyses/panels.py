@@ -1,0 +1,263 @@
+"""The panels figures are made of: curves and formation maps stacked on one step axis, all in one look."""
+
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+import polars as pl
+from plotly.subplots import make_subplots
+
+from analyses.curves import LossSettled
+from analyses.formation import FormationMap
+from analyses.glossary import describe
+from analyses.step_axis import StepAxis, step_label
+
+VERMILLION, BLUE, SKY, GREEN, PURPLE, GREY = "#d55e00", "#0072b2", "#56b4e9", "#009e73", "#b5598f", "#808080"
+GRID = "rgba(128,128,128,0.25)"
+ROW = 17
+"""Pixels a head."""
+CURVE = 190
+"""Pixels a curve panel."""
+GAP = 66
+"""Pixels between panels: room for tick labels and the next title."""
+TOP, BOTTOM, LEFT, RIGHT = 50, 56, 66, 118
+
+
+class Panel:
+    """One panel of a stacked figure: its axes' names and a way to draw its title."""
+
+    def __init__(self, figure: go.Figure, row: int, title: str) -> None:
+        self.figure, self.row = figure, row
+        self.number = "" if row == 1 else str(row)
+        top = self.domain[1]
+        figure.add_annotation(
+            text=f"<b>{title}</b>", x=0, y=top, xref="paper", yref="paper", xanchor="left", yanchor="bottom",
+            yshift=6, showarrow=False, font={"size": 13},
+        )  # fmt: skip
+
+    @property
+    def domain(self) -> tuple[float, float]:
+        """Where the panel stands on the paper, bottom and top, in [0, 1]."""
+        layout: Any = self.figure.layout
+        return tuple(layout[f"yaxis{self.number}"].domain)
+
+    def add(self, trace: Any) -> None:
+        self.figure.add_trace(trace, row=self.row, col=1)
+
+
+def stack(heights: Sequence[int], titles: Sequence[str], axis: StepAxis) -> tuple[go.Figure, list[Panel]]:
+    """Panels under one another on one step axis, `heights` in pixels."""
+    gaps = GAP * (len(heights) - 1)
+    inner = sum(heights) + gaps
+    figure = make_subplots(
+        rows=len(heights), cols=1, shared_xaxes=True, row_heights=list(heights),
+        vertical_spacing=GAP / inner if gaps else 0,
+    )  # fmt: skip
+    at, words = axis.ticks()
+    figure.update_xaxes(
+        range=[axis.low, axis.high], tickvals=at, ticktext=words, showticklabels=True, gridcolor=GRID, zeroline=False,
+        ticks="outside", tickcolor=GRID, minor={"tickvals": axis.minor_ticks(), "ticks": "outside", "tickcolor": GRID},
+    )  # fmt: skip
+    figure.update_xaxes(title_text="step (log scale, step 0 in its own slot)", row=len(heights), col=1)
+    figure.update_yaxes(gridcolor=GRID, zeroline=False)
+    look(figure, inner + TOP + BOTTOM)
+    return figure, [Panel(figure, i + 1, title) for i, title in enumerate(titles)]
+
+
+def look(figure: go.Figure, height: int) -> None:
+    """The shared look: transparent, so that the page decides on light or dark."""
+    figure.update_layout(
+        height=height, margin={"t": TOP, "b": BOTTOM, "l": LEFT, "r": RIGHT}, template="none", hovermode="closest",
+        paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", font={"size": 12, "family": "sans-serif"},
+        modebar={"bgcolor": "rgba(0,0,0,0)", "color": GREY, "activecolor": VERMILLION},
+    )  # fmt: skip
+
+
+def head_label(layer: int, head: int) -> str:
+    return f"L{layer} H{head}"
+
+
+def measure_title(measure: str) -> str:
+    """Title with range or unit; text that came from a table is escaped, since Plotly reads text as HTML."""
+    words = describe(measure)
+    return escape(f"{words.title}, {words.scale}")
+
+
+def _curve(
+    axis: StepAxis,
+    rows: pl.DataFrame,
+    column: str,
+    name: str,
+    color: str,
+    symbol: str,
+    dash: str = "solid",
+    **more: Any,
+) -> go.Scatter:
+    """One line with markers; hover gives the true step."""
+    steps = rows["step"].to_numpy().astype(np.int64)
+    return go.Scatter(
+        x=axis.positions(steps).astype(np.float32), y=rows[column].to_numpy().astype(np.float32),
+        customdata=steps.astype(np.int32), name=escape(name), mode="lines+markers", connectgaps=False, cliponaxis=False,
+        line={"color": color, "width": 1.8, "dash": dash}, marker={"symbol": symbol, "size": 5, "color": color},
+        hovertemplate=f"{escape(name)}: %{{y:.4g}}<br>step %{{customdata:,}}<extra></extra>",
+    )  # fmt: skip
+
+
+def _thin(rows: pl.DataFrame, axis: StepAxis, column: str, most: int = 400) -> pl.DataFrame:
+    """At most `most` points, evenly spread along the log axis, each the median of its stretch."""
+    if rows.height <= most:
+        return rows
+    steps = rows["step"].to_numpy().astype(np.int64)
+    share = (axis.positions(steps) - axis.low) / (axis.high - axis.low)
+    stretch = pl.Series("stretch", np.floor(np.nan_to_num(share) * most).astype(np.int64))
+    return (
+        rows.with_columns(stretch)
+        .group_by("stretch")
+        .agg(pl.col("step").median().cast(pl.Int64), pl.col(column).median())
+        .sort("step")
+        .select("step", column)
+    )
+
+
+def _legend(panel: Panel) -> None:
+    """A legend of its own at the right above each panel, where no data are."""
+    name = f"legend{panel.number}"
+    top = panel.domain[1]
+    panel.figure.update_traces(legend=name, row=panel.row, col=1)
+    panel.figure.update_layout({
+        name: {"orientation": "h", "x": 1, "xanchor": "right", "y": top, "yanchor": "bottom", "yref": "paper",
+               "bgcolor": "rgba(0,0,0,0)", "font": {"size": 12}}
+    })  # fmt: skip
+
+
+def _mark(panel: Panel, axis: StepAxis, step: int, words: str, low: bool = False) -> None:
+    """A vertical vermillion line at `step` with its words beside it, on the side that has room, at the top or `low`."""
+    x = float(axis.positions(np.array([step]))[0])
+    right = x > (axis.low + axis.high) / 2
+    panel.figure.add_vline(x=x, line={"color": VERMILLION, "width": 1.5, "dash": "dash"}, row=panel.row, col=1)  # type: ignore[arg-type]
+    panel.figure.add_annotation(
+        x=x, y=0.03 if low else 0.97, yref=f"y{panel.number} domain", xref=f"x{panel.number}",
+        text=escape(words), showarrow=False,
+        xanchor="right" if right else "left", yanchor="bottom" if low else "top", xshift=-5 if right else 5,
+        font={"color": VERMILLION, "size": 12},
+    )  # fmt: skip
+
+
+def draw_loss(panel: Panel, axis: StepAxis, metrics: pl.DataFrame, settled: LossSettled | None) -> None:
+    training = _thin(metrics.drop_nulls("loss").sort("step").select("step", "loss"), axis, "loss")
+    trace = _curve(axis, training, "loss", "training", SKY, "circle")
+    panel.add(trace.update(mode="lines", line={"color": SKY, "width": 1.2}))
+    if "validation_loss" in metrics.columns:
+        rows = metrics.drop_nulls("validation_loss").sort("step")
+        if rows.height:
+            panel.add(_curve(axis, rows, "validation_loss", "validation", BLUE, "circle"))
+    if settled is not None and settled.step is not None:
+        words = f"{settled.share:.0%} of the fall done at {step_label(settled.step)}"
+        _mark(panel, axis, settled.step, words)
+    panel.figure.update_yaxes(title_text="nats per token", row=panel.row, col=1)
+    _legend(panel)
+
+
+def draw_model(
+    panel: Panel, axis: StepAxis, model: pl.DataFrame, measures: Sequence[tuple[str, str]], steps: Sequence[int]
+) -> None:
+    looks = ((BLUE, "circle", "solid"), (PURPLE, "diamond", "dash"), (GREEN, "square", "dot"))
+    every = pl.DataFrame({"step": sorted(set(steps))}, schema={"step": pl.Int64})
+    for (measure, name), (color, symbol, dash) in zip(measures, looks, strict=False):
+        rows = model.filter(pl.col("measure") == measure)
+        if rows.height:
+            known = every.join(rows.select("step", "value"), on="step", how="left").sort("step")
+            panel.add(_curve(axis, known, "value", name, color, symbol, dash))
+    _legend(panel)
+
+
+def draw_map(
+    panel: Panel, axis: StepAxis, found: FormationMap, formation: pl.DataFrame | None, colorbar: bool = True
+) -> None:
+    """One heatmap: a row a head, layer 0 on top, lines between layers, formation steps marked and written out."""
+    words, rows = describe(found.measure), found.rows
+    positive = found.steps > 0
+    steps, values = found.steps[positive], found.values[:, positive]
+    scale = (
+        {"colorscale": "RdBu", "reversescale": True, "zmin": -1, "zmax": 1}
+        if words.signed
+        else {"colorscale": "Viridis", "zmin": 0, "zmax": 1}
+    )
+    blocks = []
+    if positive.any():
+        blocks.append((axis.edges(steps), steps, values))
+    if not positive.all() and axis.zero is not None:
+        blocks.append((np.array(axis.zero), found.steps[~positive], found.values[:, ~positive]))
+    bottom, top = panel.domain
+    bar = {"title": {"text": "score", "side": "top"}, "thickness": 12, "len": top - bottom, "lenmode": "fraction",
+           "y": (top + bottom) / 2, "x": 1, "xpad": 62, "outlinewidth": 0}  # fmt: skip
+    for number, (edges, shown, part) in enumerate(blocks):
+        # Grey under every cell: what shows through was not measured, and cannot be taken for a score near 0.
+        panel.figure.add_shape(
+            type="rect", x0=float(edges[0]), x1=float(edges[-1]), y0=-0.5, y1=len(rows) - 0.5, layer="below", line_width=0,
+            fillcolor="rgba(128,128,128,0.45)", row=panel.row, col=1,
+        )  # fmt: skip
+        label = [[f"{head_label(*name)}, step {step:,}" for step in shown] for name in rows]
+        panel.add(go.Heatmap(
+            x=edges.astype(np.float32), y=np.arange(len(rows) + 1) - 0.5, z=part.astype(np.float32), text=label,
+            hovertemplate="%{text}: %{z:.3f}<extra></extra>", hoverongaps=False, showscale=number == 0 and colorbar,
+            colorbar=bar, **scale,
+        ))  # fmt: skip
+    _rows_axis(panel, rows)
+    if formation is not None:
+        _draw_formation(panel, axis, rows, formation)
+
+
+def _rows_axis(panel: Panel, rows: list[tuple[int, int]]) -> None:
+    """Row labels and thin lines between layers; with more than 64 heads one label a layer."""
+    layers = [layer for layer, _ in rows]
+    starts = [i for i in range(len(rows)) if i == 0 or layers[i] != layers[i - 1]]
+    if len(rows) <= 64:
+        at, words = list(range(len(rows))), [head_label(*row) for row in rows]
+    else:
+        ends = [*starts[1:], len(rows)]
+        at, words = [(a + b - 1) / 2 for a, b in zip(starts, ends, strict=True)], [f"L{layers[i]}" for i in starts]
+    panel.figure.update_yaxes(
+        range=[len(rows) - 0.5, -0.5], tickvals=at, ticktext=words, showgrid=False, row=panel.row, col=1,
+        tickfont={"size": 11 if len(rows) <= 64 else 12},
+    )  # fmt: skip
+    for start in starts[1:]:
+        panel.figure.add_hline(y=start - 0.5, line={"color": "#9a9a9a", "width": 1}, row=panel.row, col=1)  # type: ignore[arg-type]
+
+
+def _draw_formation(panel: Panel, axis: StepAxis, rows: list[tuple[int, int]], formation: pl.DataFrame) -> None:
+    """A marker at each formation step, and the step in words at the row's right end."""
+    formed = {(r["layer"], r["head"]): r for r in formation.iter_rows(named=True) if r["formed"]}
+    marked = [(i, formed[row]) for i, row in enumerate(rows) if row in formed]
+    panel.add(go.Scatter(
+        x=axis.positions(np.array([r["step"] for _, r in marked], dtype=np.int64)), y=[i for i, _ in marked],
+        mode="markers", name="formed", showlegend=False,
+        marker={"symbol": "diamond", "size": 9, "color": VERMILLION, "line": {"color": "white", "width": 1.2}},
+        text=[f"{head_label(r['layer'], r['head'])} formed between steps {r['bracket_low']:,} and {r['step']:,}"
+              + (", fell back later" if r["fell_back"] else "") for _, r in marked],
+        hovertemplate="%{text}<extra></extra>",
+    ))  # fmt: skip
+    note = {"xref": "paper", "x": 1, "xanchor": "left", "xshift": 6, "showarrow": False}
+    panel.figure.add_annotation(
+        text="formed at", yref=f"y{panel.number} domain", y=1, yanchor="bottom", yshift=5,
+        font={"size": 11, "color": VERMILLION}, **note,
+    )  # fmt: skip
+    if len(rows) > 64:
+        return
+    words = {i: step_label(row["step"]) + ("↓" if row["fell_back"] else "") for i, row in marked}
+    early = {(r["layer"], r["head"]) for r in formation.iter_rows(named=True) if r["status"] == "from the start"}
+    words |= {i: "start" for i, row in enumerate(rows) if row in early}
+    for i, word in words.items():
+        panel.figure.add_annotation(
+            text=word, yref=f"y{panel.number}", y=i, font={"size": 11, "color": VERMILLION}, **note
+        )
+
+
+def draw_copying(panel: Panel, axis: StepAxis, row: dict[str, Any], low: bool = False) -> None:
+    """Mark what `copying_formation` found: half-way up, or else where it began; nothing for "not yet"."""
+    if row["step"] is not None:
+        _mark(panel, axis, row["step"], f"half-way at {step_label(row['step'])}", low)
+    elif row["onset"] is not None:
+        _mark(panel, axis, row["onset"], f"begun at {step_label(row['onset'])}", low)

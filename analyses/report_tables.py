@@ -1,0 +1,109 @@
+"""The report's tables: polars frames in words, and their HTML."""
+
+from html import escape
+from typing import Any
+
+import polars as pl
+
+from analyses.glossary import MEASURES, describe
+from analyses.visible import visible
+
+SHOWN = ("previous_token", "prefix_matching_sum", "induction_score")
+"""Measures that get a formation map in the report, in the order in which the circuit forms."""
+MOST_ROWS = 20
+
+
+def shown_measures(heads: pl.DataFrame) -> list[str]:
+    """Those of `SHOWN` that the table has; without any, its first measure that is not a calibration."""
+    present = set(heads["measure"].to_list()) if "measure" in heads.columns else set()
+    known = [measure for measure in SHOWN if measure in present]
+    return known or sorted(m for m in present if not m.endswith(("_null", "_selectivity")))[:1]
+
+
+def _last(table: pl.DataFrame, measure: str, name: str, keys: list[str]) -> pl.DataFrame:
+    """The value of one measure at its last step, as a column `name`."""
+    rows = table.filter(pl.col("measure") == measure)
+    rows = rows.filter(pl.col("step") == pl.col("step").max())
+    return rows.select(*keys, pl.col("value").alias(name))
+
+
+def head_table(
+    heads: pl.DataFrame, measure: str, formation: pl.DataFrame | None, ablations: pl.DataFrame | None
+) -> pl.DataFrame:
+    """A row a head, highest final score first, 20 at most: score, null, selectivity, formation and ablation effects."""
+    keys = ["layer", "head"]
+    table = _last(heads, measure, "final score", keys)
+    for suffix, name in (("_null", "random target"), ("_selectivity", "× uniform")):
+        table = table.join(_last(heads, measure + suffix, name, keys), on=keys, how="left")
+    table = table.join(_last(heads, "previous_token", "previous-token", keys), on=keys, how="left")
+    if formation is not None:
+        step = pl.format("{} – {}", "bracket_low", "bracket_high").alias("formed between steps")
+        table = table.join(formation.select(*keys, "status", step), on=keys, how="left")
+    if ablations is not None and not ablations.is_empty():
+        first = ablations.filter(pl.col("method") == ablations["method"][0])
+        for name, short in (("copying_accuracy_token", "accuracy"), ("copying_loss", "copying loss, nats")):
+            table = table.join(_last(first, name, f"removed: {short}", keys), on=keys, how="left")
+    table = table.sort("final score", descending=True).head(MOST_ROWS)
+    table = table.select(pl.format("L{} H{}", "layer", "head").alias("head "), pl.exclude("layer", "head"))
+    return table.select(column for column in table.columns if table[column].null_count() < table.height)
+
+
+def copying_table(copying: pl.DataFrame) -> pl.DataFrame:
+    """`copying_formation` in words."""
+    return copying.select(
+        pl.col("measure").map_elements(lambda measure: describe(measure).title, return_dtype=pl.String),
+        "status",
+        pl.col("onset").alias("clear of chance from step"),
+        pl.format("{} – {}", "bracket_low", "bracket_high").alias("half-way between steps"),
+        pl.col("baseline").alias("first"), "final", pl.col("peak").alias("best"),
+    )  # fmt: skip
+
+
+def order_table(order: pl.DataFrame) -> pl.DataFrame:
+    """`order_of_appearance` in words."""
+    return order.select(
+        "stage",
+        pl.format("L{} H{}", "layer", "head").alias("first head"),
+        "status",
+        pl.format("{} – {}", "bracket_low", "step").alias("between steps"),
+        pl.col("since_previous").alias("than the stage before"),
+    )
+
+
+def definition_table(heads: pl.DataFrame, model: pl.DataFrame) -> pl.DataFrame:
+    """What each measure of the tables means, where it comes from, and what it cannot tell."""
+    present = {*heads["measure"].to_list(), *model["measure"].to_list()}
+    rows = [(w.title, w.scale, w.meaning, w.cannot_tell, w.source) for m, w in MEASURES.items() if m in present]
+    return pl.DataFrame(rows, schema=["measure", "range", "meaning", "cannot tell", "source"], orient="row")
+
+
+def checkpoint_table(heads: pl.DataFrame, model: pl.DataFrame, ablations: pl.DataFrame | None) -> pl.DataFrame:
+    """How many checkpoints each table holds, and which."""
+    rows = []
+    for name, table in (("head scores", heads), ("model measures", model), ("ablations", ablations)):
+        steps = [] if table is None or table.is_empty() else sorted(set(table["step"].to_list()))
+        shown = [*steps[:12], "…", steps[-1]] if len(steps) > 14 else steps
+        rows.append((name, len(steps), ", ".join(map(str, shown)) or "none"))
+    return pl.DataFrame(rows, schema=["table", "checkpoints", "steps"], orient="row")
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.3f}".replace("-", "−")
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else escape(visible(str(value)))
+
+
+def html_table(table: pl.DataFrame, caption: str, words: bool = False) -> str:
+    """A frame as an HTML table: numbers to the right, missing values as –, everything escaped."""
+    numeric = {name: kind.is_numeric() for name, kind in table.schema.items()}
+    kind = {name: ' class="number"' if number else "" for name, number in numeric.items()}
+    head = "".join(f'<th scope="col"{kind[name]}>{escape(visible(name))}</th>' for name in table.columns)
+    body = "".join(
+        "<tr>" + "".join(f"<td{kind[name]}>{_cell(value)}</td>" for name, value in row.items()) + "</tr>"
+        for row in table.iter_rows(named=True)
+    )
+    title = f"<caption>{escape(visible(caption))}</caption>" if caption else ""
+    style = ' class="words"' if words else ""
+    return f'<div class="scroll"><table{style}>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
