@@ -5,7 +5,7 @@ each step to itself would fake formation. Curves in the Okabe-Ito colours, told 
 vermillion is kept for what the analysis found (formation steps, settled loss). Missing checkpoints are gaps.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
 import numpy as np
@@ -76,7 +76,7 @@ def story_figure(
     *,
     settled: LossSettled | None = None,
     copying: pl.DataFrame | None = None,
-    maps: dict[str, pl.DataFrame | None] | None = None,
+    maps: Mapping[str, pl.DataFrame | None] | None = None,
 ) -> go.Figure:
     """The whole run on one step axis: loss, copying accuracy, copying losses, then one formation map a measure.
 

@@ -196,8 +196,8 @@ def draw_map(
     for number, (edges, shown, part) in enumerate(blocks):
         # Grey under every cell: what shows through was not measured, and cannot be taken for a score near 0.
         panel.figure.add_shape(
-            type="rect", x0=float(edges[0]), x1=float(edges[-1]), y0=-0.5, y1=len(rows) - 0.5, layer="below", line_width=0,
-            fillcolor="rgba(128,128,128,0.45)", row=panel.row, col=1,
+            type="rect", x0=float(edges[0]), x1=float(edges[-1]), y0=-0.5, y1=len(rows) - 0.5, layer="below",
+            line_width=0, fillcolor="rgba(128,128,128,0.45)", row=panel.row, col=1,
         )  # fmt: skip
         label = [[f"{head_label(*name)}, step {step:,}" for step in shown] for name in rows]
         panel.add(go.Heatmap(

@@ -20,6 +20,7 @@ from plotly.offline import get_plotlyjs
 
 from analyses import figures
 from analyses.formation import copying_formation, depth_trend, formation_steps, loss_settled, order_of_appearance
+from analyses.glossary import describe
 from analyses.report_tables import (
     checkpoint_table,
     copying_table,
@@ -69,9 +70,8 @@ def write_report(
         parts += ["<h2>Heads</h2>"]
         if (heads["measure"] == f"{main}_null").any():
             parts.append(_figure(figures.null_figure(heads, main), "null", _NULL))
-        parts.append(
-            html_table(head_table(heads, main, found[main], ablations), "The heads with the highest final score")
-        )
+        table = head_table(heads, main, found[main], ablations)
+        parts.append(html_table(table, f"The heads with the highest final score: {describe(main).title}"))
     parts.append("<h2>What removing a head does</h2>")
     if ablations is not None and not ablations.is_empty():
         parts.append(_figure(figures.ablation_figure(ablations), "ablation", _ABLATION))

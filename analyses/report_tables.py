@@ -44,7 +44,7 @@ def head_table(
         for name, short in (("copying_accuracy_token", "accuracy"), ("copying_loss", "copying loss, nats")):
             table = table.join(_last(first, name, f"removed: {short}", keys), on=keys, how="left")
     table = table.sort("final score", descending=True).head(MOST_ROWS)
-    table = table.select(pl.format("L{} H{}", "layer", "head").alias("head "), pl.exclude("layer", "head"))
+    table = table.select(pl.format("L{} H{}", "layer", "head").alias("head"), pl.exclude("layer", "head"))
     return table.select(column for column in table.columns if table[column].null_count() < table.height)
 
 
@@ -66,7 +66,7 @@ def order_table(order: pl.DataFrame) -> pl.DataFrame:
         pl.format("L{} H{}", "layer", "head").alias("first head"),
         "status",
         pl.format("{} – {}", "bracket_low", "step").alias("between steps"),
-        pl.col("since_previous").alias("than the stage before"),
+        pl.col("since_previous").alias("compared with the stage before"),
     )
 
 
@@ -91,7 +91,7 @@ def _cell(value: Any) -> str:
     if value is None:
         return "–"
     if isinstance(value, float):
-        return f"{value:.3f}".replace("-", "−")
+        return f"{round(value, 3) + 0.0:.3f}".replace("-", "−")
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else escape(visible(str(value)))
 
 
