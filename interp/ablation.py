@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import polars as pl
 import torch
@@ -28,7 +28,6 @@ from interp.runs import (
 )
 from training.checkpoints import InputError
 
-Method = Literal["zero", "mean", "resample", "frozen_patterns"]
 METHODS = ("zero", "mean", "resample", "frozen_patterns")
 Head = tuple[int, int]
 
@@ -53,7 +52,7 @@ def check_heads(model: HookedModel, heads: Sequence[Head]) -> dict[int, list[int
 def ablate_heads(
     model: HookedModel,
     heads: Sequence[Head],
-    method: Method = "zero",
+    method: str = "zero",
     *,
     reference: Int[Tensor, "prompt pos"] | None = None,
     seed: int = 0,
@@ -202,10 +201,10 @@ class _Question(NamedTuple):
 def sweep_heads(
     model: HookedModel,
     test: CopyingTest,
-    methods: Sequence[Method] = ("zero",),
+    methods: Sequence[str] = ("zero",),
     *,
-    windows: Int[Tensor, "window pos"] | None = None,
-    repeated: Int[Tensor, "prompt pos"] | None = None,
+    windows: Int[Tensor, "window window_pos"] | None = None,
+    repeated: Int[Tensor, "prompt prompt_pos"] | None = None,
     heads: Sequence[Head] | None = None,
     seed: int = 0,
     n_reference: int = 16,
@@ -246,7 +245,7 @@ def sweep_heads(
         if not isinstance(model, HookedTransformer) or is_hooked(model):
             clean = question.plain()
             for layer, head, method in cells:
-                with ablate_heads(model, [(layer, head)], _method(method), reference=question.reference, seed=seed):
+                with ablate_heads(model, [(layer, head)], method, reference=question.reference, seed=seed):
                     ablated = question.plain()
                 for measure, value in ablated.items():
                     effects[layer, head, method, measure] = value - clean[measure]
@@ -269,10 +268,6 @@ def sweep_heads(
         for (layer, head, method, measure), (total, count) in sums.items():
             effects[layer, head, method, measure] = total / count - totals[measure][0] / totals[measure][1]
     return _effect_table(effects)
-
-
-def _method(name: str) -> Method:
-    return name  # type: ignore[return-value]
 
 
 def _add(into: dict[Any, tuple[float, int]], new: dict[str, tuple[float, int]], key: Callable[[str], Any]) -> None:
@@ -318,8 +313,8 @@ def _questions(
     def read_hits(residual: Tensor, rows: slice) -> dict[str, tuple[float, int]]:
         hits = logits_of(model, residual[:, -SUFFIX:]).argmax(dim=-1).cpu() == test.suffix[rows].cpu()
         return {
-            "copying_accuracy_exact": (hits.all(dim=1).sum().item(), len(hits)),
-            "copying_accuracy_token": (hits.sum().item(), hits.numel()),
+            "copying_accuracy_exact": (float(hits.all(dim=1).sum()), len(hits)),
+            "copying_accuracy_token": (float(hits.sum()), hits.numel()),
         }
 
     def plain_hits() -> dict[str, float]:
