@@ -31,9 +31,10 @@ from analyses.panels import (
     draw_model,
     head_label,
     look,
+    map_height,
     measure_title,
     stack,
-)  # fmt: skip
+)
 from analyses.step_axis import step_axis
 from training.errors import InputError
 
@@ -57,7 +58,7 @@ def formation_map_figure(
     """
     found = formation_map(heads, measure, steps)
     axis = step_axis(found.steps.tolist())
-    figure, panels = stack([max(ROW * len(found.rows), 80)], [measure_title(measure)], axis)
+    figure, panels = stack([map_height(len(found.rows))], [measure_title(measure)], axis)
     draw_map(panels[0], axis, found, formation)
     return figure
 
@@ -93,7 +94,7 @@ def story_figure(
         raise InputError("nothing to draw: the model and metrics tables are empty; train and score the run first")
     found = {measure: formation_map(heads, measure, measured) for measure in maps} if heads is not None else {}
     titles = ["Loss on natural text", "Copying accuracy (0 to 1)", "Loss on random tokens"]
-    heights = [CURVE, CURVE, CURVE, *(max(ROW * len(one.rows), 80) for one in found.values())]
+    heights = [CURVE, CURVE, CURVE, *(map_height(len(one.rows)) for one in found.values())]
     figure, panels = stack(heights, [*titles, *(measure_title(measure) for measure in found)], axis)
     draw_loss(panels[0], axis, metrics, settled)
     accuracies = (("copying_accuracy_token", "per token"), ("copying_accuracy_exact", "whole suffix"))

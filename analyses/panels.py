@@ -1,5 +1,6 @@
 """The panels figures are made of: curves and formation maps stacked on one step axis, all in one look."""
 
+import math
 from collections.abc import Sequence
 from html import escape
 from typing import Any
@@ -16,8 +17,10 @@ from analyses.step_axis import StepAxis, step_label
 
 VERMILLION, BLUE, SKY, GREEN, PURPLE, GREY = "#d55e00", "#0072b2", "#56b4e9", "#009e73", "#b5598f", "#808080"
 GRID = "rgba(128,128,128,0.25)"
-ROW = 17
-"""Pixels a head."""
+ROW, LOW_ROW = 17, 6
+"""Pixels a head; the lower one with more than `NAMED` heads."""
+NAMED = 64
+"""Heads that still get a label each."""
 CURVE = 190
 """Pixels a curve panel."""
 GAP = 66
@@ -77,6 +80,11 @@ def look(figure: go.Figure, height: int) -> None:
 
 def head_label(layer: int, head: int) -> str:
     return f"L{layer} H{head}"
+
+
+def map_height(heads: int) -> int:
+    """Pixels a formation map of so many heads takes."""
+    return max((ROW if heads <= NAMED else LOW_ROW) * heads, 80)
 
 
 def measure_title(measure: str) -> str:
@@ -211,17 +219,17 @@ def draw_map(
 
 
 def _rows_axis(panel: Panel, rows: list[tuple[int, int]]) -> None:
-    """Row labels and thin lines between layers; with more than 64 heads one label a layer."""
+    """Row labels and thin lines between layers; with more than `NAMED` heads one label a layer."""
     layers = [layer for layer, _ in rows]
     starts = [i for i in range(len(rows)) if i == 0 or layers[i] != layers[i - 1]]
-    if len(rows) <= 64:
+    if len(rows) <= NAMED:
         at, words = list(range(len(rows))), [head_label(*row) for row in rows]
     else:
         ends = [*starts[1:], len(rows)]
         at, words = [(a + b - 1) / 2 for a, b in zip(starts, ends, strict=True)], [f"L{layers[i]}" for i in starts]
     panel.figure.update_yaxes(
         range=[len(rows) - 0.5, -0.5], tickvals=at, ticktext=words, showgrid=False, row=panel.row, col=1,
-        tickfont={"size": 11 if len(rows) <= 64 else 12},
+        tickfont={"size": 11 if len(rows) <= NAMED else 12},
     )  # fmt: skip
     for start in starts[1:]:
         panel.figure.add_hline(y=start - 0.5, line={"color": "#9a9a9a", "width": 1}, row=panel.row, col=1)  # type: ignore[arg-type]
@@ -244,12 +252,14 @@ def _draw_formation(panel: Panel, axis: StepAxis, rows: list[tuple[int, int]], f
         text="formed at", yref=f"y{panel.number} domain", y=1, yanchor="bottom", yshift=5,
         font={"size": 11, "color": VERMILLION}, **note,
     )  # fmt: skip
-    if len(rows) > 64:
-        return
     words = {i: step_label(row["step"]) + ("↓" if row["fell_back"] else "") for i, row in marked}
     early = {(r["layer"], r["head"]) for r in formation.iter_rows(named=True) if r["status"] == "from the start"}
     words |= {i: "start" for i, row in enumerate(rows) if row in early}
-    for i, word in words.items():
+    last = -math.inf
+    for i, word in sorted(words.items()):
+        if (i - last) * map_height(len(rows)) / len(rows) < 12:
+            continue  # no room under the label above; hovering the marker still tells
+        last = i
         panel.figure.add_annotation(
             text=word, yref=f"y{panel.number}", y=i, font={"size": 11, "color": VERMILLION}, **note
         )
