@@ -1,0 +1,223 @@
+"""The run configuration: every default of copyscope, with why. Imports nothing heavy, so bad input fails at once."""
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from training.errors import InputError
+
+PRESETS = Path(__file__).parent / "presets"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ModelConfig(_Section):
+    n_layers: int = Field(default=4, ge=1)
+    """Transformer blocks."""
+    n_heads: int = Field(default=4, ge=1)
+    """Attention heads a layer; d_head is d_model / n_heads."""
+    n_key_value_heads: int | None = Field(default=None, ge=1)
+    """Key-value heads a layer (grouped-query attention); none given: one per head."""
+    d_model: int = Field(default=128, ge=2)
+    """Width of the residual stream."""
+    d_mlp: int = Field(default=384, ge=1)
+    """Width of the gated SiLU MLP."""
+    n_ctx: int = Field(default=256, ge=2)
+    """Context length in tokens; also the length of a training sequence."""
+    tied_embeddings: bool = False
+    """Whether W_U is the transpose of W_E; the paper's models are untied."""
+    rope_theta: float = Field(default=10_000.0, gt=1)
+    """Base of the rotary frequencies (RoFormer, section 3.2.2)."""
+    norm_eps: float = Field(default=1e-5, gt=0)
+    """Added to the mean square in RMSNorm."""
+    init_std: float = Field(default=0.02, gt=0)
+    """Standard deviation of the normal initialisation."""
+    attention_dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout on attention probabilities while training (2409.09281, section 4)."""
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        if self.d_model % self.n_heads or (self.d_model // self.n_heads) % 2:
+            raise ValueError(
+                f"d_model {self.d_model} must be n_heads {self.n_heads} times an even d_head: change one of the two"
+            )
+        if self.n_heads % (self.n_key_value_heads or self.n_heads):
+            raise ValueError(f"n_key_value_heads {self.n_key_value_heads} must divide n_heads {self.n_heads}")
+        return self
+
+    @property
+    def d_head(self) -> int:
+        return self.d_model // self.n_heads
+
+
+class DataConfig(_Section):
+    corpus: str = "python"
+    """`python` (the embedded default), a file or folder of .txt, .jsonl or .parquet, or `hf:<data set>`."""
+    vocab_size: int = Field(default=2048, ge=300, le=65_536)
+    """Entries of the byte-level BPE vocabulary; 256 bytes and one special token are always in it."""
+    max_megabytes: float = Field(default=100.0, gt=0)
+    """Text read at most, in 10^6 bytes of UTF-8; documents are taken in the order of their hash, so any part is a
+    fair sample."""
+    repeat_choice: int = Field(default=1, ge=1, le=64)
+    """Each training sequence is the most repetitive of this many windows of the corpus; 1 takes every window. Held-out
+    text and tests are never chosen so."""
+    validation_share: float = Field(default=0.02, gt=0, lt=0.5)
+    """Share of documents held out; a document is in training or in validation, never in both."""
+
+
+class OptimizerConfig(_Section):
+    lr: float = Field(default=1e-3, gt=0)
+    """Peak learning rate of AdamW."""
+    weight_decay: float = Field(default=0.1, ge=0)
+    """Decoupled decay, on matrices only (norm weights are spared)."""
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.95, ge=0, lt=1)
+    eps: float = Field(default=1e-8, gt=0)
+    warmup_steps: int = Field(default=200, ge=0)
+    """Updates over which the learning rate rises linearly from 0."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """After warm-up: constant, or a decay over the last `decay_share` of the steps."""
+    decay_share: float = Field(default=1.0, gt=0, le=1)
+    """Share of the steps, at the end, over which the learning rate falls."""
+    final_lr_share: float = Field(default=0.1, ge=0, le=1)
+    """Where a decay ends, as a share of the peak."""
+    clip: float = Field(default=1.0, gt=0)
+    """Largest gradient norm."""
+
+
+class TrainConfig(_Section):
+    steps: int = Field(default=4000, ge=1)
+    """Optimiser updates."""
+    batch_size: int = Field(default=8, ge=1)
+    """Sequences per update."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of matrix products; weights, optimiser and the loss over the vocabulary stay fp32. auto: bf16 where the
+    processor multiplies it natively, fp32 elsewhere."""
+    log_every: int = Field(default=25, ge=1)
+    """Updates between lines of metrics.jsonl."""
+    validate_every: int = Field(default=100, ge=1)
+    """Updates between validation losses (every checkpoint has one too)."""
+    validation_sequences: int = Field(default=32, ge=1)
+    """Sequences of held-out text behind one validation loss."""
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads; none given: every core."""
+
+
+class CheckpointConfig(_Section):
+    every: int = Field(default=100, ge=1)
+    """Spacing of the even part of the series; before it come 0, 1, 2, 4, …"""
+    steps: tuple[int, ...] = ()
+    """Further steps to save."""
+    resume_every: int = Field(default=250, ge=1)
+    """Updates between full training states (the last two are kept)."""
+
+
+class SeedConfig(_Section):
+    init: int = Field(default=0, ge=0)
+    data: int = Field(default=0, ge=0)
+    eval: int = Field(default=0, ge=0)
+
+
+class RunConfig(_Section):
+    """All that decides a run. Two runs with equal `run_id` are the same experiment."""
+
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    train: TrainConfig = TrainConfig()
+    checkpoints: CheckpointConfig = CheckpointConfig()
+    seeds: SeedConfig = SeedConfig()
+
+    @classmethod
+    def load(cls, source: str | Path) -> "RunConfig":
+        """A preset by name, or a TOML file by path. Raises InputError naming the file or the field."""
+        path = Path(source)
+        if path.suffix != ".toml":
+            path = PRESETS / f"{source}.toml"
+            if not path.is_file():
+                raise InputError(f"no preset {str(source)!r}: presets are {', '.join(presets())}; or give a .toml file")
+        try:
+            values = tomllib.loads(path.read_text("utf-8"))
+        except FileNotFoundError:
+            raise InputError(
+                f"{path}: no such file; give a TOML file or one of the presets {', '.join(presets())}"
+            ) from None
+        except IsADirectoryError:
+            raise InputError(f"{path}: is a folder; give a TOML file") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: not valid TOML: {error}; mend the file") from None
+        return cls.parse(values, where=str(path))
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any], where: str = "config") -> "RunConfig":
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise InputError(f"{where}: {_one_line(error)}") from None
+
+    def with_values(self, values: Mapping[str, Any]) -> "RunConfig":
+        """A copy with dotted fields replaced, as in `{"optimizer.lr": 1e-3}`."""
+        nested = self.model_dump(mode="json")
+        for dotted, value in values.items():
+            section, _, field = dotted.partition(".")
+            if section not in nested or field not in nested[section]:
+                raise InputError(f"no field {dotted!r}{_hint(dotted)}")
+            nested[section][field] = value
+        return self.parse(nested)
+
+    @property
+    def run_id(self) -> str:
+        """First 12 hex digits of the sha256 of the canonical form (JSON, sorted keys)."""
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+    def to_toml(self) -> str:
+        """The resolved configuration; fields without a value are left out, as TOML has no null."""
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+
+def presets() -> list[str]:
+    """Names of the presets that come with copyscope."""
+    return sorted(path.stem for path in PRESETS.glob("*.toml"))
+
+
+def parse_assignments(assignments: list[str]) -> dict[str, Any]:
+    """`["optimizer.lr=1e-3"]` to `{"optimizer.lr": 0.001}`; values are TOML, bare words are strings."""
+    values: dict[str, Any] = {}
+    for text in assignments:
+        name, equals, value = text.partition("=")
+        if not equals or "." not in name:
+            raise InputError(f"--set {text}: write it as section.field=value, as in optimizer.lr=1e-3")
+        try:
+            values[name.strip()] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            values[name.strip()] = value
+    return values
+
+
+def _field_names() -> list[str]:
+    sections = RunConfig().model_dump()
+    return [f"{section}.{field}" for section, fields in sections.items() for field in fields]
+
+
+def _hint(name: str) -> str:
+    near = get_close_matches(name, _field_names(), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else f"; fields are {', '.join(_field_names())}"
+
+
+def _one_line(error: ValidationError) -> str:
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"no field {field!r}{_hint(field)}"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{field}: {message[0].lower()}{message[1:]} (given: {str(first['input'])[:80]})"

@@ -1,0 +1,169 @@
+"""Named corpora to documents: the only place that knows where text comes from."""
+
+import gzip
+import hashlib
+import io
+import json
+import lzma
+import sysconfig
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from training.errors import InputError
+
+EMBEDDED = "python"
+MIN_CHARS = 200
+"""Shorter documents (empty `__init__.py` files, mostly) hold nothing to learn from."""
+_KINDS = (".txt", ".jsonl", ".parquet")
+_PACKED = (".gz", ".xz", ".zst")
+
+
+class Document(NamedTuple):
+    text: str
+    digest: bytes
+    """sha256 of the UTF-8 text; its order is a fair shuffle, and equal documents are taken once."""
+
+
+def read_corpus(source: str, max_megabytes: float) -> list[Document]:
+    """The documents of a corpus, distinct, in the order of their digest, up to `max_megabytes` (10^6 bytes of text).
+
+    `source` is `python` (the embedded default: the .py files of this Python installation and of the packages
+    installed beside copyscope), a file or folder of .txt, .jsonl (a field `text` a line) or .parquet (a column
+    `text`), plain or as .gz, .xz or .zst, or `hf:<data set>` for a Hugging Face data set, which is streamed.
+    Raises InputError for a missing, empty or unreadable source.
+    """
+    found: dict[bytes, str] = {}
+    budget = int(max_megabytes * 1e6)
+    size = 0
+    # A stream that may never end is cut when the budget is full; files on disk are all read, so that the part
+    # kept does not depend on which file came first.
+    endless = source.startswith("hf:")
+    for text in _texts(source):
+        if len(text) < MIN_CHARS:
+            continue
+        data = text.encode("utf-8", "replace")
+        digest = hashlib.sha256(data).digest()
+        if digest not in found:
+            found[digest] = data.decode("utf-8")
+            size += len(data)
+            if endless and size >= budget:
+                break
+    if not found:
+        raise InputError(f"corpus {source}: no document of at least {MIN_CHARS} characters in it; give more text")
+    documents: list[Document] = []
+    for digest in sorted(found):
+        if budget <= 0:
+            break
+        documents.append(Document(found[digest], digest))
+        budget -= len(found[digest])
+    return documents
+
+
+def fingerprint(documents: list[Document]) -> str:
+    """sha256 over the documents' digests in order: equal for equal text, wherever it lies."""
+    return hashlib.sha256(b"".join(document.digest for document in documents)).hexdigest()
+
+
+def _texts(source: str) -> Iterator[str]:
+    if source == EMBEDDED:
+        yield from _python_sources()
+    elif source.startswith("hf:"):
+        yield from _hugging_face(source.removeprefix("hf:"))
+    else:
+        root = Path(source).expanduser()
+        if not root.exists():
+            raise InputError(
+                f"corpus {source}: no such file or folder; give one, or {EMBEDDED!r}, or hf:<data set> with a network"
+            )
+        paths = [root] if root.is_file() else sorted(path for path in root.rglob("*") if _kind(path))
+        if not paths or not _kind(paths[0]):
+            raise InputError(f"corpus {source}: no .txt, .jsonl or .parquet in it (plain, .gz, .xz or .zst)")
+        for path in paths:
+            yield from _file_texts(path)
+
+
+def _kind(path: Path) -> str | None:
+    suffixes = path.suffixes
+    name = suffixes[-2] if len(suffixes) > 1 and suffixes[-1] in _PACKED else path.suffix
+    return name if name in _KINDS and path.is_file() else None
+
+
+def _open(path: Path) -> IO[bytes] | gzip.GzipFile | lzma.LZMAFile:
+    if path.suffix == ".gz":
+        return gzip.open(path, "rb")
+    if path.suffix == ".xz":
+        return lzma.open(path, "rb")
+    if path.suffix == ".zst":
+        import zstandard
+
+        return zstandard.open(path, "rb")
+    return path.open("rb")
+
+
+def _file_texts(path: Path) -> Iterator[str]:
+    from zstandard import ZstdError
+
+    try:
+        with _open(path) as stream:
+            kind = _kind(path)
+            if kind == ".txt":
+                yield stream.read().decode("utf-8", "replace")
+            elif kind == ".jsonl":
+                yield from _json_lines(path, stream)
+            else:
+                yield from _parquet(path, io.BytesIO(stream.read()))
+    except (OSError, EOFError, lzma.LZMAError, ZstdError) as error:
+        raise InputError(f"corpus file {path}: cannot be read ({error}); replace it or take it away") from None
+
+
+def _json_lines(path: Path, stream: Iterable[bytes]) -> Iterator[str]:
+    for number, line in enumerate(stream, 1):
+        if not line.strip():
+            continue
+        try:
+            text = json.loads(line)["text"]
+        except (ValueError, KeyError, TypeError):
+            text = None
+        if not isinstance(text, str):
+            raise InputError(f'corpus file {path}, line {number}: not an object with a string "text"; mend the line')
+        yield text
+
+
+def _parquet(path: Path, data: io.BytesIO) -> Iterator[str]:
+    import polars as pl
+
+    try:
+        column = pl.read_parquet(data, columns=["text"])["text"].cast(pl.String)
+    except pl.exceptions.PolarsError as error:
+        raise InputError(f"corpus file {path}: no readable column 'text' ({str(error).splitlines()[0]})") from None
+    yield from column.drop_nulls()
+
+
+def _python_sources() -> Iterator[str]:
+    paths = sysconfig.get_paths()
+    for root in dict.fromkeys([paths["stdlib"], paths["purelib"], paths["platlib"]]):
+        for path in sorted(Path(root).rglob("*.py")):
+            if root == paths["stdlib"] and {"site-packages", "dist-packages"} & set(path.parts):
+                continue  # those of the interpreter that made this environment are not installed with copyscope
+            try:
+                yield path.read_text("utf-8")
+            except (UnicodeDecodeError, OSError):
+                continue  # a few test files are in other encodings on purpose
+
+
+def _hugging_face(name: str) -> Iterator[str]:
+    try:
+        from datasets import load_dataset
+
+        rows = load_dataset(name, split="train", streaming=True)
+        for row in rows:
+            if isinstance(row.get("text"), str):
+                yield row["text"]
+    except ImportError:
+        raise InputError(f"corpus hf:{name}: the package 'datasets' is missing; install it") from None
+    except Exception as error:  # the library raises many kinds for a missing set, a gated one and no network
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"corpus hf:{name}: cannot be streamed ({reason[:200]}); check the name and the network"
+        ) from None

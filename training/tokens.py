@@ -1,0 +1,205 @@
+"""Tokenizer, memory-mapped token shards and `batch(seed, step)`: the only place that decides the order of data."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
+
+from training.checkpoints import sha256_of, write_json, write_text
+from training.config import DataConfig
+from training.corpora import Document, fingerprint, read_corpus
+from training.errors import InputError
+
+BOS = "<|endoftext|>"
+"""The one special token: stands before every document, and first in every test prompt."""
+TOKENIZER_MEGABYTES = 20
+"""Text that the tokenizer is trained on, at most; more changes few merges of a small vocabulary."""
+_ENCODE_AT_ONCE = 256
+
+
+class TokenStore(NamedTuple):
+    """Tokens on disk, mapped into memory.
+
+    `train` and `validation` are [n] uint16 streams of whole documents, each opened by BOS; `counts` [d_vocab] is how
+    often each token occurs in `train`; `index` is the index file's content (counts, hashes, fingerprint).
+    """
+
+    folder: Path
+    train: np.ndarray
+    validation: np.ndarray
+    counts: np.ndarray
+    index: dict[str, Any]
+
+    @property
+    def tokenizer_path(self) -> Path:
+        return self.folder / "tokenizer.json"
+
+
+def token_store(config: DataConfig, root: Path, say: Callable[[str], None] | None = None) -> TokenStore:
+    """The store of this data configuration under `root`, made if it is not there.
+
+    A store is keyed by the configuration and frozen once made: a run that goes on after the corpus changed on disk
+    keeps reading the text it began with. `say(text)` is told what is being done.
+    """
+    # The choice of windows is made when a batch is read, so it does not make another store.
+    fields = config.model_dump(mode="json", exclude={"repeat_choice"})
+    key = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
+    folder = root / key
+    if not (folder / "index.json").is_file():
+        say = say or (lambda text: None)
+        say(f"reading the corpus {config.corpus}")
+        documents = read_corpus(config.corpus, config.max_megabytes)
+        folder.mkdir(parents=True, exist_ok=True)
+        _make(config, documents, folder, say)
+    return open_store(folder)
+
+
+def open_store(folder: Path) -> TokenStore:
+    """Opens a store and checks sizes and the tokenizer's hash; InputError names what is wrong."""
+    mend = f"delete the folder {folder} and run again to make it anew"
+    try:
+        index = json.loads((folder / "index.json").read_text())
+        if sha256_of(folder / "tokenizer.json") != index["tokenizer_sha256"]:
+            raise InputError(f"{folder / 'tokenizer.json'}: not the tokenizer these tokens were made with; {mend}")
+        streams: list[np.ndarray] = []
+        for part in ("train", "validation"):
+            tokens = np.memmap(folder / f"{part}.bin", dtype=index["dtype"], mode="r")
+            if len(tokens) != index[part]["tokens"]:
+                raise InputError(
+                    f"{folder / part}.bin: {len(tokens)} tokens, not the {index[part]['tokens']} of its index; {mend}"
+                )
+            streams.append(tokens)
+        counts = np.fromfile(folder / "counts.bin", dtype=np.int64)
+    except (FileNotFoundError, KeyError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"token store {folder}: damaged ({error}); {mend}") from None
+    return TokenStore(folder, streams[0], streams[1], counts, index)
+
+
+def _make(config: DataConfig, documents: list[Document], folder: Path, say: Callable[[str], None]) -> None:
+    say(f"training a tokenizer of {config.vocab_size} entries")
+    tokenizer = train_tokenizer(documents, config.vocab_size)
+    write_text(folder / "tokenizer.json", tokenizer.to_str())
+    held_out = {document.digest for document in documents if is_held_out(document, config.validation_share)}
+    say(f"encoding {len(documents)} documents")
+    index: dict[str, Any] = {
+        "corpus": config.corpus,
+        "fingerprint": fingerprint(documents),
+        "documents": len(documents),
+        "dtype": "uint16",
+        "vocab_size": tokenizer.get_vocab_size(),
+        "tokenizer_sha256": sha256_of(folder / "tokenizer.json"),
+    }
+    for part, wanted in (("train", False), ("validation", True)):
+        texts = [document.text for document in documents if (document.digest in held_out) == wanted]
+        pieces = list(_encode(tokenizer, texts))
+        stream = np.concatenate(pieces) if pieces else np.zeros(0, np.uint16)
+        stream.tofile(folder / f"{part}.bin")
+        index[part] = {"tokens": len(stream), "documents": len(texts), "sha256": sha256_of(folder / f"{part}.bin")}
+        if part == "train":
+            np.bincount(stream, minlength=index["vocab_size"]).astype(np.int64).tofile(folder / "counts.bin")
+    write_json(folder / "index.json", index)  # last: a store without it was cut off, and is made again
+
+
+def is_held_out(document: Document, share: float) -> bool:
+    """Whether a document is for validation: decided by its own text alone. Bytes other than those it is sorted by,
+    so that the sample read and the share held out are independent."""
+    return int.from_bytes(document.digest[-8:], "big") < share * 2**64
+
+
+def train_tokenizer(documents: list[Document], vocab_size: int) -> Tokenizer:
+    """Byte-level BPE: every text can be encoded, and decoding gives it back exactly."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[BOS],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+
+    def sample() -> Iterator[str]:
+        budget = TOKENIZER_MEGABYTES * 1_000_000
+        for document in documents:
+            if budget <= 0:
+                return
+            budget -= len(document.text)
+            yield document.text
+
+    tokenizer.train_from_iterator(sample(), trainer)
+    return tokenizer
+
+
+def _encode(tokenizer: Tokenizer, texts: list[str]) -> Iterator[np.ndarray]:
+    bos = tokenizer.token_to_id(BOS)
+    for start in range(0, len(texts), _ENCODE_AT_ONCE):
+        # A document that spells out the special token must not be able to forge it.
+        clean = [text.replace(BOS, "<|endoftext |>") for text in texts[start : start + _ENCODE_AT_ONCE]]
+        for encoding in tokenizer.encode_batch(clean, add_special_tokens=False):
+            yield np.array([bos, *encoding.ids], dtype=np.uint16)
+
+
+def n_windows(tokens: np.ndarray, length: int) -> int:
+    """Non-overlapping sequences of `length` tokens, each with the one token after it."""
+    return max(0, (len(tokens) - 1) // length)
+
+
+@lru_cache(maxsize=4)
+def _order(seed: int, epoch: int, count: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch]).permutation(count)
+
+
+def sequence_indices(seed: int, first: int, n: int, count: int) -> list[int]:
+    """Windows number `first` … `first + n - 1` of the endless stream: every window once an epoch, shuffled anew."""
+    return [int(_order(seed, number // count, count)[number % count]) for number in range(first, first + n)]
+
+
+def batch(
+    tokens: np.ndarray, length: int, batch_size: int, seed: int, step: int, repeat_choice: int = 1
+) -> Int[Tensor, "batch pos_plus_1"]:
+    """The batch of update `step` (from 0): [batch_size, length + 1] token ids.
+
+    A pure function of its arguments, so a run resumes from the step alone. The stream of sequences depends on `seed`
+    only: update s of batch size B reads sequences s·B … s·B + B - 1 of the same stream, whatever B is. With
+    `repeat_choice` k, each sequence is the most repetitive of the next k windows (see `repetition`). Raises
+    InputError if the corpus has fewer than `batch_size` sequences.
+    """
+    count = n_windows(tokens, length)
+    if count < batch_size * repeat_choice:
+        raise InputError(
+            f"the corpus is too small: {len(tokens)} training tokens make {count} sequences of {length}, and one batch "
+            f"needs {batch_size * repeat_choice}; give more text, or lower train.batch_size or model.n_ctx"
+        )
+    chosen = []
+    for i in range(step * batch_size, (step + 1) * batch_size):
+        candidates = sequence_indices(seed, i * repeat_choice, repeat_choice, count)
+        rows = [tokens[c * length : c * length + length + 1] for c in candidates]
+        chosen.append(max(rows, key=repetition) if repeat_choice > 1 else rows[0])
+    return torch.from_numpy(np.stack(chosen).astype(np.int64))
+
+
+def repetition(window: np.ndarray) -> float:
+    """Share of adjacent token pairs that already stood earlier in the window, in [0, 1): what induction could use."""
+    pairs = window[:-1].astype(np.int64) << 32 | window[1:]
+    return 1 - len(np.unique(pairs)) / len(pairs)
+
+
+def windows(tokens: np.ndarray, length: int, n: int, seed: int) -> Int[Tensor, "window pos_plus_1"]:
+    """`n` distinct held-out sequences of `length + 1` tokens (fewer if there are fewer), chosen by `seed`."""
+    count = n_windows(tokens, length)
+    if not count:
+        raise InputError(
+            f"the corpus is too small: its {len(tokens)} held-out tokens do not fill one sequence of {length}; "
+            "give more text, or lower model.n_ctx"
+        )
+    return batch(tokens, length, min(n, count), seed, 0)
