@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
+from interp.fused import can_fuse, fused_attention
 from interp.models import HookedModel, key_value_cache, repeat_cache
 
 Hook = tuple[str | Callable[..., Any], Callable[..., Any]]
@@ -46,7 +47,8 @@ def final_residual(
     """The residual stream after the last block, with `hooks` on during the run; logits only where unavoidable."""
     tokens = to_device(model, tokens)
     if isinstance(model, HookedTransformer):
-        with model.hooks(fwd_hooks=list(hooks)):
+        fuse = not hooks and not is_hooked(model) and can_fuse(model)
+        with fused_attention(model, fuse), model.hooks(fwd_hooks=list(hooks)):
             return model(tokens, stop_at_layer=model.cfg.n_layers)
     # A bridge runs transformers' own forward, which cannot be stopped after the last block.
     caught: list[Tensor] = []
@@ -140,9 +142,12 @@ def run_stages(
         if residuals is not None:
             residual = residuals[i]
         active = list(hooks[i]) if hooks is not None else []
+        fuse = not any("pattern" in str(name) or "scores" in str(name) for name, _ in active) and can_fuse(model)
         if not whole and i + 1 < len(stages):
-            active.append((f"blocks.{n_layers - 1}.attn.hook_attn_scores", _stop))
-        with model.hooks(fwd_hooks=active):
+            # The fused version leaves at z, the written-out one already at the scores; keys are stored before both.
+            point = "hook_z" if fuse else "hook_attn_scores"
+            active.append((f"blocks.{n_layers - 1}.attn.{point}", _stop))
+        with fused_attention(model, fuse), model.hooks(fwd_hooks=active):
             try:
                 out = model(
                     residual,
