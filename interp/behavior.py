@@ -44,8 +44,7 @@ class CopyingLoss(NamedTuple):
     first_half: float
     second_half: float
     difference: float
-    """first_half - second_half: what the repeat is worth. About 0 without copying; up to the whole of first_half
-    with it."""
+    """second_half - first_half. About 0 without copying; down to minus the whole of first_half with it."""
 
 
 class ICLScore(NamedTuple):
@@ -140,7 +139,7 @@ def copying_loss(model: HookedModel, tokens: Int[Tensor, "prompt pos"]) -> Copyi
     check_tokens(model, tokens)
     losses = token_losses(model, tokens)
     first, second = losses[:, :-half].mean().item(), losses[:, -half:].mean().item()
-    return CopyingLoss(first, second, first - second)
+    return CopyingLoss(first, second, second - first)
 
 
 def natural_loss(model: HookedModel, windows: Int[Tensor, "window pos"]) -> float:

@@ -1,4 +1,4 @@
-"""The one error that reaches a user as a single line."""
+"""What reaches a user as a single line."""
 
 
 class InputError(ValueError):
@@ -6,3 +6,7 @@ class InputError(ValueError):
 
     The command line prints it as one line and exits with code 2; anything else that escapes is a bug.
     """
+
+
+class Stopped(Exception):  # noqa: N818 - not an error: the run was asked to stop, and can go on
+    """The run was interrupted and saved; the message says at which step and how to go on."""

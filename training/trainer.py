@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from transformers import LlamaForCausalLM
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from training.checkpoints import (
     Checkpoint,
@@ -28,16 +28,12 @@ from training.checkpoints import (
     write_text,
 )
 from training.config import RunConfig
-from training.errors import InputError
+from training.errors import InputError, Stopped
 from training.forward import Rotary, native_bf16, next_token_loss
 from training.model import build_model
-from training.tokens import TokenStore, batch, token_store, windows
+from training.tokens import BOS, TokenStore, batch, token_store, windows
 
 RESUME_KEPT = 2
-
-
-class Stopped(Exception):  # noqa: N818 - not an error: the run was asked to stop, and can go on
-    """The run was interrupted and saved; the message says at which step and how to go on."""
 
 
 def checkpoint_steps(config: RunConfig) -> list[int]:
@@ -212,7 +208,8 @@ def _fill_checkpoint(folder: Path, model: LlamaForCausalLM, store: TokenStore) -
     model.config.save_pretrained(folder)
     weights = {name: value.detach().cpu().contiguous() for name, value in model.named_parameters()}  # tied ones once
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    shutil.copyfile(store.tokenizer_path, folder / "tokenizer.json")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(store.tokenizer_path), bos_token=BOS, eos_token=BOS)
+    tokenizer.save_pretrained(folder)
 
 
 def _save_state(config: RunConfig, out: Path, model: LlamaForCausalLM, optimizer: torch.optim.AdamW, step: int) -> None:

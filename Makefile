@@ -1,0 +1,26 @@
+# `make demo` and `make test` are all a newcomer needs: Python 3.11 or later and make.
+PYTHON ?= python3
+BIN := .venv/bin
+# Two test workers with two threads each on two cores would fight.
+ONE_THREAD := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE KMP_BLOCKTIME=0
+
+.PHONY: demo test lint bench
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch .venv/installed
+
+demo: .venv/installed
+	$(BIN)/copyscope demo
+
+test: .venv/installed lint
+	$(ONE_THREAD) $(BIN)/pytest -n 2
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+bench: .venv/installed
+	$(BIN)/python tests/benchmarks/train_speed.py

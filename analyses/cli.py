@@ -1,0 +1,211 @@
+"""The `copyscope` command: parses arguments and prints; everything else is in functions of the same names.
+
+Nothing heavy is imported until a command runs, so that `--help` answers at once.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    name="copyscope",
+    help="Watch a language model learn to copy: train, score every head at every checkpoint, ablate, map.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Source = Annotated[Path, typer.Argument(help="A run folder, a folder of Hugging Face models, or one model folder.")]
+Assignments = Annotated[
+    list[str] | None, typer.Option("--set", help="A config field, as in --set optimizer.lr=1e-3; may be repeated.")
+]
+Steps = Annotated[str | None, typer.Option(help="Comma-separated steps, as in 0,100,200.")]
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="The run folder.")] = Path("runs/demo"),
+    preset: Annotated[str, typer.Option(help="A preset's name or a TOML file.")] = "quickstart",
+    corpus: Annotated[str | None, typer.Option(help="`python`, a file or folder of text, or hf:<data set>.")] = None,
+    assignments: Assignments = None,
+) -> None:
+    """Train a small model, score and ablate its heads, map how copying formed, and write a report.
+
+    Interrupted, the same command goes on where it was. Example: copyscope demo --out runs/demo
+    """
+    config = _config(preset, assignments, corpus)
+    _quiet()
+    from analyses.console import Console
+    from analyses.demo import demo as run_demo
+
+    with Console(config.train.steps) as console:
+        result = run_demo(out, config, console.line, console.say, console.advance)
+    for line in result.summary:
+        typer.echo(f"- {line}")
+    typer.echo(f"The report: {result.report}")
+
+
+@app.command()
+def train(
+    config: Annotated[str, typer.Argument(help="A preset's name or a TOML file.")],
+    out: Annotated[Path | None, typer.Option(help="The run folder.  [default: runs/CONFIG]")] = None,
+    assignments: Assignments = None,
+) -> None:
+    """Train a model and save its checkpoints, or go on with the run in the folder.
+
+    Example: copyscope train quickstart --out runs/seed1 --set seeds.init=1
+    """
+    loaded = _config(config, assignments, None)
+    _quiet()
+    from analyses.console import Console
+    from training.trainer import train as run_train
+
+    with Console(loaded.train.steps) as console:
+        folder = run_train(loaded, out or Path("runs") / Path(config).stem, progress=console.line, say=console.say)
+    typer.echo(f"The run: {folder}")
+
+
+@app.command()
+def verify(series: Source) -> None:
+    """Check every checkpoint: hashes, step labels, missing, foreign and repeated weights. Exit code 1 if any is bad.
+
+    Example: copyscope verify runs/demo
+    """
+    from training.checkpoints import CheckpointSeries
+
+    opened = CheckpointSeries.open(series)
+    problems = opened.verify()
+    for problem in problems:
+        typer.echo(f"{problem.where}: {problem.what}")
+    typer.echo(f"{len(opened.checkpoints)} checkpoints, {len(problems)} problems")
+    if problems:
+        raise typer.Exit(1)
+
+
+@app.command()
+def score(
+    series: Source,
+    measures: Annotated[str | None, typer.Option(help="Comma-separated measures of heads.  [default: all]")] = None,
+    steps: Steps = None,
+) -> None:
+    """Score every head and the whole model at every checkpoint, into results/heads and results/model.
+
+    Example: copyscope score runs/demo --measures previous_token,prefix_matching_sum
+    """
+    _quiet()
+    from analyses.console import Console
+    from analyses.scores import score as run_score
+
+    with Console() as console:
+        result = run_score(series, _names(measures), _numbers(steps), console.advance)
+    typer.echo(f"{result.heads.height} scores of heads and {result.model.height} of models in {series / 'results'}")
+
+
+@app.command()
+def ablate(
+    series: Source,
+    steps: Annotated[str | None, typer.Option(help="Comma-separated steps.  [default: the last]")] = None,
+    method: Annotated[str, typer.Option(help="Comma-separated: zero, mean, resample, frozen_patterns.")] = "zero",
+) -> None:
+    """Remove every head in turn and measure what that does to copying, into results/ablations.
+
+    Example: copyscope ablate runs/demo --method zero,mean
+    """
+    _quiet()
+    from analyses.ablations import ablate as run_ablate
+    from analyses.console import Console
+
+    with Console() as console:
+        table = run_ablate(series, _numbers(steps), _names(method) or [], console.advance)
+    typer.echo(f"{table.height} effects in {series / 'results' / 'ablations'}")
+
+
+@app.command(name="map")
+def map_(series: Source) -> None:
+    """Find when heads formed and draw the formation maps, into results/formation.json and figures/.
+
+    Example: copyscope map runs/demo
+    """
+    _quiet()
+    from analyses.maps import map_formation
+
+    result = map_formation(series)
+    for path in [series / "results" / "formation.json", *result.figures]:
+        typer.echo(str(path))
+
+
+@app.command()
+def report(
+    series: Source,
+    out: Annotated[Path | None, typer.Option(help="The HTML file.  [default: report.html in the folder]")] = None,
+) -> None:
+    """Write one HTML file with figures, tables, config and provenance that opens offline.
+
+    Example: copyscope report runs/demo --out demo.html
+    """
+    _quiet()
+    from analyses.story import report as run_report
+
+    typer.echo(str(run_report(series, out)))
+
+
+def _config(source: str, assignments: list[str] | None, corpus: str | None) -> Any:
+    from training.config import RunConfig, parse_assignments
+
+    values = parse_assignments(assignments or [])
+    if corpus is not None:
+        values["data.corpus"] = corpus
+    return RunConfig.load(source).with_values(values)
+
+
+def _names(text: str | None) -> list[str] | None:
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _numbers(text: str | None) -> list[int] | None:
+    from training.errors import InputError
+
+    names = _names(text)
+    try:
+        return None if names is None else [int(name) for name in names]
+    except ValueError:
+        raise InputError(f"--steps {text}: give whole numbers with commas between, as in 0,100,200") from None
+
+
+def _quiet() -> None:
+    """Libraries that print bars and warnings of their own while loading stay silent; ours are the ones shown."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
+def main() -> None:
+    """Runs the command. Exit codes: 0 success, 1 `verify` found problems, 2 bad input, 130 interrupted."""
+    from training.errors import InputError, Stopped
+
+    try:
+        code = app(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except InputError as error:
+        _fail(str(error), 2)
+    except Stopped as error:
+        _fail(str(error), 130)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("interrupted; the same command goes on where it was", 130)
+    except Exception as error:
+        show = getattr(error, "show", None)  # wrong usage; typer does not export the base class of these
+        if show is None:
+            raise
+        show()
+        sys.exit(2)
+
+
+def _fail(message: str, code: int) -> None:
+    typer.echo(f"copyscope: {' '.join(message.split())}", err=True)
+    sys.exit(code)

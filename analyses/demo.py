@@ -1,0 +1,43 @@
+"""The whole story on one machine: train, score, ablate, map, report."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from analyses.ablations import ablate
+from analyses.maps import map_formation
+from analyses.run import Progress, open_run
+from analyses.scores import score
+from analyses.story import report, summary_lines
+from interp.behavior import copying_test
+from training.config import RunConfig
+from training.trainer import train
+
+
+class DemoResult(NamedTuple):
+    run: Path
+    report: Path
+    summary: list[str]
+
+
+def demo(
+    out: str | Path = "runs/demo",
+    config: RunConfig | None = None,
+    on_line: Callable[[Mapping[str, Any]], None] | None = None,
+    say: Callable[[str], None] | None = None,
+    progress: Progress | None = None,
+) -> DemoResult:
+    """Runs everything, or goes on where an interrupted call stopped: whatever is done is not done again.
+
+    `config`: None for the preset `quickstart`. `on_line` gets each line of metrics.jsonl, `say` what is being done,
+    `progress` the advance of scoring and ablation. Raises InputError before training if the context is too short
+    for the copying test, and as the parts do.
+    """
+    config = config or RunConfig.load("quickstart")
+    # A context too short would show only after training; a vocabulary of the right size is enough to find out.
+    copying_test(range(1, config.data.vocab_size), config.model.n_ctx, n_samples=1, bos_id=0)
+    run = train(config, out, progress=on_line, say=say)
+    score(run, progress=progress)
+    ablate(run, progress=progress)
+    map_formation(run)
+    return DemoResult(run, report(run), summary_lines(open_run(run)))

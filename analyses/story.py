@@ -1,0 +1,146 @@
+"""What happened in a run, in ten lines and as one HTML report."""
+
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from analyses.formation import copying_formation, formation_steps, loss_settled, order_of_appearance
+from analyses.maps import chance
+from analyses.report import write_report
+from analyses.run import Run, open_run, read_metrics, read_tables
+from analyses.scores import tables
+from training.errors import InputError
+
+CARRIERS = 3
+"""Heads named in the summary."""
+
+
+def report(source: str | Path, out: str | Path | None = None) -> Path:
+    """Writes the report of a scored run (`report.html` in its folder unless `out` says otherwise).
+
+    Raises InputError if the run was not scored, or `out` cannot be written.
+    """
+    run = open_run(source)
+    heads, model = tables(run)
+    return write_report(
+        Path(out) if out else run.folder / "report.html",
+        title=f"copyscope: {run.name}",
+        summary_lines=summary_lines(run),
+        heads=heads,
+        model=model,
+        metrics=read_metrics(run),
+        ablations=_ablations(run),
+        config_toml=run.config.to_toml() if run.config else "",
+        provenance=_provenance(run),
+        chance=chance(run),
+    )
+
+
+def summary_lines(run: Run) -> list[str]:
+    """What happened, a sentence a line: settling of the loss, order of formation, copying, carriers, ablation."""
+    heads, model = tables(run)
+    lines = [_data_line(run, heads)]
+    for part in (_loss_line, _head_lines, _copying_lines):
+        try:
+            lines += part(run, heads, model)
+        except InputError as error:  # too few checkpoints, say: the line then says what is missing
+            lines.append(str(error))
+    return lines + _ablation_lines(run)
+
+
+def _data_line(run: Run, heads: pl.DataFrame) -> str:
+    steps = heads["step"].n_unique()
+    if not run.data or not run.config:
+        return f"Measured {steps} checkpoints of {run.name}."
+    tokens = run.config.train.steps * run.config.train.batch_size * run.config.model.n_ctx
+    share = tokens / run.data["train"]["tokens"]
+    return (
+        f"Trained {run.config.train.steps:,} updates on {tokens / 1e6:.1f} M tokens of the corpus {run.data['corpus']} "
+        f"({share:.2f} of its {run.data['train']['tokens'] / 1e6:.1f} M) and measured {steps} checkpoints."
+    )
+
+
+def _loss_line(run: Run, heads: pl.DataFrame, model: pl.DataFrame) -> list[str]:
+    settled = loss_settled(read_metrics(run))
+    if settled.step is None:
+        return ["The loss did not fall."]
+    return [
+        f"Loss: {settled.start:.2f} nats at step 0, {settled.lowest:.2f} at its lowest; "
+        f"{settled.share:.0%} of that fall was done by step {settled.step:,}."
+    ]
+
+
+def _head_lines(run: Run, heads: pl.DataFrame, model: pl.DataFrame) -> list[str]:
+    lines = []
+    for measure, kind in (("previous_token", "Previous-token"), ("prefix_matching_sum", "Induction")):
+        table = formation_steps(heads, measure)
+        formed = table.filter("formed").sort("final", descending=True).head(CARRIERS)
+        if formed.is_empty():
+            best = table.sort("final", descending=True).row(0, named=True)
+            lines.append(f"{kind} heads: none formed (highest {measure} is {_head(best)} with {best['final']:.2f}).")
+            continue
+        named = "; ".join(
+            f"{_head(row)} at step {row['bracket_low']:,}–{row['bracket_high']:,} (now {row['final']:.2f}, "
+            f"null {row['null']:.2f})"
+            for row in formed.iter_rows(named=True)
+        )
+        lines.append(f"{kind} heads ({measure}): {table['formed'].sum()} formed; strongest {named}.")
+    order = order_of_appearance(heads, model, chance=chance(run)).filter(pl.col("step").is_not_null())
+    stages = [f"{row['stage']} ({row['measure']}) {row['step']:,}" for row in order.iter_rows(named=True)]
+    lines.append(f"Order of appearance, by step: {', '.join(stages) if stages else 'nothing formed yet'}.")
+    return lines
+
+
+def _copying_lines(run: Run, heads: pl.DataFrame, model: pl.DataFrame) -> list[str]:
+    table = {row["measure"]: row for row in copying_formation(model, chance(run)).iter_rows(named=True)}
+    last = model.filter(pl.col("step") == pl.col("step").max())
+    value = dict(zip(last["measure"], last["value"], strict=True))
+    token = table["copying_accuracy_token"]
+    when = {
+        "not yet": "has not appeared",
+        "begun": f"began at step {token['onset'] or 0:,} and has not formed yet",
+    }.get(token["status"], f"began at step {token['onset'] or 0:,} and was half-way up at step {token['step'] or 0:,}")
+    return [
+        f"Copying accuracy on random tokens {when}; at the end {value['copying_accuracy_token']:.3f} per token, "
+        f"{value['copying_accuracy_exact']:.3f} exact (chance {chance(run):.4f}).",
+        f"Copying loss at the end: {value['copying_loss_first']:.2f} nats the first time, "
+        f"{value['copying_loss_second']:.2f} when repeated.",
+    ]
+
+
+def _ablation_lines(run: Run) -> list[str]:
+    table = _ablations(run)
+    if table is None:
+        return ["No head was ablated."]
+    last = table.filter((pl.col("step") == pl.col("step").max()) & (pl.col("method") == pl.col("method").first()))
+    wide = last.pivot("measure", index=["layer", "head"], values="value")
+    strongest = wide.sort("copying_loss", descending=True).head(CARRIERS)
+    named = "; ".join(
+        f"{_head(row)} {row['copying_loss']:+.2f} nats, {row['copying_accuracy_token']:+.3f} per token"
+        for row in strongest.iter_rows(named=True)
+    )
+    typical = wide["copying_loss"].median()
+    return [f"Removing one head (zeroed) changes copying most for: {named} (median head {typical:+.2f} nats)."]
+
+
+def _ablations(run: Run) -> pl.DataFrame | None:
+    return read_tables(run, "ablations") if any((run.folder / "results" / "ablations").glob("step*.parquet")) else None
+
+
+def _head(row: dict[str, Any]) -> str:
+    return f"L{row['layer']}H{row['head']}"
+
+
+def _provenance(run: Run) -> dict[str, Any]:
+    facts: dict[str, Any] = {"source": run.series.source}
+    if run.config:
+        facts["run_id"] = run.config.run_id
+    for field in ("corpus", "fingerprint", "documents", "tokenizer_sha256"):
+        if field in run.data:
+            facts[f"corpus {field}" if field != "corpus" else field] = run.data[field]
+    for package in ("copyscope", "torch", "transformers", "transformer-lens"):
+        facts[package] = version(package)
+    return facts | {"python": platform.python_version(), "processor": platform.processor() or platform.machine()}
