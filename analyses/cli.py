@@ -209,3 +209,7 @@ def main() -> None:
 def _fail(message: str, code: int) -> None:
     typer.echo(f"copyscope: {' '.join(message.split())}", err=True)
     sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 from rich import console as rich_console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -23,7 +23,7 @@ class Console:
         self._tasks: dict[str, Any] = {}
         self._last = 0.0
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Console":
         if self._console.is_terminal:
             self._bars.start()
         return self

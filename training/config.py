@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -45,7 +45,7 @@ class ModelConfig(_Section):
     """Dropout on attention probabilities while training (2409.09281, section 4)."""
 
     @model_validator(mode="after")
-    def _divides(self) -> Self:
+    def _divides(self) -> "ModelConfig":
         if self.d_model % self.n_heads or (self.d_model // self.n_heads) % 2:
             raise ValueError(
                 f"d_model {self.d_model} must be n_heads {self.n_heads} times an even d_head: change one of the two"

@@ -72,11 +72,10 @@ def train(
     """
     out = Path(out)
     say = say or (lambda text: None)
-    _claim(config, out)
+    _check_claim(config, out)
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     store = token_store(config.data, out.parent / "tokens", say)
-    _record_data(config, out, store)
     precision = _precision(config)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -87,6 +86,13 @@ def train(
     held_out = windows(store.validation, config.model.n_ctx, config.train.validation_sequences, config.seeds.eval).to(
         device
     )
+
+    def read_batch(number: int) -> torch.Tensor:
+        sizes = (config.model.n_ctx, config.train.batch_size)
+        return batch(store.train, *sizes, config.seeds.data, number, config.data.repeat_choice)
+
+    read_batch(0)  # a corpus too small is refused before the folder is claimed
+    _claim(config, out, store)
     step = _resume(out, model, optimizer, say)
     _truncate_metrics(out, step)
     to_save = set(checkpoint_steps(config))
@@ -105,10 +111,6 @@ def train(
             )
         if on_checkpoint:
             on_checkpoint(Checkpoint(step, step * tokens_a_step, str(folder)))
-
-    def read_batch(number: int) -> torch.Tensor:
-        sizes = (config.model.n_ctx, config.train.batch_size)
-        return batch(store.train, *sizes, config.seeds.data, number, config.data.repeat_choice)
 
     def validation_loss() -> float:
         with torch.no_grad():
@@ -165,21 +167,19 @@ def train(
     return out
 
 
-def _claim(config: RunConfig, out: Path) -> None:
+def _check_claim(config: RunConfig, out: Path) -> None:
     """The folder is new, or holds this very configuration."""
-    path = out / "config.toml"
-    if path.is_file():
-        held = RunConfig.load(path)
+    if (out / "config.toml").is_file():
+        held = RunConfig.load(out / "config.toml")
         if held.run_id != config.run_id:
             raise InputError(
                 f"{out}: holds run {held.run_id}, not this configuration ({config.run_id}); choose another --out"
             )
-    else:
-        write_text(path, config.to_toml())
 
 
-def _record_data(config: RunConfig, out: Path, store: TokenStore) -> None:
-    """data.json: which text this run reads. A store made anew from other text must not pass for the first."""
+def _claim(config: RunConfig, out: Path, store: TokenStore) -> None:
+    """Writes config.toml, and data.json: which text this run reads. A store made anew from other text must not pass
+    for the first."""
     path = out / "data.json"
     if path.is_file():
         held = json.loads(path.read_text())
@@ -187,6 +187,7 @@ def _record_data(config: RunConfig, out: Path, store: TokenStore) -> None:
             raise InputError(f"{out}: began on other text (the corpus has changed since); train into another --out")
     else:
         write_json(path, {**store.index, "store": store.folder.name})
+        write_text(out / "config.toml", config.to_toml())
 
 
 def _precision(config: RunConfig) -> str:

@@ -1,0 +1,88 @@
+"""The command line: exit codes, one clear line for bad input, results on standard output only, help without torch."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from small_run import small_config, write_corpus
+
+from analyses import cli
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["copyscope", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    return int(stopped.value.code or 0)
+
+
+def bad_inputs(folder: Path) -> list[tuple[list[str], str]]:
+    (folder / "broken.toml").write_text("steps = = 3")
+    (folder / "empty").mkdir()
+    (folder / "tiny").mkdir()
+    (folder / "tiny" / "a.txt").write_text("copy " * 100)
+    out = str(folder / "out")
+    return [
+        (["train", "quickstar"], "no preset 'quickstar'"),
+        (["train", str(folder / "nothing.toml")], "nothing.toml"),
+        (["train", str(folder / "broken.toml")], "not valid TOML"),
+        (["train", "quickstart", "--out", out, "--set", "model.n_layer=2"], "did you mean 'model.n_layers'"),
+        (["train", "quickstart", "--out", out, "--set", "lr=2"], "section.field=value"),
+        (["train", "quickstart", "--out", out, "--set", "optimizer.lr=fast"], "optimizer.lr"),
+        (["demo", "--out", out, "--set", "model.n_ctx=40"], "55"),
+        (["demo", "--out", out, "--corpus", str(folder / "nowhere")], "no such file or folder"),
+        (["demo", "--out", out, "--corpus", str(folder / "empty")], "no .txt, .jsonl or .parquet"),
+        (["demo", "--out", out, "--corpus", str(folder / "tiny")], "too small"),
+        (["score", str(folder / "nowhere")], "no such folder"),
+        (["score", str(folder / "empty")], "no checkpoint"),
+        (["score", str(folder / "empty"), "--steps", "1,x"], "--steps 1,x"),
+        (["map", str(folder / "empty")], "no checkpoint"),
+        (["report", str(folder / "nowhere")], "no such folder"),
+        (["frobnicate"], "frobnicate"),
+        (["score"], "Missing argument"),
+    ]
+
+
+def test_bad_input_is_one_line_that_names_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for arguments, names in bad_inputs(tmp_path):
+        code = run(monkeypatch, *arguments)
+        error = capsys.readouterr().err
+        assert code == 2, (arguments, error)
+        assert names in error, (arguments, error)
+        assert "Traceback" not in error
+        assert len([line for line in error.splitlines() if line.startswith("copyscope:")]) <= 1
+
+
+def test_the_commands_in_turn(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(small_config(write_corpus(tmp_path / "text")).to_toml())
+    folder = str(tmp_path / "runs" / "one")
+    assert run(monkeypatch, "train", str(config), "--out", folder) == 0
+    assert run(monkeypatch, "map", folder) == 2
+    assert "copyscope score" in capsys.readouterr().err
+    for command in (["verify"], ["score"], ["ablate", "--method", "zero,mean"], ["map"], ["report"]):
+        assert run(monkeypatch, command[0], folder, *command[1:]) == 0, capsys.readouterr().err
+        assert capsys.readouterr().out.strip()
+    weights = tmp_path / "runs" / "one" / "checkpoints" / "step00000004" / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-9] ^= 1
+    weights.write_bytes(data)
+    assert run(monkeypatch, "verify", folder) == 1
+    assert "step00000004" in capsys.readouterr().out
+
+
+def test_help_imports_nothing_heavy() -> None:
+    program = (
+        "import sys; from analyses import cli; sys.argv = ['copyscope', '--help']\n"
+        "try: cli.main()\n"
+        "except SystemExit: pass\n"
+        "print([name for name in ('torch', 'transformers', 'polars', 'plotly', 'pydantic') if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout.strip().endswith("[]")
+    assert "demo" in result.stdout

@@ -1,0 +1,180 @@
+"""The whole path on a small run: every table complete and right, nothing computed twice, goes on after a kill."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import polars as pl
+import pytest
+from small_run import small_config, write_corpus
+
+from analyses.demo import DemoResult, demo
+from analyses.run import open_run, read_metrics, run_prompts
+from analyses.scores import score
+from interp.behavior import copying_accuracy
+from interp.heads import MEASURES, score_heads
+from interp.models import load_hooked, special_ids
+from training.checkpoints import CheckpointSeries, step_folder
+from training.config import RunConfig
+from training.errors import InputError
+
+STEPS = [0, 1, 2, 4, 8, 12, 16]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_corpus(tmp_path_factory.mktemp("text") / "corpus")
+
+
+@pytest.fixture(scope="module")
+def done(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> DemoResult:
+    return demo(tmp_path_factory.mktemp("runs") / "small", small_config(corpus))
+
+
+def parquet(run: Path, kind: str) -> pl.DataFrame:
+    return pl.read_parquet(run / "results" / kind / "*.parquet")
+
+
+def test_every_head_has_every_measure_at_every_step(done: DemoResult) -> None:
+    heads = parquet(done.run, "heads")
+    assert heads.columns == ["run", "step", "tokens", "layer", "head", "measure", "value"]
+    assert sorted(heads["step"].unique()) == STEPS
+    cells = heads.select("step", "layer", "head", "measure")
+    assert cells.height == cells.unique().height == len(STEPS) * 4 * len(MEASURES)
+    assert (heads["tokens"] == heads["step"] * 2 * 64).all()
+
+
+def test_model_table_has_every_measure(done: DemoResult) -> None:
+    model = parquet(done.run, "model")
+    wanted = {"copying_accuracy_exact", "copying_accuracy_token", "copying_loss_first", "copying_loss_second"}
+    wanted |= {"copying_loss_difference", "icl_score", "natural_loss"}
+    for _, part in model.group_by("step"):
+        assert set(part["measure"]) == wanted
+    wide = model.pivot("measure", index="step", values="value")
+    difference = wide["copying_loss_second"] - wide["copying_loss_first"]
+    assert difference.to_list() == pytest.approx(wide["copying_loss_difference"].to_list())
+
+
+@pytest.mark.parametrize("step", [0, 16])
+def test_stored_scores_are_those_of_the_checkpoint_they_are_labelled_with(done: DemoResult, step: int) -> None:
+    run = open_run(done.run)
+    model = load_hooked(done.run / "checkpoints" / step_folder(step))
+    prompts = run_prompts(run, model.cfg.n_ctx, model.cfg.d_vocab, special_ids(model))
+    fresh = score_heads(model, ["previous_token", "induction_score"], prompts.seed, vocab=prompts.vocab, bos_id=0)
+    stored = parquet(done.run, "heads").filter(pl.col("step") == step)
+    both = fresh.join(stored, on=["layer", "head", "measure"], suffix="_stored")
+    assert both.height == fresh.height == 8
+    assert both["value"].to_list() == pytest.approx(both["value_stored"].to_list(), abs=1e-5)
+    accuracy = parquet(done.run, "model").filter(
+        (pl.col("step") == step) & (pl.col("measure") == "copying_accuracy_token")
+    )
+    assert accuracy["value"].item() == pytest.approx(copying_accuracy(model, prompts.test).token, abs=2e-3)
+
+
+def test_prompts_begin_with_the_models_own_bos_and_draw_no_special_token(done: DemoResult) -> None:
+    model = load_hooked(done.run / "checkpoints" / step_folder(16))
+    prompts = run_prompts(open_run(done.run), model.cfg.n_ctx, model.cfg.d_vocab, special_ids(model))
+    assert prompts.bos_id == 0
+    assert (prompts.test.tokens[:, 0] == 0).all()
+    assert 0 not in prompts.vocab
+    assert prompts.natural is not None
+    assert prompts.natural.shape[1] == model.cfg.n_ctx
+
+
+def test_ablations_cover_every_head_at_the_last_step(done: DemoResult) -> None:
+    table = parquet(done.run, "ablations")
+    assert table["step"].unique().to_list() == [16]
+    assert table.select("layer", "head").unique().height == 4
+    assert {"copying_accuracy_token", "copying_loss", "natural_loss", "copying_loss_control"} <= set(table["measure"])
+
+
+def test_formation_and_report_are_written(done: DemoResult) -> None:
+    formation = json.loads((done.run / "results" / "formation.json").read_text())
+    assert {"heads", "copying", "loss_settled"} <= formation.keys()
+    assert done.report.read_text().startswith("<!DOCTYPE html>")
+    assert len(done.summary) >= 8
+    assert (done.run / "figures" / "formation_previous_token.html").is_file()
+
+
+def test_validation_loss_is_logged_at_every_checkpoint_once(done: DemoResult) -> None:
+    metrics = read_metrics(open_run(done.run))
+    assert metrics["step"].is_unique().all()
+    assert set(STEPS) <= set(metrics.drop_nulls("validation_loss")["step"])
+
+
+def test_what_is_done_is_not_done_again(done: DemoResult, corpus: Path) -> None:
+    files = [*(done.run / "results").rglob("*.parquet"), *(done.run / "checkpoints").rglob("*")]
+    before = {path: path.stat().st_mtime_ns for path in files}
+    calls: list[str] = []
+    again = demo(done.run, small_config(corpus), progress=lambda what, number, total: calls.append(what))
+    assert not calls
+    assert before == {path: path.stat().st_mtime_ns for path in files}
+    assert again.summary == done.summary
+
+
+def test_only_a_missing_or_outdated_result_is_computed_again(done: DemoResult, tmp_path: Path) -> None:
+    shutil.copytree(done.run.parent, tmp_path / "runs")
+    run = tmp_path / "runs" / done.run.name
+    wanted = score(run)
+    (run / "results" / "heads" / f"{step_folder(4)}.parquet").unlink()
+    (run / "results" / "model" / f"{step_folder(8)}.parquet").write_bytes(b"PAR1 cut off")
+    calls: list[int] = []
+    again = score(run, progress=lambda what, number, total: calls.append(total))
+    assert calls == [2, 2]
+    assert again.heads.equals(wanted.heads)
+    assert again.model.equals(wanted.model)
+
+
+def test_a_result_of_other_weights_is_not_reused(done: DemoResult, tmp_path: Path) -> None:
+    shutil.copytree(done.run.parent, tmp_path / "runs")
+    run = tmp_path / "runs" / done.run.name
+    manifest = run / "checkpoints" / step_folder(8) / "MANIFEST.json"
+    manifest.write_text(manifest.read_text().replace('"tokens"', '"tokens" '))
+    calls: list[int] = []
+    score(run, progress=lambda what, number, total: calls.append(total))
+    assert calls == [1]
+
+
+def test_a_folder_of_models_without_a_run_is_scored_too(done: DemoResult, tmp_path: Path) -> None:
+    for step in (0, 16):
+        shutil.copytree(done.run / "checkpoints" / step_folder(step), tmp_path / "theirs" / f"checkpoint-{step}")
+        (tmp_path / "theirs" / f"checkpoint-{step}" / "MANIFEST.json").unlink()
+    result = score(tmp_path / "theirs", ["previous_token"])
+    assert sorted(result.heads["step"].unique()) == [0, 16]
+    assert "natural_loss" not in result.model["measure"]
+
+
+def test_wrong_steps_and_measures_are_named(done: DemoResult) -> None:
+    with pytest.raises(InputError, match="no checkpoint at step 5; the nearest is 4"):
+        score(done.run, steps=[5])
+    with pytest.raises(InputError, match="prefix_matching_sum"):
+        score(done.run, ["prefix_matching_summ"])
+
+
+def test_a_context_too_short_is_refused_before_training(corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="55"):
+        demo(tmp_path / "run", small_config(corpus, **{"model.n_ctx": 32}))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_killed_demo_goes_on_and_ends_the_same(done: DemoResult, corpus: Path, tmp_path: Path) -> None:
+    """SIGKILL at three moments: while training, while scoring, while ablating."""
+    config = tmp_path / "config.toml"
+    config.write_text(small_config(corpus).to_toml())
+    out = tmp_path / "runs" / "small"
+    command = [sys.executable, "-m", "analyses.cli", "demo", "--preset", str(config), "--out", str(out)]
+    heads = "results/heads/step000000"
+    for mark in ("checkpoints/step00000004", f"{heads}02.parquet", f"{heads}16.parquet"):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and not (out / mark).exists():
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    result = demo(out, RunConfig.load(config))
+    assert CheckpointSeries.open(result.run).verify() == []
+    assert parquet(result.run, "heads").sort(pl.all()).equals(parquet(done.run, "heads").sort(pl.all()))
+    assert parquet(result.run, "model").sort(pl.all()).equals(parquet(done.run, "model").sort(pl.all()))
