@@ -33,7 +33,7 @@ class Console:
             self._bars.stop()
 
     def say(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False)
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def line(self, line: Mapping[str, Any]) -> None:
         """A line of metrics.jsonl."""

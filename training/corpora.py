@@ -65,22 +65,35 @@ def fingerprint(documents: list[Document]) -> str:
     return hashlib.sha256(b"".join(document.digest for document in documents)).hexdigest()
 
 
+def file_signature(source: str) -> str:
+    """Changes when files of the corpus are added, removed or written; empty for a data set by name."""
+    if source.startswith("hf:"):
+        return ""
+    paths = _python_paths() if source == EMBEDDED else _corpus_files(source)
+    stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+    return hashlib.sha256(repr(stats).encode()).hexdigest()
+
+
 def _texts(source: str) -> Iterator[str]:
     if source == EMBEDDED:
         yield from _python_sources()
     elif source.startswith("hf:"):
         yield from _hugging_face(source.removeprefix("hf:"))
     else:
-        root = Path(source).expanduser()
-        if not root.exists():
-            raise InputError(
-                f"corpus {source}: no such file or folder; give one, or {EMBEDDED!r}, or hf:<data set> with a network"
-            )
-        paths = [root] if root.is_file() else sorted(path for path in root.rglob("*") if _kind(path))
-        if not paths or not _kind(paths[0]):
-            raise InputError(f"corpus {source}: no .txt, .jsonl or .parquet in it (plain, .gz, .xz or .zst)")
-        for path in paths:
+        for path in _corpus_files(source):
             yield from _file_texts(path)
+
+
+def _corpus_files(source: str) -> list[Path]:
+    root = Path(source).expanduser()
+    if not root.exists():
+        raise InputError(
+            f"corpus {source}: no such file or folder; give one, or {EMBEDDED!r}, or hf:<data set> with a network"
+        )
+    paths = [root] if root.is_file() else sorted(path for path in root.rglob("*") if _kind(path))
+    if not paths or not _kind(paths[0]):
+        raise InputError(f"corpus {source}: no .txt, .jsonl or .parquet in it (plain, .gz, .xz or .zst)")
+    return paths
 
 
 def _kind(path: Path) -> str | None:
@@ -140,16 +153,21 @@ def _parquet(path: Path, data: io.BytesIO) -> Iterator[str]:
     yield from column.drop_nulls()
 
 
-def _python_sources() -> Iterator[str]:
+def _python_paths() -> Iterator[Path]:
     paths = sysconfig.get_paths()
     for root in dict.fromkeys([paths["stdlib"], paths["purelib"], paths["platlib"]]):
         for path in sorted(Path(root).rglob("*.py")):
             if root == paths["stdlib"] and {"site-packages", "dist-packages"} & set(path.parts):
                 continue  # those of the interpreter that made this environment are not installed with copyscope
-            try:
-                yield path.read_text("utf-8")
-            except (UnicodeDecodeError, OSError):
-                continue  # a few test files are in other encodings on purpose
+            yield path
+
+
+def _python_sources() -> Iterator[str]:
+    for path in _python_paths():
+        try:
+            yield path.read_text("utf-8")
+        except (UnicodeDecodeError, OSError):
+            continue  # a few test files are in other encodings on purpose
 
 
 def _hugging_face(name: str) -> Iterator[str]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from training.checkpoints import sha256_of, write_json, write_text
 from training.config import DataConfig
-from training.corpora import Document, fingerprint, read_corpus
+from training.corpora import Document, file_signature, fingerprint, read_corpus
 from training.errors import InputError
 
 BOS = "<|endoftext|>"
@@ -44,13 +44,13 @@ class TokenStore(NamedTuple):
 
 
 def token_store(config: DataConfig, root: Path, say: Callable[[str], None] | None = None) -> TokenStore:
-    """The store of this data configuration under `root`, made if it is not there.
+    """The store of this data configuration under `root`, made if it is not there. `say(text)` is told what is done.
 
-    A store is keyed by the configuration and frozen once made: a run that goes on after the corpus changed on disk
-    keeps reading the text it began with. `say(text)` is told what is being done.
+    A store is keyed by the configuration and by the corpus' files (names, sizes, times), so that changed text makes
+    another store; it is frozen once made.
     """
     # The choice of windows is made when a batch is read, so it does not make another store.
-    fields = config.model_dump(mode="json", exclude={"repeat_choice"})
+    fields = config.model_dump(mode="json", exclude={"repeat_choice"}) | {"files": file_signature(config.corpus)}
     key = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
     folder = root / key
     if not (folder / "index.json").is_file():
@@ -71,7 +71,9 @@ def open_store(folder: Path) -> TokenStore:
             raise InputError(f"{folder / 'tokenizer.json'}: not the tokenizer these tokens were made with; {mend}")
         streams: list[np.ndarray] = []
         for part in ("train", "validation"):
-            tokens = np.memmap(folder / f"{part}.bin", dtype=index["dtype"], mode="r")
+            path, dtype = folder / f"{part}.bin", index["dtype"]
+            # An empty file cannot be mapped.
+            tokens = np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.zeros(0, dtype)
             if len(tokens) != index[part]["tokens"]:
                 raise InputError(
                     f"{folder / part}.bin: {len(tokens)} tokens, not the {index[part]['tokens']} of its index; {mend}"

@@ -31,7 +31,7 @@ from training.config import RunConfig
 from training.errors import InputError, Stopped
 from training.forward import Rotary, native_bf16, next_token_loss
 from training.model import build_model
-from training.tokens import BOS, TokenStore, batch, token_store, windows
+from training.tokens import BOS, TokenStore, batch, open_store, token_store, windows
 
 RESUME_KEPT = 2
 
@@ -75,7 +75,7 @@ def train(
     _check_claim(config, out)
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
-    store = token_store(config.data, out.parent / "tokens", say)
+    store = _store(config, out, say)
     precision = _precision(config)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -175,6 +175,16 @@ def _check_claim(config: RunConfig, out: Path) -> None:
             raise InputError(
                 f"{out}: holds run {held.run_id}, not this configuration ({config.run_id}); choose another --out"
             )
+
+
+def _store(config: RunConfig, out: Path, say: Callable[[str], None]) -> TokenStore:
+    """The tokens this run began on, whatever has become of the corpus since; for a new run, those of its corpus."""
+    root, path = out.parent / "tokens", out / "data.json"
+    if path.is_file():
+        folder = root / json.loads(path.read_text())["store"]
+        if (folder / "index.json").is_file():
+            return open_store(folder)
+    return token_store(config.data, root, say)
 
 
 def _claim(config: RunConfig, out: Path, store: TokenStore) -> None:
