@@ -106,7 +106,10 @@ def _local(path: Path) -> list[Checkpoint]:
     if (path / "config.json").is_file():
         return [_checkpoint(path, 0)]
     root = path / "checkpoints" if (path / "checkpoints").is_dir() else path
-    folders = sorted(folder for folder in root.iterdir() if (folder / "config.json").is_file())
+    # A hidden folder is one that a kill cut off in the middle of writing.
+    folders = sorted(
+        folder for folder in root.iterdir() if (folder / "config.json").is_file() and not folder.name.startswith(".")
+    )
     if not folders:
         raise InputError(f"{path}: no checkpoint in it; give a run folder or a folder of Hugging Face model folders")
     return [_checkpoint(folder, order) for order, folder in enumerate(folders)]
@@ -130,6 +133,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
         if not {"files", "step", "tokens", "run_id"} <= manifest.keys():
             raise ValueError("a field is missing")
+        if not isinstance(manifest["files"], dict) or not isinstance(manifest["step"], int):
+            raise ValueError("a field is of the wrong kind")
     except (ValueError, AttributeError, OSError) as error:
         raise InputError(f"{folder / MANIFEST}: unreadable ({error}); delete the folder {folder}") from None
     return manifest
@@ -175,12 +180,12 @@ def write_folder(target: Path, fill: Callable[[Path], None], **labels: Any) -> N
         raise
 
 
-def write_text(path: Path, text: str) -> None:
+def write_bytes(path: Path, data: bytes) -> None:
     """Writes a file that is either whole or as it was: temp file, fsync, rename."""
     temp = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temp.write_text(text, "utf-8")
+        temp.write_bytes(data)
         _fsync(temp)
         temp.rename(path)
     except OSError as error:
@@ -188,6 +193,10 @@ def write_text(path: Path, text: str) -> None:
         if is_disk_full(error):
             raise disk_full(path) from None
         raise
+
+
+def write_text(path: Path, text: str) -> None:
+    write_bytes(path, text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -6,18 +6,30 @@ import tomllib
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from training.errors import InputError
 
 PRESETS = Path(__file__).parent / "presets"
+_Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what torch takes
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_values(cls, value: Any, info: Any) -> Any:
+        """`true` and `"3"` would otherwise pass for the numbers 1 and 3."""
+        kind = cls.model_fields[info.field_name or ""].annotation
+        if kind is not bool and isinstance(value, bool):
+            raise ValueError("input should be a number or a text, not true or false")
+        if kind in (int, float, int | None) and isinstance(value, str):
+            raise ValueError("input should be a number, not a text")
+        return value
 
 
 class ModelConfig(_Section):
@@ -68,8 +80,8 @@ class DataConfig(_Section):
     """Text read at most, in 10^6 bytes of UTF-8; documents are taken in the order of their hash, so any part is a
     fair sample."""
     repeat_choice: int = Field(default=1, ge=1, le=64)
-    """Each training sequence is the most repetitive of this many windows of the corpus; 1 takes every window. Held-out
-    text and tests are never chosen so."""
+    """Each training sequence is the one of this many windows of the corpus in which repeated names are worth most
+    (`training.tokens.repeat_value`); 1 takes every window. Held-out text and tests are never chosen so."""
     validation_share: float = Field(default=0.02, gt=0, lt=0.5)
     """Share of documents held out; a document is in training or in validation, never in both."""
 
@@ -115,16 +127,16 @@ class TrainConfig(_Section):
 class CheckpointConfig(_Section):
     every: int = Field(default=100, ge=1)
     """Spacing of the even part of the series; before it come 0, 1, 2, 4, …"""
-    steps: tuple[int, ...] = ()
+    steps: tuple[Annotated[int, Field(ge=0)], ...] = ()
     """Further steps to save."""
     resume_every: int = Field(default=250, ge=1)
     """Updates between full training states (the last two are kept)."""
 
 
 class SeedConfig(_Section):
-    init: int = Field(default=0, ge=0)
-    data: int = Field(default=0, ge=0)
-    eval: int = Field(default=0, ge=0)
+    init: _Seed = 0
+    data: _Seed = 0
+    eval: _Seed = 0
 
 
 class RunConfig(_Section):
@@ -153,7 +165,7 @@ class RunConfig(_Section):
             ) from None
         except IsADirectoryError:
             raise InputError(f"{path}: is a folder; give a TOML file") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except (ValueError, RecursionError) as error:  # bad TOML, bad UTF-8, a number of thousands of digits
             raise InputError(f"{path}: not valid TOML: {error}; mend the file") from None
         return cls.parse(values, where=str(path))
 
@@ -220,4 +232,4 @@ def _one_line(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         return f"no field {field!r}{_hint(field)}"
     message = first["msg"].removeprefix("Value error, ")
-    return f"{field}: {message[0].lower()}{message[1:]} (given: {str(first['input'])[:80]})"
+    return f"{field}: {message[0].lower()}{message[1:]} (given: {repr(first['input'])[:80]})"

@@ -6,9 +6,10 @@ import io
 import json
 import lzma
 import sysconfig
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from training.errors import InputError
 
@@ -56,7 +57,7 @@ def read_corpus(source: str, max_megabytes: float) -> list[Document]:
         if budget <= 0:
             break
         documents.append(Document(found[digest], digest))
-        budget -= len(found[digest])
+        budget -= len(found[digest].encode())
     return documents
 
 
@@ -102,15 +103,46 @@ def _kind(path: Path) -> str | None:
     return name if name in _KINDS and path.is_file() else None
 
 
-def _open(path: Path) -> IO[bytes] | gzip.GzipFile | lzma.LZMAFile:
+class _ZstdFile(io.RawIOBase):
+    """A .zst file of any number of frames. zstandard's own reader takes a file that was cut off for a whole one."""
+
+    def __init__(self, path: Path):
+        import zstandard
+
+        self._packed = path.open("rb")
+        self._new = zstandard.ZstdDecompressor().decompressobj
+        self._frame = self._new()
+        self._rest, self._plain, self._started = b"", b"", False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._plain:
+            if self._frame.eof:
+                self._rest, self._frame, self._started = self._frame.unused_data, self._new(), False
+            self._rest = self._rest or self._packed.read(1 << 16)
+            if not self._rest:
+                if self._started:
+                    raise EOFError("the file ends in the middle")
+                return 0
+            self._plain, self._rest, self._started = self._frame.decompress(self._rest), b"", True
+        size = min(len(buffer), len(self._plain))
+        buffer[:size], self._plain = self._plain[:size], self._plain[size:]
+        return size
+
+    def close(self) -> None:
+        self._packed.close()
+        super().close()
+
+
+def _open(path: Path) -> IO[bytes] | gzip.GzipFile | lzma.LZMAFile | io.BufferedReader:
     if path.suffix == ".gz":
         return gzip.open(path, "rb")
     if path.suffix == ".xz":
         return lzma.open(path, "rb")
     if path.suffix == ".zst":
-        import zstandard
-
-        return zstandard.open(path, "rb")
+        return io.BufferedReader(_ZstdFile(path), 1 << 20)
     return path.open("rb")
 
 
@@ -126,7 +158,7 @@ def _file_texts(path: Path) -> Iterator[str]:
                 yield from _json_lines(path, stream)
             else:
                 yield from _parquet(path, io.BytesIO(stream.read()))
-    except (OSError, EOFError, lzma.LZMAError, ZstdError) as error:
+    except (OSError, EOFError, zlib.error, lzma.LZMAError, ZstdError) as error:
         raise InputError(f"corpus file {path}: cannot be read ({error}); replace it or take it away") from None
 
 
@@ -136,7 +168,7 @@ def _json_lines(path: Path, stream: Iterable[bytes]) -> Iterator[str]:
             continue
         try:
             text = json.loads(line)["text"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             text = None
         if not isinstance(text, str):
             raise InputError(f'corpus file {path}, line {number}: not an object with a string "text"; mend the line')

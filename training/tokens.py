@@ -13,7 +13,7 @@ from jaxtyping import Int
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
-from training.checkpoints import sha256_of, write_json, write_text
+from training.checkpoints import sha256_of, write_bytes, write_json, write_text
 from training.config import DataConfig
 from training.corpora import Document, file_signature, fingerprint, read_corpus
 from training.errors import InputError
@@ -29,13 +29,15 @@ class TokenStore(NamedTuple):
     """Tokens on disk, mapped into memory.
 
     `train` and `validation` are [n] uint16 streams of whole documents, each opened by BOS; `counts` [d_vocab] is how
-    often each token occurs in `train`; `index` is the index file's content (counts, hashes, fingerprint).
+    often each token occurs in `train`; `surprisal` [n] float16 is how hard each training token is to tell from the one
+    before it (`bigram_surprisal`); `index` is the index file's content (counts, hashes, fingerprint).
     """
 
     folder: Path
     train: np.ndarray
     validation: np.ndarray
     counts: np.ndarray
+    surprisal: np.ndarray
     index: dict[str, Any]
 
     @property
@@ -80,11 +82,16 @@ def open_store(folder: Path) -> TokenStore:
                 )
             streams.append(tokens)
         counts = np.fromfile(folder / "counts.bin", dtype=np.int64)
-    except (FileNotFoundError, KeyError, ValueError) as error:
+        surprisal = np.memmap(folder / "surprisal.bin", dtype=np.float16, mode="r") if len(streams[0]) else np.zeros(0)
+        if len(surprisal) != len(streams[0]):
+            raise InputError(f"{folder / 'surprisal.bin'}: not one value for each training token; {mend}")
+        if len(counts) != index["vocab_size"]:
+            raise InputError(f"{folder / 'counts.bin'}: not one count for each token; {mend}")
+    except (OSError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"token store {folder}: damaged ({error}); {mend}") from None
-    return TokenStore(folder, streams[0], streams[1], counts, index)
+    return TokenStore(folder, streams[0], streams[1], counts, surprisal, index)
 
 
 def _make(config: DataConfig, documents: list[Document], folder: Path, say: Callable[[str], None]) -> None:
@@ -105,10 +112,12 @@ def _make(config: DataConfig, documents: list[Document], folder: Path, say: Call
         texts = [document.text for document in documents if (document.digest in held_out) == wanted]
         pieces = list(_encode(tokenizer, texts))
         stream = np.concatenate(pieces) if pieces else np.zeros(0, np.uint16)
-        stream.tofile(folder / f"{part}.bin")
+        write_bytes(folder / f"{part}.bin", stream.tobytes())
         index[part] = {"tokens": len(stream), "documents": len(texts), "sha256": sha256_of(folder / f"{part}.bin")}
         if part == "train":
-            np.bincount(stream, minlength=index["vocab_size"]).astype(np.int64).tofile(folder / "counts.bin")
+            counts = np.bincount(stream, minlength=index["vocab_size"]).astype(np.int64)
+            write_bytes(folder / "counts.bin", counts.tobytes())
+            write_bytes(folder / "surprisal.bin", bigram_surprisal(stream, index["vocab_size"]).tobytes())
     write_json(folder / "index.json", index)  # last: a store without it was cut off, and is made again
 
 
@@ -167,14 +176,20 @@ def sequence_indices(seed: int, first: int, n: int, count: int) -> list[int]:
 
 
 def batch(
-    tokens: np.ndarray, length: int, batch_size: int, seed: int, step: int, repeat_choice: int = 1
+    tokens: np.ndarray,
+    length: int,
+    batch_size: int,
+    seed: int,
+    step: int,
+    repeat_choice: int = 1,
+    surprisal: np.ndarray | None = None,
 ) -> Int[Tensor, "batch pos_plus_1"]:
     """The batch of update `step` (from 0): [batch_size, length + 1] token ids.
 
     A pure function of its arguments, so a run resumes from the step alone. The stream of sequences depends on `seed`
     only: update s of batch size B reads sequences s·B … s·B + B - 1 of the same stream, whatever B is. With
-    `repeat_choice` k, each sequence is the most repetitive of the next k windows (see `repetition`). Raises
-    InputError if the corpus has fewer than `batch_size` sequences.
+    `repeat_choice` k, each sequence is the one of the next k windows with the largest `repeat_value`, for which
+    `surprisal` [n] weighs the tokens (None: all alike). Raises InputError if the corpus has too few sequences.
     """
     count = n_windows(tokens, length)
     if count < batch_size * repeat_choice:
@@ -184,16 +199,39 @@ def batch(
         )
     chosen = []
     for i in range(step * batch_size, (step + 1) * batch_size):
-        candidates = sequence_indices(seed, i * repeat_choice, repeat_choice, count)
-        rows = [tokens[c * length : c * length + length + 1] for c in candidates]
-        chosen.append(max(rows, key=repetition) if repeat_choice > 1 else rows[0])
+        starts = [c * length for c in sequence_indices(seed, i * repeat_choice, repeat_choice, count)]
+        if repeat_choice > 1:
+            values = [
+                repeat_value(tokens[s : s + length + 1], None if surprisal is None else surprisal[s : s + length + 1])
+                for s in starts
+            ]
+            starts = [starts[int(np.argmax(values))]]
+        chosen.append(tokens[starts[0] : starts[0] + length + 1])
     return torch.from_numpy(np.stack(chosen).astype(np.int64))
 
 
-def repetition(window: np.ndarray) -> float:
-    """Share of adjacent token pairs that already stood earlier in the window, in [0, 1): what induction could use."""
+def repeat_value(window: np.ndarray, surprisal: np.ndarray | None = None) -> float:
+    """What induction could be worth in a window: summed `surprisal` (None: 1 each) of the tokens that end a pair of
+    adjacent tokens which already stood earlier in the window. In nats; at least 0."""
     pairs = window[:-1].astype(np.int64) << 32 | window[1:]
-    return 1 - len(np.unique(pairs)) / len(pairs)
+    first = np.unique(pairs, return_index=True)[1]
+    weights = np.ones(len(pairs)) if surprisal is None else surprisal[1:].astype(np.float64)
+    return float(weights.sum() - weights[first].sum())
+
+
+def bigram_surprisal(tokens: np.ndarray, vocab_size: int) -> np.ndarray:
+    """-log p(token | the token before it) in nats, [n] float16, from the stream's own pair counts (plus 0.01 each).
+
+    Indentation and punctuation repeat in every window and are easy to foretell; names repeat and are not. This tells
+    the two apart. The first token has none before it and counts 0.
+    """
+    if len(tokens) < 2:
+        return np.zeros(len(tokens), np.float16)
+    before, after = tokens[:-1].astype(np.int64), tokens[1:].astype(np.int64)
+    _, which, pair_counts = np.unique(before * vocab_size + after, return_inverse=True, return_counts=True)
+    given = np.bincount(before, minlength=vocab_size) + 0.01 * vocab_size
+    values = np.log(given[before]) - np.log(pair_counts[which] + 0.01)
+    return np.concatenate([[0.0], values]).astype(np.float16)
 
 
 def windows(tokens: np.ndarray, length: int, n: int, seed: int) -> Int[Tensor, "window pos_plus_1"]:

@@ -89,7 +89,7 @@ def train(
 
     def read_batch(number: int) -> torch.Tensor:
         sizes = (config.model.n_ctx, config.train.batch_size)
-        return batch(store.train, *sizes, config.seeds.data, number, config.data.repeat_choice)
+        return batch(store.train, *sizes, config.seeds.data, number, config.data.repeat_choice, store.surprisal)
 
     read_batch(0)  # a corpus too small is refused before the folder is claimed
     _claim(config, out, store)
@@ -135,13 +135,7 @@ def train(
             loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.clip)
             if not math.isfinite(float(norm)) or not math.isfinite(float(loss.detach())):
-                write_json(
-                    out / "diverged.json", {"step": step, "loss": str(float(loss)), "grad_norm": str(float(norm))}
-                )
-                raise InputError(
-                    f"{out}: diverged at step {step} (loss {float(loss):.3g}, gradient norm {float(norm):.3g}); the "
-                    "checkpoints before it are kept; lower optimizer.lr or raise optimizer.warmup_steps"
-                )
+                raise _diverged(out, step, loss=float(loss.detach()), gradient_norm=float(norm))
             optimizer.step()
             optimizer.zero_grad()
             losses.append(loss.detach())
@@ -154,6 +148,8 @@ def train(
                 losses.clear()
             if step in to_save or step % config.train.validate_every == 0:
                 line["validation_loss"] = validation_loss()
+                if not math.isfinite(line["validation_loss"]):  # before it is saved
+                    raise _diverged(out, step, validation_loss=line["validation_loss"])
             if step in to_save:
                 save_checkpoint()
             if line:
@@ -167,8 +163,19 @@ def train(
     return out
 
 
+def _diverged(out: Path, step: int, **values: float) -> InputError:
+    write_json(out / "diverged.json", {"step": step} | {name: str(value) for name, value in values.items()})
+    found = ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in values.items())
+    return InputError(
+        f"{out}: diverged at step {step} ({found}); the checkpoints before it are kept; lower optimizer.lr or raise "
+        "optimizer.warmup_steps, and train into another --out"
+    )
+
+
 def _check_claim(config: RunConfig, out: Path) -> None:
     """The folder is new, or holds this very configuration."""
+    if not out.is_dir() and (out.exists() or any(parent.is_file() for parent in out.parents)):
+        raise InputError(f"{out}: is a file or lies under one, not a folder; choose another --out")
     if (out / "config.toml").is_file():
         held = RunConfig.load(out / "config.toml")
         if held.run_id != config.run_id:
@@ -253,7 +260,7 @@ def _resume(out: Path, model: LlamaForCausalLM, optimizer: torch.optim.AdamW, sa
             for name, parameter in model.named_parameters():
                 parameter.copy_(state[f"model.{name}"])
                 optimizer.state[parameter] = {
-                    "step": torch.tensor(float(manifest["step"])),
+                    "step": torch.tensor(float(manifest["step"]), device=parameter.device),  # the fused kernel wants it
                     "exp_avg": state[f"exp_avg.{name}"].to(parameter.device),
                     "exp_avg_sq": state[f"exp_avg_sq.{name}"].to(parameter.device),
                 }
