@@ -1,117 +1,168 @@
-"""A checkpoint is whole or not there, and every kind of damage is found and named."""
+"""A checkpoint is whole or not there, a series is in order, and `verify` finds every damage."""
 
-import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaForCausalLM
+from safetensors.torch import load_file
+from small_run import small_config, train_small, write_corpus
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from training.checkpoints import CheckpointSeries, is_disk_full, step_folder, write_folder, write_text
-from training.config import RunConfig
+from training.checkpoints import (
+    MANIFEST,
+    Checkpoint,
+    CheckpointSeries,
+    manifest_hash,
+    read_manifest,
+    write_folder,
+    write_text,
+)
 from training.errors import InputError
-from training.model import build_model
 
 
-def save(folder: Path, step: int, seed: int = 0, **values: object) -> LlamaForCausalLM:
-    small = {"model.n_layers": 1, "model.d_model": 16, "model.n_heads": 2, "model.d_mlp": 16, "seeds.init": seed}
-    model = build_model(RunConfig().with_values({**small, **values}), 50)
-    write_folder(folder, lambda temp: model.save_pretrained(temp), step=step, tokens=step * 8, run_id="abc")
-    return model
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("made")
+    return train_small(root / "run", small_config(write_corpus(root / "c.jsonl"), {"train.steps": 4}))
 
 
 @pytest.fixture
-def series(tmp_path: Path) -> Path:
-    for step in (0, 1, 20):
-        save(tmp_path / "run" / "checkpoints" / step_folder(step), step, seed=step)
-    return tmp_path / "run"
+def copy(run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(run, tmp_path / "copy"))
 
 
-def test_a_sound_series_has_no_problems_and_is_in_order(series: Path) -> None:
-    opened = CheckpointSeries.open(series)
-    assert [(c.step, c.tokens) for c in opened.checkpoints] == [(0, 0), (1, 8), (20, 160)]
-    assert opened.verify() == []
+def folder_of(run: Path, step: int) -> Path:
+    return run / "checkpoints" / f"step{step:08d}"
 
 
-def test_transformers_loads_a_checkpoint_as_it_is(tmp_path: Path) -> None:
-    model = save(tmp_path / "one", 3)
-    loaded = LlamaForCausalLM.from_pretrained(tmp_path / "one")
-    for name, value in model.state_dict().items():
-        assert torch.equal(value, loaded.state_dict()[name]), name
+def test_a_run_is_sound_and_in_order(run: Path) -> None:
+    series = CheckpointSeries.open(run)
+    assert [c.step for c in series.checkpoints] == [0, 1, 2, 4]
+    assert [c.tokens for c in series.checkpoints] == [0, 64, 128, 256]
+    assert series.verify() == []
+    assert len({manifest_hash(c) for c in series.checkpoints}) == 4
+    assert CheckpointSeries.open(folder_of(run, 2)).checkpoints == (series.checkpoints[2],)
+    assert CheckpointSeries.open(run / "checkpoints").checkpoints == series.checkpoints
 
 
-def flip(path: Path) -> None:
+def _flip(run: Path) -> None:
+    path = folder_of(run, 2) / "model.safetensors"
     data = bytearray(path.read_bytes())
-    data[-5] ^= 4
+    data[len(data) // 2] ^= 1
     path.write_bytes(data)
 
 
-def test_every_damage_is_found_and_named(series: Path) -> None:
-    damages = {
-        "damaged": lambda folder: flip(folder / "model.safetensors"),
-        "damaged ": lambda folder: (folder / "model.safetensors").write_bytes(b"\0" * 100),
-        "missing": lambda folder: (folder / "generation_config.json").unlink(),
-        "foreign": lambda folder: (folder / "stray.bin").write_bytes(b"x"),
-        "differ": lambda folder: folder.rename(folder.with_name(step_folder(7))),
-    }
-    for what, damage in damages.items():
-        copy = series.with_name("copy")
-        shutil.copytree(series, copy)
-        damage(copy / "checkpoints" / step_folder(20))
-        problems = CheckpointSeries.open(copy).verify()
-        assert len(problems) == 1, (what, problems)
-        assert what.strip() in problems[0].what
-        assert "step000000" in problems[0].where
-        shutil.rmtree(copy)
+def _truncate(run: Path) -> None:
+    path = folder_of(run, 2) / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
 
 
-def test_equal_weights_under_two_steps_are_found(tmp_path: Path) -> None:
-    for step in (5, 6):
-        save(tmp_path / "run" / "checkpoints" / step_folder(step), step, seed=1)
-    assert ["same weights" in p.what for p in CheckpointSeries.open(tmp_path / "run").verify()] == [True]
+DAMAGE: list[tuple[Callable[[Path], object], str, str]] = [
+    (_flip, "model.safetensors", "damaged"),
+    (_truncate, "model.safetensors", "damaged"),
+    (lambda run: (folder_of(run, 2) / "model.safetensors").unlink(), "model.safetensors", "missing"),
+    (lambda run: (folder_of(run, 2) / "tokenizer.json").unlink(), "tokenizer.json", "missing"),
+    (lambda run: (folder_of(run, 2) / "notes.txt").write_text("x"), "notes.txt", "foreign"),
+    (lambda run: (folder_of(run, 2) / "config.json").write_text("{}"), "config.json", "damaged"),
+    (lambda run: folder_of(run, 2).rename(folder_of(run, 3)), "step00000003", "step 2 differ"),
+    (lambda run: shutil.copytree(folder_of(run, 2), folder_of(run, 3)), "step00000003", "same weights as step 2"),
+]
 
 
-def test_a_damaged_manifest_is_one_clear_line(series: Path) -> None:
-    (series / "checkpoints" / step_folder(1) / "MANIFEST.json").write_text('{"step": 1')
-    with pytest.raises(InputError, match=r"MANIFEST\.json: unreadable.*delete the folder"):
-        CheckpointSeries.open(series)
+@pytest.mark.parametrize("number", range(len(DAMAGE)))
+def test_verify_finds_damage(number: int, copy: Path) -> None:
+    damage, where, what = DAMAGE[number]
+    damage(copy)
+    problems = CheckpointSeries.open(copy).verify()
+    assert any(p.where.endswith(where) and what in p.what for p in problems), problems
 
 
-def test_somebody_elses_folder_and_revisions_are_in_order_of_step(tmp_path: Path) -> None:
-    for number in (1000, 200, 30):
-        save(tmp_path / "theirs" / f"checkpoint-{number}", number, seed=number)
-        (tmp_path / "theirs" / f"checkpoint-{number}" / "MANIFEST.json").unlink()
-    assert [c.step for c in CheckpointSeries.open(tmp_path / "theirs").checkpoints] == [30, 200, 1000]
-    assert [c.step for c in CheckpointSeries.open(tmp_path / "theirs" / "checkpoint-30").checkpoints] == [30]
-    hub = CheckpointSeries.open("org/model@step2000,step16")
-    assert [(c.step, c.revision) for c in hub.checkpoints] == [(16, "step16"), (2000, "step2000")]
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"files": [], "step": 1, "tokens": 1, "run_id": ""}', "\udc80"])
+def test_an_unreadable_manifest_is_named(text: str, copy: Path) -> None:
+    (folder_of(copy, 2) / MANIFEST).write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(InputError, match=MANIFEST):
+        CheckpointSeries.open(copy)
+
+
+def test_a_half_written_folder_is_no_checkpoint(copy: Path) -> None:
+    shutil.copytree(folder_of(copy, 2), copy / "checkpoints" / ".step00000003.partial")
+    series = CheckpointSeries.open(copy)
+    assert [c.step for c in series.checkpoints] == [0, 1, 2, 4]
+    assert series.verify() == []
+
+
+def test_other_series_are_ordered_by_the_number_in_the_name(run: Path, tmp_path: Path) -> None:
+    for name in ("checkpoint-1000", "checkpoint-100", "checkpoint-20"):
+        target = Path(shutil.copytree(folder_of(run, 1), tmp_path / name))
+        (target / MANIFEST).unlink()
+    (tmp_path / "logs").mkdir()
+    series = CheckpointSeries.open(tmp_path)
+    assert [c.step for c in series.checkpoints] == [20, 100, 1000]
+    assert [p.what for p in series.verify()] == ["same weights as step 20", "same weights as step 20"]
+    (tmp_path / "checkpoint-100" / "model.safetensors").unlink()
+    assert any("model.safetensors is missing" in p.what for p in series.verify())
+
+
+def test_revisions_of_a_hub_model() -> None:
+    series = CheckpointSeries.open("org/model-70m@step2000,step1000,step30")
+    assert series.checkpoints == tuple(Checkpoint(n, None, "org/model-70m", f"step{n}") for n in (30, 1000, 2000))
+    assert [c.step for c in CheckpointSeries.open("org/model@main,later").checkpoints] == [0, 1]
+    assert series.verify() == []
+
+
+@pytest.mark.parametrize("source", ["no/such", "org/model@", "org/model@,", "x@y", "a b/c@step1"])
+def test_a_source_that_is_none_is_named(source: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such folder"):
-        CheckpointSeries.open("nowhere")
+        CheckpointSeries.open(source)
+    with pytest.raises(InputError, match="no checkpoint in it"):
+        CheckpointSeries.open(tmp_path)
 
 
-def test_a_write_that_fails_leaves_the_old_folder_and_nothing_else(tmp_path: Path) -> None:
-    target = tmp_path / "thing"
-    write_folder(target, lambda temp: temp.joinpath("a").write_text("old") and None, step=1, tokens=1, run_id="x")
-
-    def fail(temp: Path) -> None:
-        temp.joinpath("a").write_text("new")
-        raise RuntimeError("power cut")
-
-    with pytest.raises(RuntimeError):
-        write_folder(target, fail, step=1, tokens=1, run_id="x")
-    assert target.joinpath("a").read_text() == "old"
-    assert [path.name for path in tmp_path.iterdir()] == ["thing"]
-
-
-def test_text_is_replaced_whole(tmp_path: Path) -> None:
-    write_text(tmp_path / "deep" / "a.json", json.dumps({"a": 1}))
-    write_text(tmp_path / "deep" / "a.json", json.dumps({"a": 2}))
-    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["a.json"]
-    assert json.loads((tmp_path / "deep" / "a.json").read_text()) == {"a": 2}
+@pytest.mark.parametrize("tied", [False, True])
+def test_transformers_loads_a_checkpoint_as_it_is(tied: bool, tmp_path: Path) -> None:
+    values = {"train.steps": 1, "model.tied_embeddings": tied, "model.n_key_value_heads": 1}
+    run = train_small(tmp_path / "run", small_config(write_corpus(tmp_path / "c.jsonl"), values))
+    model, info = AutoModelForCausalLM.from_pretrained(folder_of(run, 1), output_loading_info=True)
+    assert not any(info.values()), info
+    tokenizer = AutoTokenizer.from_pretrained(folder_of(run, 1))
+    assert tokenizer.decode(tokenizer("abc  déf")["input_ids"]).endswith("abc  déf")
+    saved = load_file(folder_of(run, 1) / "model.safetensors")
+    loaded = dict(model.named_parameters())
+    assert loaded.keys() == saved.keys()
+    assert ("lm_head.weight" in saved) != tied
+    for name, value in saved.items():
+        assert torch.equal(loaded[name], value), name
+    assert (model.lm_head.weight.data_ptr() == model.model.embed_tokens.weight.data_ptr()) == tied
 
 
-def test_disk_full_is_told_from_other_errors() -> None:
-    assert is_disk_full(OSError(28, "No space left on device"))
-    assert is_disk_full(RuntimeError("I/O error: No space left on device (os error 28)"))
-    assert not is_disk_full(OSError(13, "Permission denied"))
+def test_a_folder_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    target = tmp_path / "a" / "step00000001"
+
+    def broken(folder: Path) -> None:
+        (folder / "x").write_text("half")
+        raise RuntimeError("in the middle")
+
+    with pytest.raises(RuntimeError, match="in the middle"):
+        write_folder(target, broken, step=1, tokens=1, run_id="r")
+    assert list(target.parent.iterdir()) == []
+    write_folder(target, lambda folder: (folder / "x").write_text("old") and None, step=1, tokens=1, run_id="r")
+    with pytest.raises(RuntimeError, match="in the middle"):
+        write_folder(target, broken, step=1, tokens=1, run_id="r")
+    assert (target / "x").read_text() == "old"
+    stale = target.with_name(f".{target.name}.partial")
+    stale.mkdir()
+    (stale / "left").write_text("by a kill")
+    write_folder(target, lambda folder: (folder / "x").write_text("new") and None, step=1, tokens=1, run_id="r")
+    assert (target / "x").read_text() == "new"
+    assert read_manifest(target)["files"].keys() == {"x"}
+    assert [path.name for path in target.parent.iterdir()] == [target.name]
+
+
+def test_a_text_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    write_text(tmp_path / "new" / "a.txt", "one")
+    with pytest.raises(UnicodeEncodeError):
+        write_text(tmp_path / "new" / "a.txt", "\ud800")
+    assert (tmp_path / "new" / "a.txt").read_text() == "one"
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.txt"]
