@@ -87,10 +87,12 @@ def test_missing_checkpoints_are_gaps() -> None:
     assert np.isnan(values[:, column]).all()
     assert np.isfinite(np.delete(values, column, axis=1)).all()
     model = RUN.model.filter(pl.col("step") != 16)
-    curve = next(t for t in figures.curves(model.vstack(RUN.model.head(0)), RUN.metrics).data if t.name == "per token")  # type: ignore[attr-defined]
+    traces: Any = figures.curves(model.vstack(RUN.model.head(0)), RUN.metrics).data
+    curve = next(t for t in traces if t.name == "per token")
     assert len(curve.x) == len(checkpoint_steps()) - 1
     full = figures.story_figure(RUN.heads, model, RUN.metrics, maps={"previous_token": None})
-    gap = next(t for t in full.data if t.name == "per token")  # type: ignore[attr-defined]
+    drawn: Any = full.data
+    gap = next(t for t in drawn if t.name == "per token")
     assert np.isnan(np.asarray(gap.y, dtype=float)).sum() == 1
     assert gap.connectgaps is False
 
