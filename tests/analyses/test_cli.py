@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from small_run import small_config, write_corpus
+from small_demo import small_config, write_corpus
 
 from analyses import cli
 

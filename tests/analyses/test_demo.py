@@ -10,7 +10,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from small_run import small_config, write_corpus
+from small_demo import small_config, write_corpus
 
 from analyses.demo import DemoResult, demo
 from analyses.run import open_run, read_metrics, run_prompts
