@@ -14,6 +14,7 @@ from training.checkpoints import (
     MANIFEST,
     Checkpoint,
     CheckpointSeries,
+    is_disk_full,
     manifest_hash,
     read_manifest,
     write_folder,
@@ -124,7 +125,7 @@ def test_a_source_that_is_none_is_named(source: str, tmp_path: Path) -> None:
 def test_transformers_loads_a_checkpoint_as_it_is(tied: bool, tmp_path: Path) -> None:
     values = {"train.steps": 1, "model.tied_embeddings": tied, "model.n_key_value_heads": 1}
     run = train_small(tmp_path / "run", small_config(write_corpus(tmp_path / "c.jsonl"), values))
-    model, info = AutoModelForCausalLM.from_pretrained(folder_of(run, 1), output_loading_info=True)
+    model, info = AutoModelForCausalLM.from_pretrained(folder_of(run, 1), output_loading_info=True)  # type: ignore[misc]
     assert not any(info.values()), info
     tokenizer = AutoTokenizer.from_pretrained(folder_of(run, 1))
     assert tokenizer.decode(tokenizer("abc  déf")["input_ids"]).endswith("abc  déf")
@@ -137,6 +138,13 @@ def test_transformers_loads_a_checkpoint_as_it_is(tied: bool, tmp_path: Path) ->
     assert (model.lm_head.weight.data_ptr() == model.model.embed_tokens.weight.data_ptr()) == tied
 
 
+def filled_with(text: str) -> Callable[[Path], None]:
+    def fill(folder: Path) -> None:
+        (folder / "x").write_text(text)
+
+    return fill
+
+
 def test_a_folder_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     target = tmp_path / "a" / "step00000001"
 
@@ -147,22 +155,29 @@ def test_a_folder_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="in the middle"):
         write_folder(target, broken, step=1, tokens=1, run_id="r")
     assert list(target.parent.iterdir()) == []
-    write_folder(target, lambda folder: (folder / "x").write_text("old") and None, step=1, tokens=1, run_id="r")
+    write_folder(target, filled_with("old"), step=1, tokens=1, run_id="r")
     with pytest.raises(RuntimeError, match="in the middle"):
         write_folder(target, broken, step=1, tokens=1, run_id="r")
     assert (target / "x").read_text() == "old"
     stale = target.with_name(f".{target.name}.partial")
     stale.mkdir()
     (stale / "left").write_text("by a kill")
-    write_folder(target, lambda folder: (folder / "x").write_text("new") and None, step=1, tokens=1, run_id="r")
+    write_folder(target, filled_with("new"), step=1, tokens=1, run_id="r")
     assert (target / "x").read_text() == "new"
     assert read_manifest(target)["files"].keys() == {"x"}
     assert [path.name for path in target.parent.iterdir()] == [target.name]
 
 
 def test_a_text_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    write_text(tmp_path / "new" / "a.txt", "none")
     write_text(tmp_path / "new" / "a.txt", "one")
     with pytest.raises(UnicodeEncodeError):
         write_text(tmp_path / "new" / "a.txt", "\ud800")
     assert (tmp_path / "new" / "a.txt").read_text() == "one"
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.txt"]
+
+
+def test_disk_full_is_told_from_other_errors() -> None:
+    assert is_disk_full(OSError(28, "No space left on device"))
+    assert is_disk_full(RuntimeError("I/O error: No space left on device (os error 28)"))
+    assert not is_disk_full(OSError(13, "Permission denied"))

@@ -113,7 +113,7 @@ def test_files_that_are_not_there_or_not_text(tmp_path: Path) -> None:
     for name, says in (("missing.toml", "no such file"), ("folder.toml", "is a folder"), ("bytes.toml", "TOML")):
         with pytest.raises(InputError, match=says):
             RunConfig.load(tmp_path / name)
-    with pytest.raises(InputError, match="presets are .*quickstart"):
+    with pytest.raises(InputError, match=r"presets are .*quickstart"):
         RunConfig.load("quikstart")
 
 

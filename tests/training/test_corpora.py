@@ -86,3 +86,26 @@ def test_what_cannot_be_read_is_named(name: str, data: bytes, says: str, tmp_pat
 def test_the_embedded_corpus_is_there() -> None:
     documents = read_corpus("python", 0.2)
     assert sum(len(document.text) for document in documents) > 100_000
+
+
+def test_a_zst_of_several_frames_is_read_whole_and_a_cut_one_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl.zst"
+    path.write_bytes(zstandard.compress(jsonl(TEXTS[:5])) + zstandard.compress(jsonl(TEXTS[5:])))
+    assert len(read_corpus(str(path), 100.0)) == len(TEXTS)
+    for cut in (1, 20):
+        path.write_bytes(zstandard.compress(jsonl(TEXTS))[:-cut])
+        with pytest.raises(InputError, match="cannot be read"):
+            read_corpus(str(path), 100.0)
+
+
+def test_a_gz_damaged_inside_is_refused(tmp_path: Path) -> None:
+    data = bytearray(gzip.compress(jsonl(TEXTS)))
+    data[12:40] = b"\xff" * 28
+    (tmp_path / "a.jsonl.gz").write_bytes(data)
+    with pytest.raises(InputError, match=r"a\.jsonl\.gz: cannot be read"):
+        read_corpus(str(tmp_path), 100.0)
+
+
+def test_the_budget_counts_bytes(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(jsonl([f"{n}" + "é" * 500 for n in range(10)]))  # 1,001 bytes each
+    assert len(read_corpus(str(tmp_path), 0.003)) == 3

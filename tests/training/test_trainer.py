@@ -198,3 +198,18 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_after(whole: tuple[RunConfi
     assert CheckpointSeries.open(out).verify() == []
     train(whole[0], out)
     assert hashes(out) == hashes(whole[1])
+
+
+def test_no_checkpoint_of_a_diverged_model_and_no_line_that_is_not_json(corpus: Path, tmp_path: Path) -> None:
+    wild = config(corpus, **{"optimizer.lr": 1e39, "optimizer.warmup_steps": 0, "train.precision": "fp32"})
+    with pytest.raises(InputError, match=r"diverged at step 1 \(validation loss nan\)"):
+        train(wild, tmp_path / "run")
+    assert [c.step for c in CheckpointSeries.open(tmp_path / "run").checkpoints] == [0]
+    assert "NaN" not in (tmp_path / "run" / "metrics.jsonl").read_text()
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("x")
+    for out in (tmp_path / "run", tmp_path / "run" / "below"):
+        with pytest.raises(InputError, match="not a folder"):
+            train(config(corpus), out)
