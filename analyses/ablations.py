@@ -43,7 +43,7 @@ def ablate(
     steps = [run.series.checkpoints[-1].step] if steps is None else steps
     for checkpoint in selected(run, steps):
         path = run.folder / "results" / "ablations" / f"{step_folder(checkpoint.step)}.parquet"
-        key = result_key(checkpoint, VERSION, wanted, run.config.seeds.eval if run.config else 0)
+        key = result_key(checkpoint, VERSION, wanted, run.eval_seed)
         if is_stored(path, key):
             continue
         model = load_hooked(checkpoint.path, prove=False)

@@ -1,6 +1,7 @@
 """One run or series as the analyses see it: its checkpoints, its tables on disk, and the prompts of its measures."""
 
 import hashlib
+import io
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from interp.behavior import copying_test
 from interp.prompts import CopyingTest, fitting_length, random_token_vocab, repeated_random_tokens
-from training.checkpoints import Checkpoint, CheckpointSeries, disk_full, is_disk_full, manifest_hash
+from training.checkpoints import Checkpoint, CheckpointSeries, manifest_hash, write_bytes
 from training.config import RunConfig
 from training.errors import InputError
 from training.tokens import open_store, windows
@@ -46,6 +47,11 @@ class Run(NamedTuple):
     data: dict[str, Any]
     """data.json of a run of ours; empty for somebody else's series."""
 
+    @property
+    def eval_seed(self) -> int:
+        """What prompts are drawn from."""
+        return self.config.seeds.eval if self.config else 0
+
 
 def open_run(source: str | Path) -> Run:
     """A run folder, a folder of Hugging Face model directories, or one such directory.
@@ -70,7 +76,7 @@ def open_run(source: str | Path) -> Run:
 
 def run_prompts(run: Run, n_ctx: int, d_vocab: int, special: list[int]) -> Prompts:
     """The prompts that measure this run; random tokens are ranked by the training text's counts where known."""
-    seed = run.config.seeds.eval if run.config else 0
+    seed = run.eval_seed
     counts, natural, bos_id = None, None, (special[0] if special else None)
     if run.data:
         store = open_store(run.folder.parent / "tokens" / run.data["store"])
@@ -100,16 +106,9 @@ def is_stored(path: Path, key: str) -> bool:
 
 def store_table(table: pl.DataFrame, path: Path, key: str) -> None:
     """Writes a table, whole or not at all."""
-    temp = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        table.write_parquet(temp, metadata={"key": key})
-        temp.rename(path)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        temp.unlink(missing_ok=True)
-        if is_disk_full(error):
-            raise disk_full(path) from None
-        raise
+    data = io.BytesIO()
+    table.write_parquet(data, metadata={"key": key})
+    write_bytes(path, data.getvalue())
 
 
 def read_tables(run: Run, kind: str) -> pl.DataFrame:

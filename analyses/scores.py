@@ -52,7 +52,7 @@ def score(
     todo = []
     for checkpoint in selected(run, steps):
         path = run.folder / "results" / "heads" / f"{step_folder(checkpoint.step)}.parquet"
-        key = result_key(checkpoint, VERSION, wanted, run.config.seeds.eval if run.config else 0)
+        key = result_key(checkpoint, VERSION, wanted, run.eval_seed)
         if not (is_stored(path, key) and is_stored(_model_path(path), key)):
             todo.append((checkpoint, path, key))
     model: HookedModel | None = None
