@@ -14,10 +14,11 @@ from torch import Tensor
 
 from interp.behavior import copying_test
 from interp.prompts import CopyingTest, fitting_length, random_token_vocab, repeated_random_tokens
+from training.batches import windows
 from training.checkpoints import Checkpoint, CheckpointSeries, manifest_hash, write_bytes
 from training.config import RunConfig
 from training.errors import InputError
-from training.tokens import open_store, windows
+from training.tokens import open_store
 
 COPYING_SAMPLES = 500
 LOSS_PROMPTS = 32

@@ -1,17 +1,13 @@
-"""Tokenizer, memory-mapped token shards and `batch(seed, step)`: the only place that decides the order of data."""
+"""Text to tokens: the tokenizer and the memory-mapped token store."""
 
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from jaxtyping import Int
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from torch import Tensor
 
 from training.checkpoints import sha256_of, write_bytes, write_json, write_text
 from training.config import DataConfig
@@ -160,65 +156,6 @@ def _encode(tokenizer: Tokenizer, texts: list[str]) -> Iterator[np.ndarray]:
             yield np.array([bos, *encoding.ids], dtype=np.uint16)
 
 
-def n_windows(tokens: np.ndarray, length: int) -> int:
-    """Non-overlapping sequences of `length` tokens, each with the one token after it."""
-    return max(0, (len(tokens) - 1) // length)
-
-
-@lru_cache(maxsize=4)
-def _order(seed: int, epoch: int, count: int) -> np.ndarray:
-    return np.random.default_rng([seed, epoch]).permutation(count)
-
-
-def sequence_indices(seed: int, first: int, n: int, count: int) -> list[int]:
-    """Windows number `first` … `first + n - 1` of the endless stream: every window once an epoch, shuffled anew."""
-    return [int(_order(seed, number // count, count)[number % count]) for number in range(first, first + n)]
-
-
-def batch(
-    tokens: np.ndarray,
-    length: int,
-    batch_size: int,
-    seed: int,
-    step: int,
-    repeat_choice: int = 1,
-    surprisal: np.ndarray | None = None,
-) -> Int[Tensor, "batch pos_plus_1"]:
-    """The batch of update `step` (from 0): [batch_size, length + 1] token ids.
-
-    A pure function of its arguments, so a run resumes from the step alone. The stream of sequences depends on `seed`
-    only: update s of batch size B reads sequences s·B … s·B + B - 1 of the same stream, whatever B is. With
-    `repeat_choice` k, each sequence is the one of the next k windows with the largest `repeat_value`, for which
-    `surprisal` [n] weighs the tokens (None: all alike). Raises InputError if the corpus has too few sequences.
-    """
-    count = n_windows(tokens, length)
-    if count < batch_size * repeat_choice:
-        raise InputError(
-            f"the corpus is too small: {len(tokens)} training tokens make {count} sequences of {length}, and one batch "
-            f"needs {batch_size * repeat_choice}; give more text, or lower train.batch_size or model.n_ctx"
-        )
-    chosen = []
-    for i in range(step * batch_size, (step + 1) * batch_size):
-        starts = [c * length for c in sequence_indices(seed, i * repeat_choice, repeat_choice, count)]
-        if repeat_choice > 1:
-            values = [
-                repeat_value(tokens[s : s + length + 1], None if surprisal is None else surprisal[s : s + length + 1])
-                for s in starts
-            ]
-            starts = [starts[int(np.argmax(values))]]
-        chosen.append(tokens[starts[0] : starts[0] + length + 1])
-    return torch.from_numpy(np.stack(chosen).astype(np.int64))
-
-
-def repeat_value(window: np.ndarray, surprisal: np.ndarray | None = None) -> float:
-    """What induction could be worth in a window: summed `surprisal` (None: 1 each) of the tokens that end a pair of
-    adjacent tokens which already stood earlier in the window. In nats; at least 0."""
-    pairs = window[:-1].astype(np.int64) << 32 | window[1:]
-    first = np.unique(pairs, return_index=True)[1]
-    weights = np.ones(len(pairs)) if surprisal is None else surprisal[1:].astype(np.float64)
-    return float(weights.sum() - weights[first].sum())
-
-
 def bigram_surprisal(tokens: np.ndarray, vocab_size: int) -> np.ndarray:
     """-log p(token | the token before it) in nats, [n] float16, from the stream's own pair counts (plus 0.01 each).
 
@@ -232,14 +169,3 @@ def bigram_surprisal(tokens: np.ndarray, vocab_size: int) -> np.ndarray:
     given = np.bincount(before, minlength=vocab_size) + 0.01 * vocab_size
     values = np.log(given[before]) - np.log(pair_counts[which] + 0.01)
     return np.concatenate([[0.0], values]).astype(np.float16)
-
-
-def windows(tokens: np.ndarray, length: int, n: int, seed: int) -> Int[Tensor, "window pos_plus_1"]:
-    """`n` distinct held-out sequences of `length + 1` tokens (fewer if there are fewer), chosen by `seed`."""
-    count = n_windows(tokens, length)
-    if not count:
-        raise InputError(
-            f"the corpus is too small: its {len(tokens)} held-out tokens do not fill one sequence of {length}; "
-            "give more text, or lower model.n_ctx"
-        )
-    return batch(tokens, length, min(n, count), seed, 0)

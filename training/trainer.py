@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from training.batches import batch, windows
 from training.checkpoints import (
     Checkpoint,
     disk_full,
@@ -31,7 +32,7 @@ from training.config import RunConfig
 from training.errors import InputError, Stopped
 from training.forward import Rotary, native_bf16, next_token_loss
 from training.model import build_model
-from training.tokens import BOS, TokenStore, batch, open_store, token_store, windows
+from training.tokens import BOS, TokenStore, open_store, token_store
 
 RESUME_KEPT = 2
 

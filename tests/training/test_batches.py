@@ -1,0 +1,67 @@
+"""The order of data is a pure function of seed and step."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from training.batches import batch, repeat_value, windows
+from training.errors import InputError
+
+STREAM = np.arange(1001, dtype=np.uint16)
+
+
+@given(st.integers(0, 5), st.integers(0, 400), st.integers(1, 3))
+def test_the_stream_is_the_same_for_every_batch_size(seed: int, step: int, choice: int) -> None:
+    one = torch.cat([batch(STREAM, 10, 1, seed, 6 * step + i, choice) for i in range(6)])
+    two = torch.cat([batch(STREAM, 10, 2, seed, 3 * step + i, choice) for i in range(3)])
+    assert torch.equal(one, batch(STREAM, 10, 6, seed, step, choice))
+    assert torch.equal(one, two)
+
+
+def test_an_epoch_reads_every_window_once_and_epochs_differ() -> None:
+    epochs = [
+        [int(batch(STREAM, 10, 4, 0, s)[i, 0]) for s in range(25 * e, 25 * e + 25) for i in range(4)] for e in (0, 1)
+    ]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(0, 1000, 10))
+    assert epochs[0] != epochs[1]
+    assert [int(batch(STREAM, 10, 4, 1, s)[i, 0]) for s in range(25) for i in range(4)] != epochs[0]
+
+
+def test_a_sequence_has_the_token_after_it() -> None:
+    rows = batch(STREAM, 10, 8, 3, 2)
+    assert rows.shape == (8, 11)
+    assert torch.equal(rows[:, 1:], rows[:, :-1] + 1)
+
+
+def test_repeat_value_of_known_windows() -> None:
+    assert repeat_value(np.array([1, 2, 3, 4])) == 0
+    assert repeat_value(np.array([1, 2, 1, 2, 1])) == 2  # the second (1, 2) and the second (2, 1)
+    assert repeat_value(np.array([7] * 11)) == 9
+    assert repeat_value(np.array([1, 2, 1, 2, 1]), np.array([9, 9, 9, 0.5, 0.25])) == 0.75
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_repeat_choice_takes_the_candidate_worth_most(weighted: bool) -> None:
+    draw = np.random.default_rng(0)
+    stream = draw.integers(0, 6, 2001).astype(np.uint16)
+    surprisal = draw.random(2001).astype(np.float16) if weighted else None
+    place = {stream[s : s + 21].tobytes(): s for s in range(0, 2000, 20)}
+
+    def value(row: torch.Tensor) -> float:
+        window = row.numpy().astype(np.uint16)
+        at = place[window.tobytes()]
+        return repeat_value(window, None if surprisal is None else surprisal[at : at + 21])
+
+    plain = [batch(stream, 20, 1, 5, i)[0] for i in range(30)]
+    for i in range(10):
+        chosen = batch(stream, 20, 1, 5, i, 3, surprisal)[0]
+        assert value(chosen) == max(value(row) for row in plain[3 * i : 3 * i + 3])
+
+
+def test_too_little_text_is_one_clear_line() -> None:
+    with pytest.raises(InputError, match=r"too small.*one batch needs 200"):
+        batch(STREAM, 10, 200, 0, 0)
+    with pytest.raises(InputError, match="held-out"):
+        windows(STREAM[:5], 10, 4, 0)
