@@ -40,7 +40,7 @@ def ablate(
     """
     run = open_run(source)
     wanted = check_names(list(methods), METHODS, "ablation method")
-    steps = [run.series.checkpoints[-1].step] if steps is None else steps
+    steps = [c.step for c in run.series.checkpoints[-1:]] or [-1] if steps is None else steps
     for checkpoint in selected(run, steps):
         path = run.folder / "results" / "ablations" / f"{step_folder(checkpoint.step)}.parquet"
         key = result_key(checkpoint, VERSION, wanted, run.eval_seed)

@@ -53,19 +53,28 @@ def demo(
 def train(
     config: Annotated[str, typer.Argument(help="A preset's name or a TOML file.")],
     out: Annotated[Path | None, typer.Option(help="The run folder.  [default: runs/CONFIG]")] = None,
+    score: Annotated[
+        bool, typer.Option("--score", help="Score each checkpoint while training, before checkpoints.keep applies.")
+    ] = False,
     assignments: Assignments = None,
 ) -> None:
     """Train a model and save its checkpoints, or go on with the run in the folder.
 
+    Several processes share each batch under `accelerate launch` or `torchrun`.
     Example: copyscope train quickstart --out runs/seed1 --set seeds.init=1
     """
     loaded = _config(config, assignments, None)
+    folder = out or Path("runs") / Path(config).stem
     _quiet()
     from analyses.console import Console
+    from analyses.scores import score as run_score
     from training.trainer import train as run_train
 
     with Console(loaded.train.steps) as console:
-        folder = run_train(loaded, out or Path("runs") / Path(config).stem, progress=console.line, say=console.say)
+        run_train(
+            loaded, folder, progress=console.line, say=console.say,
+            on_checkpoint=(lambda checkpoint: run_score(folder, steps=[checkpoint.step])) if score else None,
+        )  # fmt: skip
     typer.echo(f"The run: {folder}")
 
 
@@ -84,6 +93,46 @@ def verify(series: Source) -> None:
     typer.echo(f"{len(opened.checkpoints)} checkpoints, {len(problems)} problems")
     if problems:
         raise typer.Exit(1)
+
+
+@app.command()
+def zoom(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    start: Annotated[int | None, typer.Option("--from", help="First step to save.")] = None,
+    end: Annotated[int | None, typer.Option("--to", help="Last step to save.")] = None,
+    every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 1,
+    around: Annotated[
+        str | None,
+        typer.Option(help="In place of both: formation, previous-token, induction, copying, or a head such as L2H1."),
+    ] = None,
+) -> None:
+    """Train a part of a run again, exactly, and save a denser series of checkpoints there.
+
+    Exit code 1 if the replay does not give the run's own weights (another machine or number of threads): it is then
+    kept apart. Example: copyscope zoom runs/demo --around induction --every 10
+    """
+    from training.errors import InputError
+
+    if around is None and (start is None or end is None):
+        raise InputError("zoom: give --from and --to, or --around formation")
+    if around is not None and (start is not None or end is not None):
+        raise InputError("zoom: give --from and --to, or --around, not both")
+    _quiet()
+    from analyses.console import Console
+    from analyses.zooms import steps_around
+    from training.zoom import zoom as run_zoom
+
+    first, last = steps_around(run, around) if around else (start or 0, end or 0)
+    with Console(last) as console:
+        result = run_zoom(run, first, last, every, progress=console.line, say=console.say)
+    if result.differs or (not result.compared and result.folder != run):
+        why = f"its weights differ at step {result.differs[0]}" if result.differs else "no step could be compared"
+        typer.echo(f"The replay is not the run ({why}); it is kept apart, a series of its own: {result.folder}")
+        raise typer.Exit(1)
+    typer.echo(
+        f"{len(result.added)} checkpoints added to {run}; at {len(result.compared)} shared steps the replay gave the "
+        "same weights"
+    )
 
 
 @app.command()

@@ -18,6 +18,7 @@ from training.batches import windows
 from training.checkpoints import Checkpoint, CheckpointSeries, manifest_hash, write_bytes
 from training.config import RunConfig
 from training.errors import InputError
+from training.schedule import checkpoint_steps
 from training.tokens import open_store
 
 COPYING_SAMPLES = 500
@@ -59,13 +60,16 @@ def open_run(source: str | Path) -> Run:
 
     Raises InputError if there is no checkpoint in it.
     """
-    series = CheckpointSeries.open(source)
     folder = Path(source)
+    config = RunConfig.load(folder / "config.toml") if (folder / "config.toml").is_file() else None
+    if config and config.checkpoints.keep == "none" and not any((folder / "checkpoints").glob("step*")):
+        series = CheckpointSeries(str(source), ())  # scored while it was trained; what is left is tables
+    else:
+        series = CheckpointSeries.open(source)
     if not folder.is_dir():
         raise InputError(
             f"{source}: download the revisions into a folder first; only local series can be analysed so far"
         )
-    config = RunConfig.load(folder / "config.toml") if (folder / "config.toml").is_file() else None
     data = {}
     if (folder / "data.json").is_file():
         try:
@@ -119,6 +123,8 @@ def read_tables(run: Run, kind: str) -> pl.DataFrame:
         command = "ablate" if kind == "ablations" else "score"
         raise InputError(f"{run.folder}: no results/{kind} yet; run `copyscope {command} {run.folder}` first")
     known = {checkpoint.step for checkpoint in run.series.checkpoints}
+    if run.config and run.config.checkpoints.keep != "all":
+        known |= set(checkpoint_steps(run.config))  # scored before they were taken away
     try:
         return pl.concat([pl.read_parquet(path) for path in paths]).filter(pl.col("step").is_in(known)).sort("step")
     except (pl.exceptions.PolarsError, OSError) as error:
@@ -160,6 +166,8 @@ Progress = Callable[[str, int, int], None]
 def selected(run: Run, steps: Iterable[int] | None) -> list[Checkpoint]:
     """The checkpoints of these steps, or all. Raises InputError for a step that is not there."""
     checkpoints = list(run.series.checkpoints)
+    if steps is not None and not checkpoints:
+        raise InputError(f"{run.folder}: keeps no checkpoints (checkpoints.keep); train it again with keep = 'all'")
     if steps is None:
         return checkpoints
     by_step = {checkpoint.step: checkpoint for checkpoint in checkpoints}

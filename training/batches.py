@@ -16,13 +16,23 @@ def n_windows(tokens: np.ndarray, length: int) -> int:
 
 
 @lru_cache(maxsize=4)
-def _order(seed: int, epoch: int, count: int) -> np.ndarray:
-    return np.random.default_rng([seed, epoch]).permutation(count)
+def _epoch(seed: int, epoch: int, count: int, length: int) -> tuple[np.ndarray, int]:
+    """The order of the windows, and how many tokens further in this epoch cuts the text (the first not at all)."""
+    draw = np.random.default_rng([seed, epoch])
+    return draw.permutation(count), int(draw.integers(length)) if epoch else 0
 
 
-def sequence_indices(seed: int, first: int, n: int, count: int) -> list[int]:
-    """Windows number `first` … `first + n - 1` of the endless stream: every window once an epoch, shuffled anew."""
-    return [int(_order(seed, number // count, count)[number % count]) for number in range(first, first + n)]
+def sequence_starts(seed: int, first: int, n: int, total: int, length: int) -> list[int]:
+    """Where sequences number `first` … `first + n - 1` of the endless stream begin in a text of `total` tokens.
+
+    Every epoch reads the whole text once, shuffled anew and cut at other places, so that a sequence does not return.
+    """
+    count = (total - 1) // length
+    starts = []
+    for number in range(first, first + n):
+        order, offset = _epoch(seed, number // count, count, length)
+        starts.append(min(int(order[number % count]) * length + offset, total - 1 - length))
+    return starts
 
 
 def batch(
@@ -33,8 +43,9 @@ def batch(
     step: int,
     repeat_choice: int = 1,
     surprisal: np.ndarray | None = None,
+    rows: range | None = None,
 ) -> Int[Tensor, "batch pos_plus_1"]:
-    """The batch of update `step` (from 0): [batch_size, length + 1] token ids.
+    """The batch of update `step` (from 0): [batch_size, length + 1] token ids, or those of its `rows` only.
 
     A pure function of its arguments, so a run resumes from the step alone. The stream of sequences depends on `seed`
     only: update s of batch size B reads sequences s·B … s·B + B - 1 of the same stream, whatever B is. With
@@ -48,8 +59,9 @@ def batch(
             f"needs {batch_size * repeat_choice}; give more text, or lower train.batch_size or model.n_ctx"
         )
     chosen = []
-    for i in range(step * batch_size, (step + 1) * batch_size):
-        starts = [c * length for c in sequence_indices(seed, i * repeat_choice, repeat_choice, count)]
+    for row in rows if rows is not None else range(batch_size):
+        i = step * batch_size + row
+        starts = sequence_starts(seed, i * repeat_choice, repeat_choice, len(tokens), length)
         if repeat_choice > 1:
             values = [
                 repeat_value(tokens[s : s + length + 1], None if surprisal is None else surprisal[s : s + length + 1])

@@ -36,11 +36,13 @@ class ModelConfig(_Section):
     n_layers: int = Field(default=4, ge=1)
     """Transformer blocks."""
     n_heads: int = Field(default=4, ge=1)
-    """Attention heads a layer; d_head is d_model / n_heads."""
+    """Attention heads a layer."""
     n_key_value_heads: int | None = Field(default=None, ge=1)
     """Key-value heads a layer (grouped-query attention); none given: one per head."""
     d_model: int = Field(default=128, ge=2)
     """Width of the residual stream."""
+    d_head: int | None = Field(default=None, ge=2)
+    """Width of a head; none given: d_model / n_heads."""
     d_mlp: int = Field(default=384, ge=1)
     """Width of the gated SiLU MLP."""
     n_ctx: int = Field(default=256, ge=2)
@@ -55,20 +57,25 @@ class ModelConfig(_Section):
     """Standard deviation of the normal initialisation."""
     attention_dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout on attention probabilities while training (2409.09281, section 4)."""
+    residual_dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout on what attention and MLP write into the residual stream, while training."""
 
     @model_validator(mode="after")
     def _divides(self) -> "ModelConfig":
-        if self.d_model % self.n_heads or (self.d_model // self.n_heads) % 2:
+        if self.d_head is None and self.d_model % self.n_heads:
             raise ValueError(
-                f"d_model {self.d_model} must be n_heads {self.n_heads} times an even d_head: change one of the two"
+                f"d_model {self.d_model} must be a multiple of n_heads {self.n_heads}: change one, or set d_head"
             )
+        if self.head_width % 2:
+            raise ValueError(f"rotary positions need an even d_head, not {self.head_width}: change d_head or d_model")
         if self.n_heads % (self.n_key_value_heads or self.n_heads):
             raise ValueError(f"n_key_value_heads {self.n_key_value_heads} must divide n_heads {self.n_heads}")
         return self
 
     @property
-    def d_head(self) -> int:
-        return self.d_model // self.n_heads
+    def head_width(self) -> int:
+        """`d_head`, resolved."""
+        return self.d_head or self.d_model // self.n_heads
 
 
 class DataConfig(_Section):
@@ -110,7 +117,9 @@ class TrainConfig(_Section):
     steps: int = Field(default=4000, ge=1)
     """Optimiser updates."""
     batch_size: int = Field(default=8, ge=1)
-    """Sequences per update."""
+    """Sequences per update, over all processes."""
+    gradient_accumulation: int = Field(default=1, ge=1)
+    """Parts that a batch is computed in, one after the other, to save memory; the update is the same."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Of matrix products; weights, optimiser and the loss over the vocabulary stay fp32. auto: bf16 where the
     processor multiplies it natively, fp32 elsewhere."""
@@ -122,6 +131,16 @@ class TrainConfig(_Section):
     """Sequences of held-out text behind one validation loss."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads; none given: every core."""
+    track: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    """Where metrics also go (into the run's folder `tracking`, for tensorboard); metrics.jsonl is always written."""
+
+    @model_validator(mode="after")
+    def _parts(self) -> "TrainConfig":
+        if self.batch_size % self.gradient_accumulation:
+            raise ValueError(
+                f"gradient_accumulation {self.gradient_accumulation} must divide batch_size {self.batch_size}"
+            )
+        return self
 
 
 class CheckpointConfig(_Section):
@@ -129,8 +148,19 @@ class CheckpointConfig(_Section):
     """Spacing of the even part of the series; before it come 0, 1, 2, 4, …"""
     steps: tuple[Annotated[int, Field(ge=0)], ...] = ()
     """Further steps to save."""
+    keep: Literal["all", "subset", "none"] = "all"
+    """Which stay on disk once `on_checkpoint` has seen them: all, those of `steps` and the last, or none."""
     resume_every: int = Field(default=250, ge=1)
     """Updates between full training states (the last two are kept)."""
+    state_every: int | None = Field(default=None, ge=1)
+    """Updates between full training states that are kept for good, for `zoom` to start from; a multiple of
+    `resume_every`. None given: none is, and `zoom` starts from step 0 or from one of the last two."""
+
+    @model_validator(mode="after")
+    def _kept(self) -> "CheckpointConfig":
+        if (self.state_every or 0) % self.resume_every:
+            raise ValueError(f"state_every {self.state_every} must be a multiple of resume_every {self.resume_every}")
+        return self
 
 
 class SeedConfig(_Section):

@@ -17,22 +17,78 @@ QUERY_BLOCK = 128
 """Queries a block: smaller ones waste the products, larger ones compute more of the masked triangle."""
 
 
-class Rotary:
-    """Cosines and sines of the rotary embedding, [pos, d_head] each, in the precision of the run."""
+class NextTokenLoss(torch.nn.Module):
+    """Mean cross-entropy in nats of every next token. Holds the model, so that data parallelism can wrap it.
 
-    def __init__(self, model: LlamaForCausalLM, length: int, dtype: torch.dtype):
-        config: Any = model.config
-        d_head = config.hidden_size // config.num_attention_heads
-        device = model.device
-        theta = config.rope_parameters["rope_theta"]
-        frequencies = theta ** (-torch.arange(0, d_head, 2, device=device).float() / d_head)
-        angles = torch.outer(torch.arange(length, device=device).float(), frequencies).repeat(1, 2)
-        self.cos, self.sin = angles.cos().to(dtype), angles.sin().to(dtype)
+    Products are in `dtype`; the sum over the vocabulary is in fp32 whatever it is. Dropout, on attention probabilities
+    and on what attention and MLP write into the residual stream, is active while `training`.
+    """
 
-    def __call__(self, x: Tensor) -> Tensor:
-        half = x.shape[-1] // 2
+    def __init__(
+        self,
+        model: LlamaForCausalLM,
+        n_ctx: int,
+        dtype: torch.dtype,
+        attention_dropout: float = 0.0,
+        residual_dropout: float = 0.0,
+    ):
+        super().__init__()
+        self.model, self.dtype = model, dtype
+        self.attention_dropout, self.residual_dropout = attention_dropout, residual_dropout
+        config: Any = model.config  # transformers' modules are untyped to a checker
+        self.heads, self.kv_heads, self.d_head = (
+            config.num_attention_heads,
+            config.num_key_value_heads,
+            config.head_dim,
+        )
+        frequencies = config.rope_parameters["rope_theta"] ** (-torch.arange(0, self.d_head, 2).float() / self.d_head)
+        angles = torch.outer(torch.arange(n_ctx).float(), frequencies).repeat(1, 2)
+        self.cos: Tensor
+        self.sin: Tensor
+        self.register_buffer("cos", angles.cos().to(dtype), persistent=False)
+        self.register_buffer("sin", angles.sin().to(dtype), persistent=False)
+
+    def forward(self, sequences: Int[Tensor, "batch pos_plus_1"]) -> Float[Tensor, ""]:
+        residual = self.final_residual(sequences[:, :-1])
+        logits = F.linear(residual, self.model.lm_head.weight.to(self.dtype)).float()
+        return F.cross_entropy(logits.flatten(0, 1), sequences[:, 1:].flatten())
+
+    def final_residual(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
+        """The normed residual stream after the last block."""
+        body: Any = self.model.model
+        batch, pos = tokens.shape
+        heads, kv_heads = self.heads, self.kv_heads
+        x = F.embedding(tokens, body.embed_tokens.weight).to(self.dtype)
+        for layer in body.layers:
+            attention, mlp = layer.self_attn, layer.mlp
+            projections = (attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight)
+            qkv = self._product(self._norm(x, layer.input_layernorm.weight), *projections)
+            qkv = qkv.view(batch, pos, heads + 2 * kv_heads, self.d_head).transpose(1, 2)  # (batch, head, pos, d_head)
+            qk = self._rotate(qkv[:, : heads + kv_heads])
+            k, v = qk[:, heads:], qkv[:, heads + kv_heads :]
+            if kv_heads != heads:
+                k, v = (y.repeat_interleave(heads // kv_heads, dim=1) for y in (k, v))
+            mixed = causal_attention(qk[:, :heads], k, v, self.attention_dropout if self.training else 0.0)
+            x = x + self._drop(self._product(mixed.transpose(1, 2).reshape(batch, pos, -1), attention.o_proj.weight))
+            normed = self._norm(x, layer.post_attention_layernorm.weight)
+            gate, up = self._product(normed, mlp.gate_proj.weight, mlp.up_proj.weight).chunk(2, dim=-1)
+            x = x + self._drop(self._product(F.silu(gate) * up, mlp.down_proj.weight))
+        return self._norm(x, body.norm.weight)
+
+    def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
+        config: Any = self.model.config
+        return F.rms_norm(x, (config.hidden_size,), weight.to(self.dtype), config.rms_norm_eps)
+
+    def _product(self, x: Tensor, *weights: Tensor) -> Tensor:
+        return F.linear(x, torch.cat(weights).to(self.dtype))
+
+    def _rotate(self, x: Tensor) -> Tensor:
+        half = self.d_head // 2
         turned = torch.cat((-x[..., half:], x[..., :half]), dim=-1)
         return x * self.cos[: x.shape[-2]] + turned * self.sin[: x.shape[-2]]
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.residual_dropout) if self.residual_dropout and self.training else x
 
 
 def causal_attention(
@@ -54,54 +110,6 @@ def causal_attention(
         pattern = F.dropout(scores.softmax(dim=-1), dropout) if dropout else scores.softmax(dim=-1)
         blocks.append(pattern @ v[:, :, :end])
     return torch.cat(blocks, dim=2)
-
-
-def final_residual(
-    model: LlamaForCausalLM, tokens: Int[Tensor, "batch pos"], rotary: Rotary, dropout: float = 0.0
-) -> Float[Tensor, "batch pos d_model"]:
-    """The normed residual stream after the last block, in the precision of `rotary`."""
-    body: Any = model.model  # transformers' modules are untyped to a checker
-    config: Any = model.config
-    batch, pos = tokens.shape
-    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
-    d_head = config.hidden_size // heads
-    dtype = rotary.cos.dtype
-
-    def norm(x: Tensor, weight: Tensor) -> Tensor:
-        return F.rms_norm(x, (config.hidden_size,), weight.to(dtype), config.rms_norm_eps)
-
-    def fused(x: Tensor, *weights: Tensor) -> Tensor:
-        return F.linear(x, torch.cat(weights).to(dtype))
-
-    x = F.embedding(tokens, body.embed_tokens.weight).to(dtype)
-    for layer in body.layers:
-        attention, mlp = layer.self_attn, layer.mlp
-        qkv = fused(
-            norm(x, layer.input_layernorm.weight),
-            attention.q_proj.weight,
-            attention.k_proj.weight,
-            attention.v_proj.weight,
-        )
-        qkv = qkv.view(batch, pos, heads + 2 * kv_heads, d_head).transpose(1, 2)  # (batch, head, pos, d_head)
-        qk = rotary(qkv[:, : heads + kv_heads])
-        k, v = qk[:, heads:], qkv[:, heads + kv_heads :]
-        if kv_heads != heads:
-            k, v = (y.repeat_interleave(heads // kv_heads, dim=1) for y in (k, v))
-        mixed = causal_attention(qk[:, :heads], k, v, dropout)
-        x = x + fused(mixed.transpose(1, 2).reshape(batch, pos, -1), attention.o_proj.weight)
-        gate_up = fused(norm(x, layer.post_attention_layernorm.weight), mlp.gate_proj.weight, mlp.up_proj.weight)
-        gate, up = gate_up.chunk(2, dim=-1)
-        x = x + fused(F.silu(gate) * up, mlp.down_proj.weight)
-    return norm(x, body.norm.weight)
-
-
-def next_token_loss(
-    model: LlamaForCausalLM, batch: Int[Tensor, "batch pos_plus_1"], rotary: Rotary, dropout: float = 0.0
-) -> Float[Tensor, ""]:
-    """Mean cross-entropy in nats of every next token; the sum over the vocabulary is in fp32 whatever the precision."""
-    residual = final_residual(model, batch[:, :-1], rotary, dropout)
-    logits = F.linear(residual, model.lm_head.weight.to(residual.dtype)).float()
-    return F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
 
 
 def native_bf16() -> bool:

@@ -21,6 +21,7 @@ def build_model(config: RunConfig, vocab_size: int, bos_id: int = 0) -> LlamaFor
             num_hidden_layers=model.n_layers,
             num_attention_heads=model.n_heads,
             num_key_value_heads=model.n_key_value_heads or model.n_heads,
+            head_dim=model.head_width,
             max_position_embeddings=model.n_ctx,
             rms_norm_eps=model.norm_eps,
             initializer_range=model.init_std,

@@ -1,5 +1,6 @@
 """The training loop, readable top to bottom in one sitting. The only place that steps an optimiser."""
 
+import hashlib
 import json
 import math
 import shutil
@@ -7,165 +8,227 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from accelerate import Accelerator
+from safetensors.torch import save_file
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from training.batches import batch, windows
-from training.checkpoints import (
-    Checkpoint,
-    disk_full,
-    is_disk_full,
-    read_manifest,
-    sha256_of,
-    step_folder,
-    write_folder,
-    write_json,
-    write_text,
-)
+from training.checkpoints import Checkpoint, step_folder, write_folder, write_json, write_text
 from training.config import RunConfig
 from training.errors import InputError, Stopped
-from training.forward import Rotary, native_bf16, next_token_loss
+from training.forward import NextTokenLoss, native_bf16
 from training.model import build_model
+from training.schedule import checkpoint_steps, kept_steps, learning_rate
+from training.state import load_state, save_state, states
 from training.tokens import BOS, TokenStore, open_store, token_store
+from training.tracking import RunLog, check_trackers
 
-RESUME_KEPT = 2
-
-
-def checkpoint_steps(config: RunConfig) -> list[int]:
-    """The steps saved: 0, 1, 2, 4, … up to `checkpoints.every`, then evenly, plus the listed ones and the last."""
-    every, last = config.checkpoints.every, config.train.steps
-    powers = [2**k for k in range(every.bit_length()) if 2**k < every]
-    steps = {0, *powers, *range(every, last + 1, every), *config.checkpoints.steps, last}
-    return sorted(step for step in steps if 0 <= step <= last)
-
-
-def learning_rate(config: RunConfig, step: int) -> float:
-    """The learning rate of update `step` (from 0)."""
-    optimizer = config.optimizer
-    warm = min(1.0, (step + 1) / max(1, optimizer.warmup_steps))
-    length = max(1, round(config.train.steps * optimizer.decay_share))
-    done = max(0.0, (step - (config.train.steps - length)) / length)
-    if optimizer.schedule == "constant" or done == 0:
-        return optimizer.lr * warm
-    left = 1 - done if optimizer.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2
-    return optimizer.lr * warm * (optimizer.final_lr_share + (1 - optimizer.final_lr_share) * left)
+Say = Callable[[str], None]
+Progress = Callable[[dict[str, Any]], None]
 
 
 def train(
     config: RunConfig,
     out: str | Path,
-    on_checkpoint: Callable[[Checkpoint], None] | None = None,
-    progress: Callable[[dict[str, Any]], None] | None = None,
-    say: Callable[[str], None] | None = None,
+    on_checkpoint: Callable[[Checkpoint], object] | None = None,
+    progress: Progress | None = None,
+    say: Say | None = None,
 ) -> Path:
     """Trains the run in folder `out`, or goes on with it, and returns the folder.
 
-    `on_checkpoint(checkpoint)` is called after each checkpoint is on disk; `progress(line)` with each line of
-    metrics.jsonl; `say(text)` with what is worth telling. A run already finished is returned as it is. Ctrl-C and
-    SIGTERM save the full state and raise `Stopped`; a loss that is not finite, a full disk or a folder that holds
-    another run raise InputError, with every earlier checkpoint kept.
+    `on_checkpoint(checkpoint)` is called after each checkpoint is on disk, before `checkpoints.keep` takes it away;
+    `progress(line)` with each line of metrics.jsonl; `say(text)` with what is worth telling. A run already finished
+    is returned as it is. Ctrl-C and SIGTERM save the full state and raise `Stopped`; a loss that is not finite, a full
+    disk or a folder that holds another run raise InputError, with every earlier checkpoint kept. Started by
+    `accelerate launch` or `torchrun`, the processes share each batch, and the first of them writes.
     """
-    out = Path(out)
-    say = say or (lambda text: None)
+    out, say = Path(out), say or (lambda text: None)
     _check_claim(config, out)
+    check_trackers(config)
+    accelerator = _accelerator(config, out)
+    with accelerator.main_process_first():
+        store = _store(config, out, say if accelerator.is_main_process else lambda text: None)
+        _read(config, store, 0)  # a corpus too small is refused before the folder is claimed
+        if accelerator.is_main_process:
+            _claim(config, out, store)
+    steps, kept = set(checkpoint_steps(config)), kept_steps(config)
+    run_updates(config, out, store, steps, kept, config.train.steps, (), accelerator, on_checkpoint, progress, say)
+    return out
+
+
+def run_updates(
+    config: RunConfig,
+    out: Path,
+    store: TokenStore,
+    to_save: set[int],
+    kept: set[int],
+    last: int,
+    start_from: tuple[Path, ...] = (),
+    accelerator: Accelerator | None = None,
+    on_checkpoint: Callable[[Checkpoint], object] | None = None,
+    progress: Progress | None = None,
+    say: Say | None = None,
+) -> None:
+    """The updates of a run up to step `last`, with checkpoints, full states and metrics.jsonl in folder `out`.
+
+    Goes on from the newest full state in `out`, else from the first sound one of `start_from`, else from step 0. Saves
+    the steps `to_save`, of which those in `kept` stay. What else is passed and raised is as in `train`.
+    """
+    accelerator = accelerator or _accelerator(config, out)
+    main = accelerator.is_main_process
+    say = say if say and main else lambda text: None
+    rows = _rows(config, accelerator)
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
-    store = _store(config, out, say)
-    precision = _precision(config)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
+    precision = torch.bfloat16 if _bf16(config) else torch.float32
+    m = config.model
     model = build_model(config, store.index["vocab_size"])
-    model.to(device)  # type: ignore[arg-type] # transformers hides the method behind a decorator
+    model.to(accelerator.device)  # type: ignore[arg-type] # transformers hides the method behind a decorator
+    plain = NextTokenLoss(model, m.n_ctx, precision, m.attention_dropout, m.residual_dropout)
+    plain.to(accelerator.device)
+    loss_of = accelerator.prepare(plain)
     optimizer = _adamw(config, model)
-    rotary = Rotary(model, config.model.n_ctx, torch.bfloat16 if precision == "bf16" else torch.float32)
-    held_out = windows(store.validation, config.model.n_ctx, config.train.validation_sequences, config.seeds.eval).to(
-        device
-    )
+    held_out = windows(store.validation, m.n_ctx, config.train.validation_sequences, config.seeds.eval)
 
-    def read_batch(number: int) -> torch.Tensor:
-        sizes = (config.model.n_ctx, config.train.batch_size)
-        return batch(store.train, *sizes, config.seeds.data, number, config.data.repeat_choice, store.surprisal)
+    step = load_state([*states(out / "resume"), *start_from], model, optimizer, say)
+    parts = config.train.gradient_accumulation
+    tokens_a_step = config.train.batch_size * m.n_ctx
+    log = RunLog(config, out, step, accelerator, progress) if main else None
 
-    read_batch(0)  # a corpus too small is refused before the folder is claimed
-    _claim(config, out, store)
-    step = _resume(out, model, optimizer, say)
-    _truncate_metrics(out, step)
-    to_save = set(checkpoint_steps(config))
-    tokens_a_step = config.train.batch_size * config.model.n_ctx
-    log = _Log(out / "metrics.jsonl", progress)
+    def write_line(**line: Any) -> None:
+        if log:
+            log.write(step=step, tokens=step * tokens_a_step, **line)
 
     def save_checkpoint() -> None:
         folder = out / "checkpoints" / step_folder(step)
-        if not folder.is_dir():
-            write_folder(
-                folder,
-                lambda temp: _fill_checkpoint(temp, model, store),
-                step=step,
-                tokens=step * tokens_a_step,
-                run_id=config.run_id,
-            )
-        if on_checkpoint:
-            on_checkpoint(Checkpoint(step, step * tokens_a_step, str(folder)))
+        if main:
+            if not folder.is_dir():
+                labels = {"step": step, "tokens": step * tokens_a_step, "run_id": config.run_id}
+                write_folder(folder, lambda temp: _fill_checkpoint(temp, model, store), **labels)
+            if on_checkpoint:
+                on_checkpoint(Checkpoint(step, step * tokens_a_step, str(folder)))
+            if step not in kept:
+                shutil.rmtree(folder)
+        accelerator.wait_for_everyone()
+
+    def save_full_state() -> None:
+        if main:
+            save_state(out / "resume", model, optimizer, step, config.run_id, config.checkpoints.state_every)
+        accelerator.wait_for_everyone()
 
     def validation_loss() -> float:
+        # Each process takes its share, and all learn the same value, so that all decide alike.
+        mine = held_out[accelerator.process_index :: accelerator.num_processes]
+        total = torch.zeros((), dtype=torch.float64)
+        plain.eval()
         with torch.no_grad():
-            parts = held_out.split(max(1, config.train.batch_size))
-            total = sum(float(next_token_loss(model, part, rotary)) * len(part) for part in parts)
-        return total / len(held_out)
+            for some in mine.split(max(1, len(rows) // parts)):
+                total += float(plain(some.to(accelerator.device))) * len(some)
+        plain.train()
+        return float(_sum(accelerator, total)) / len(held_out)
 
-    if step == 0:
+    if step == 0 and 0 in to_save:
         save_checkpoint()
-        log.write(step=0, tokens=0, validation_loss=validation_loss())
+        write_line(validation_loss=validation_loss())
     losses: list[torch.Tensor] = []
     started, started_step = time.perf_counter(), step
     with _stop_signals() as stop:
-        while step < config.train.steps:
+        while step < last:
             rate = learning_rate(config, step)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            if config.model.attention_dropout:
-                torch.manual_seed(hash((config.seeds.data, step)))  # so that dropout too depends on the step alone
-            sequences = read_batch(step).to(device)
-            loss = next_token_loss(model, sequences, rotary, config.model.attention_dropout)
-            loss.backward()
-            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.clip)
-            if not math.isfinite(float(norm)) or not math.isfinite(float(loss.detach())):
-                raise _diverged(out, step, loss=float(loss.detach()), gradient_norm=float(norm))
+            sequences = _read(config, store, step, rows).to(accelerator.device)
+            loss = torch.zeros((), device=accelerator.device)
+            for part, some in enumerate(sequences.chunk(parts)):
+                if m.attention_dropout or m.residual_dropout:  # so that dropout too depends on the step alone
+                    torch.manual_seed(_seed(config.seeds.data, step, accelerator.process_index, part))
+                together = part == parts - 1  # gradients of all processes are averaged once an update
+                with nullcontext() if together else accelerator.no_sync(loss_of):
+                    part_loss = loss_of(some) / parts
+                    part_loss.backward()
+                loss += part_loss.detach()
+            norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.clip))
+            if not math.isfinite(norm):  # the same in all processes; a loss that is not finite has no finite gradient
+                raise _diverged(out, main, step, loss=float(loss), gradient_norm=norm)
             optimizer.step()
             optimizer.zero_grad()
-            losses.append(loss.detach())
+            losses.append(loss)
             step += 1
 
             line: dict[str, Any] = {}
-            if step % config.train.log_every == 0 or step == config.train.steps:
-                line |= {"loss": float(torch.stack(losses).mean()), "lr": rate, "grad_norm": float(norm)}
+            if step % config.train.log_every == 0 or step == last:
+                mean = _sum(accelerator, torch.stack(losses).mean().double()) / accelerator.num_processes
+                line |= {"loss": float(mean), "lr": rate, "grad_norm": norm}
                 line["tokens_per_second"] = tokens_a_step * (step - started_step) / (time.perf_counter() - started)
                 losses.clear()
             if step in to_save or step % config.train.validate_every == 0:
                 line["validation_loss"] = validation_loss()
                 if not math.isfinite(line["validation_loss"]):  # before it is saved
-                    raise _diverged(out, step, validation_loss=line["validation_loss"])
+                    raise _diverged(out, main, step, validation_loss=line["validation_loss"])
             if step in to_save:
                 save_checkpoint()
             if line:
-                log.write(step=step, tokens=step * tokens_a_step, **line)
-            if step % config.checkpoints.resume_every == 0 or step == config.train.steps or stop.is_set():
-                _save_state(config, out, model, optimizer, step)
-            if stop.is_set() and step < config.train.steps:
-                raise Stopped(
-                    f"stopped at step {step} of {config.train.steps}, saved in {out}; the same command goes on"
-                )
-    return out
+                write_line(**line)
+            stopping = _any(accelerator, stop.is_set())
+            if step % config.checkpoints.resume_every == 0 or step == last or stopping:
+                save_full_state()
+            if stopping and step < last:
+                raise Stopped(f"stopped at step {step} of {last}, saved in {out}; the same command goes on")
+    if config.train.track:
+        accelerator.end_training()
 
 
-def _diverged(out: Path, step: int, **values: float) -> InputError:
-    write_json(out / "diverged.json", {"step": step} | {name: str(value) for name, value in values.items()})
+def _accelerator(config: RunConfig, out: Path) -> Accelerator:
+    """Device and processes. Precision is ours (`NextTokenLoss`): autocast casts each weight at each use."""
+    return Accelerator(
+        cpu=not torch.cuda.is_available(),  # unless told, accelerate shares work between GPUs only
+        mixed_precision="no",
+        log_with=list(config.train.track) or None,
+        project_dir=out / "tracking",
+    )
+
+
+def _rows(config: RunConfig, accelerator: Accelerator) -> range:
+    """Which sequences of a batch this process computes."""
+    batch_size, processes = config.train.batch_size, accelerator.num_processes
+    if batch_size % (processes * config.train.gradient_accumulation):
+        raise InputError(
+            f"train.batch_size {batch_size} cannot be shared evenly by {processes} processes in "
+            f"{config.train.gradient_accumulation} parts (train.gradient_accumulation); change one of the three"
+        )
+    share = batch_size // processes
+    return range(accelerator.process_index * share, (accelerator.process_index + 1) * share)
+
+
+def _read(config: RunConfig, store: TokenStore, step: int, rows: range | None = None) -> torch.Tensor:
+    sizes = (config.model.n_ctx, config.train.batch_size)
+    choice = config.data.repeat_choice
+    return batch(store.train, *sizes, config.seeds.data, step, choice, store.surprisal if choice > 1 else None, rows)
+
+
+def _sum(accelerator: Accelerator, value: torch.Tensor) -> torch.Tensor:
+    if accelerator.num_processes == 1:
+        return value
+    total: Any = accelerator.reduce(value.to(accelerator.device), "sum")
+    return total
+
+
+def _any(accelerator: Accelerator, flag: bool) -> bool:
+    return bool(_sum(accelerator, torch.tensor(float(flag))) > 0)
+
+
+def _seed(*numbers: int) -> int:
+    return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:8], "big", signed=True)
+
+
+def _diverged(out: Path, main: bool, step: int, **values: float) -> InputError:
+    if main:
+        write_json(out / "diverged.json", {"step": step} | {name: str(value) for name, value in values.items()})
     found = ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in values.items())
     return InputError(
         f"{out}: diverged at step {step} ({found}); the checkpoints before it are kept; lower optimizer.lr or raise "
@@ -185,14 +248,19 @@ def _check_claim(config: RunConfig, out: Path) -> None:
             )
 
 
-def _store(config: RunConfig, out: Path, say: Callable[[str], None]) -> TokenStore:
+def _store(config: RunConfig, out: Path, say: Say) -> TokenStore:
     """The tokens this run began on, whatever has become of the corpus since; for a new run, those of its corpus."""
-    root, path = out.parent / "tokens", out / "data.json"
+    return run_store(out) or token_store(config.data, out.parent / "tokens", say)
+
+
+def run_store(run: Path) -> TokenStore | None:
+    """The token store that the run in this folder began on; None if it has none, or none any more."""
+    path = run / "data.json"
     if path.is_file():
-        folder = root / json.loads(path.read_text())["store"]
+        folder = run.parent / "tokens" / json.loads(path.read_text())["store"]
         if (folder / "index.json").is_file():
             return open_store(folder)
-    return token_store(config.data, root, say)
+    return None
 
 
 def _claim(config: RunConfig, out: Path, store: TokenStore) -> None:
@@ -208,10 +276,8 @@ def _claim(config: RunConfig, out: Path, store: TokenStore) -> None:
         write_text(out / "config.toml", config.to_toml())
 
 
-def _precision(config: RunConfig) -> str:
-    if config.train.precision != "auto":
-        return config.train.precision
-    return "bf16" if native_bf16() else "fp32"
+def _bf16(config: RunConfig) -> bool:
+    return config.train.precision == "bf16" or (config.train.precision == "auto" and native_bf16())
 
 
 def _adamw(config: RunConfig, model: LlamaForCausalLM) -> torch.optim.AdamW:
@@ -229,73 +295,6 @@ def _fill_checkpoint(folder: Path, model: LlamaForCausalLM, store: TokenStore) -
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(store.tokenizer_path), bos_token=BOS, eos_token=BOS)
     tokenizer.save_pretrained(folder)
-
-
-def _save_state(config: RunConfig, out: Path, model: LlamaForCausalLM, optimizer: torch.optim.AdamW, step: int) -> None:
-    """The full training state: weights and both moments in fp32. Batches and dropout follow from the step."""
-
-    def fill(folder: Path) -> None:
-        state = {f"model.{name}": value.contiguous() for name, value in model.named_parameters()}
-        for name, parameter in model.named_parameters():
-            moments = optimizer.state[parameter]
-            state[f"exp_avg.{name}"], state[f"exp_avg_sq.{name}"] = moments["exp_avg"], moments["exp_avg_sq"]
-        save_file(state, folder / "state.safetensors")
-
-    write_folder(out / "resume" / step_folder(step), fill, step=step, tokens=None, run_id=config.run_id)
-    for old in sorted((out / "resume").glob("step*"))[:-RESUME_KEPT]:
-        shutil.rmtree(old)
-
-
-def _resume(out: Path, model: LlamaForCausalLM, optimizer: torch.optim.AdamW, say: Callable[[str], None]) -> int:
-    """Loads the newest sound full state; returns its step, or 0 for a new run."""
-    for folder in sorted((out / "resume").glob("step*"), reverse=True):
-        try:
-            manifest = read_manifest(folder)
-            if sha256_of(folder / "state.safetensors") != manifest["files"]["state.safetensors"]:
-                raise InputError(f"{folder}: damaged")
-            state = load_file(folder / "state.safetensors")
-        except (InputError, OSError, SafetensorError) as error:
-            say(f"full state {folder.name} cannot be used ({error}); going back to the one before")
-            continue
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                parameter.copy_(state[f"model.{name}"])
-                optimizer.state[parameter] = {
-                    "step": torch.tensor(float(manifest["step"]), device=parameter.device),  # the fused kernel wants it
-                    "exp_avg": state[f"exp_avg.{name}"].to(parameter.device),
-                    "exp_avg_sq": state[f"exp_avg_sq.{name}"].to(parameter.device),
-                }
-        return manifest["step"]
-    return 0
-
-
-def _truncate_metrics(out: Path, step: int) -> None:
-    """Drops lines after the step resumed from (they will be written again) and a last line cut off by a kill."""
-    path = out / "metrics.jsonl"
-    if not path.is_file():
-        return
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            if json.loads(line)["step"] <= step and step > 0:
-                kept.append(line)
-        except (ValueError, KeyError):
-            continue
-    write_text(path, "".join(line + "\n" for line in kept))
-
-
-class _Log:
-    def __init__(self, path: Path, progress: Callable[[dict[str, Any]], None] | None):
-        self.path, self.progress = path, progress
-
-    def write(self, **line: Any) -> None:
-        try:
-            with self.path.open("a") as stream:
-                stream.write(json.dumps(line) + "\n")
-        except OSError as error:
-            raise disk_full(self.path) if is_disk_full(error) else error from None
-        if self.progress:
-            self.progress(line)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import polars as pl
 import pytest
 from small_demo import small_config, write_corpus
 
@@ -39,6 +40,10 @@ def bad_inputs(folder: Path) -> list[tuple[list[str], str]]:
         (["score", str(folder / "empty"), "--steps", "1,x"], "--steps 1,x"),
         (["map", str(folder / "empty")], "no checkpoint"),
         (["report", str(folder / "nowhere")], "no such folder"),
+        (["zoom", str(folder / "nowhere"), "--around", "copying"], "copyscope map"),
+        (["zoom", str(folder / "nowhere"), "--from", "3"], "give --from and --to, or --around"),
+        (["zoom", str(folder / "nowhere"), "--from", "3", "--around", "copying"], "not both"),
+        (["zoom", str(folder / "nowhere"), "--from", "3", "--to", "5"], "config.toml"),
         (["frobnicate"], "frobnicate"),
         (["score"], "Missing argument"),
     ]
@@ -74,6 +79,25 @@ def test_the_commands_in_turn(
     weights.write_bytes(data)
     assert run(monkeypatch, "verify", folder) == 1
     assert "step00000004" in capsys.readouterr().out
+
+
+def test_checkpoints_scored_while_training_need_not_stay(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(small_config(write_corpus(tmp_path / "text")).to_toml())
+    kept, gone = str(tmp_path / "kept"), str(tmp_path / "gone")
+    assert run(monkeypatch, "train", str(config), "--out", kept) == 0
+    assert run(monkeypatch, "score", kept) == 0
+    keep_none = ["--set", "checkpoints.keep=none"]
+    assert run(monkeypatch, "train", str(config), "--out", gone, "--score", *keep_none) == 0
+    for kind in ("heads", "model"):
+        first, second = (pl.read_parquet(f"{folder}/results/{kind}/*.parquet").drop("run") for folder in (kept, gone))
+        assert first.equals(second)
+    assert run(monkeypatch, "map", gone) == 0
+    capsys.readouterr()
+    assert run(monkeypatch, "ablate", gone) == 2
+    assert "keeps no checkpoints" in capsys.readouterr().err
 
 
 def test_help_imports_nothing_heavy() -> None:

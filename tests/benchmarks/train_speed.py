@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 
 from training.config import RunConfig
-from training.forward import Rotary, native_bf16, next_token_loss
+from training.forward import NextTokenLoss, native_bf16
 from training.model import build_model
 
 ROUNDS = 12
@@ -21,7 +21,7 @@ def main() -> None:
     config = RunConfig.load("quickstart")
     dtype = torch.bfloat16 if native_bf16() else torch.float32
     model = build_model(config, config.data.vocab_size)
-    rotary = Rotary(model, config.model.n_ctx, dtype)
+    ours = NextTokenLoss(model, config.model.n_ctx, dtype)
     tokens = torch.randint(config.data.vocab_size, (config.train.batch_size, config.model.n_ctx + 1))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
 
@@ -37,7 +37,7 @@ def main() -> None:
         optimizer.zero_grad()
         return time.perf_counter() - started
 
-    ways = {"copyscope": lambda: next_token_loss(model, tokens, rotary), "transformers + autocast": theirs}
+    ways = {"copyscope": lambda: ours(tokens), "transformers + autocast": theirs}
     taken: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(ROUNDS):
         for name, loss in ways.items():

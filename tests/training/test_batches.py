@@ -20,13 +20,18 @@ def test_the_stream_is_the_same_for_every_batch_size(seed: int, step: int, choic
     assert torch.equal(one, two)
 
 
-def test_an_epoch_reads_every_window_once_and_epochs_differ() -> None:
+def test_an_epoch_reads_the_whole_text_once_and_the_next_cuts_it_elsewhere() -> None:
     epochs = [
-        [int(batch(STREAM, 10, 4, 0, s)[i, 0]) for s in range(25 * e, 25 * e + 25) for i in range(4)] for e in (0, 1)
+        [int(batch(STREAM, 10, 4, 0, s)[i, 0]) for s in range(25 * e, 25 * e + 25) for i in range(4)] for e in range(9)
     ]
-    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(0, 1000, 10))
-    assert epochs[0] != epochs[1]
-    assert [int(batch(STREAM, 10, 4, 1, s)[i, 0]) for s in range(25) for i in range(4)] != epochs[0]
+    assert sorted(epochs[0]) == list(range(0, 1000, 10))
+    offsets = [min(epoch) for epoch in epochs]
+    assert len(set(offsets)) > 4
+    for epoch, offset in zip(epochs, offsets, strict=True):
+        # The last window has no room to move by the offset.
+        assert sorted(epoch) == sorted([*range(offset, 980 + offset + 1, 10), 990])
+        assert epoch != sorted(epoch)
+    assert epochs[0] != [int(batch(STREAM, 10, 4, 1, s)[i, 0]) for s in range(25) for i in range(4)]
 
 
 def test_a_sequence_has_the_token_after_it() -> None:
@@ -47,7 +52,7 @@ def test_repeat_choice_takes_the_candidate_worth_most(weighted: bool) -> None:
     draw = np.random.default_rng(0)
     stream = draw.integers(0, 6, 2001).astype(np.uint16)
     surprisal = draw.random(2001).astype(np.float16) if weighted else None
-    place = {stream[s : s + 21].tobytes(): s for s in range(0, 2000, 20)}
+    place = {stream[s : s + 21].tobytes(): s for s in range(1981)}
 
     def value(row: torch.Tensor) -> float:
         window = row.numpy().astype(np.uint16)

@@ -33,6 +33,8 @@ CHANGES: dict[str, Any] = {
     "model.attention_dropout": 0.1, "data.corpus": "x", "data.validation_share": 0.1, "optimizer.beta1": 0.8,
     "optimizer.beta2": 0.9, "optimizer.schedule": "linear", "optimizer.decay_share": 0.5, "train.precision": "fp32",
     "optimizer.final_lr_share": 0.2, "train.threads": 1, "checkpoints.steps": [7],
+    "model.d_head": 64, "model.residual_dropout": 0.1, "train.gradient_accumulation": 2, "train.track": ["wandb"],
+    "checkpoints.keep": "none", "checkpoints.state_every": 500,
 }  # fmt: skip
 
 
@@ -63,7 +65,10 @@ WRONG: list[tuple[str, Any]] = [
     ("optimizer.decay_share", 0), ("optimizer.final_lr_share", 1.1), ("optimizer.clip", 0), ("train.steps", 0),
     ("train.batch_size", 0), ("train.precision", "fp8\nor more"), ("train.log_every", 0), ("train.threads", 0),
     ("checkpoints.every", 0), ("checkpoints.steps", 3), ("checkpoints.steps", [-1]), ("checkpoints.steps", ["a"]),
-    ("checkpoints.resume_every", 0), ("seeds.init", -1), ("seeds.data", 2**63), ("seeds.eval", 0.5),
+    ("checkpoints.resume_every", 0), ("checkpoints.state_every", 0), ("checkpoints.keep", "some"),
+    ("model.d_head", 1), ("model.d_head", "wide"), ("model.residual_dropout", 1), ("train.gradient_accumulation", 0),
+    ("train.track", ["paper"]), ("train.track", "tensorboard"),
+    ("seeds.init", -1), ("seeds.data", 2**63), ("seeds.eval", 0.5),
 ]  # fmt: skip
 
 
@@ -94,8 +99,11 @@ def test_a_wrong_value_is_refused_by_name(field: str, value: Any, tmp_path: Path
         ("[optimiser]\nlr = 4", "no field 'optimiser'"),
         ("lr = 4", "no field 'lr'"),
         ("model = 4", "model"),
-        ("[model]\nn_heads = 3", "d_model 128 must be n_heads 3 times an even d_head"),
-        ("[model]\nd_model = 12", "even d_head"),
+        ("[model]\nn_heads = 3", "d_model 128 must be a multiple of n_heads 3"),
+        ("[model]\nd_model = 12", "even d_head, not 3"),
+        ("[model]\nd_head = 5", "even d_head, not 5"),
+        ("[train]\ngradient_accumulation = 3", "gradient_accumulation 3 must divide batch_size 8"),
+        ("[checkpoints]\nstate_every = 300", "state_every 300 must be a multiple of resume_every 250"),
         ("[model]\nn_key_value_heads = 3", "n_key_value_heads 3 must divide n_heads 4"),
         ("[model", "not valid TOML"),
         ("[model]\nn_layers = 1\nn_layers = 2", "not valid TOML"),

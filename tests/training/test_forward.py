@@ -4,17 +4,18 @@ import pytest
 import torch
 
 from training.config import RunConfig
-from training.forward import QUERY_BLOCK, Rotary, next_token_loss
+from training.forward import QUERY_BLOCK, NextTokenLoss
 from training.model import build_model
 
 
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
 @pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("d_head", [None, 20])
 @pytest.mark.parametrize("length", [9, QUERY_BLOCK, QUERY_BLOCK + 37])
-def test_loss_and_gradients_equal_transformers(kv_heads: int, tied: bool, length: int) -> None:
+def test_loss_and_gradients_equal_transformers(kv_heads: int, tied: bool, d_head: int | None, length: int) -> None:
     config = RunConfig().with_values(
         {"model.n_layers": 2, "model.d_model": 32, "model.d_mlp": 48, "model.n_key_value_heads": kv_heads,
-         "model.n_ctx": 256, "model.tied_embeddings": tied, "model.init_std": 0.2}
+         "model.d_head": d_head, "model.n_ctx": 256, "model.tied_embeddings": tied, "model.init_std": 0.2}
     )  # fmt: skip
     model = build_model(config, 61)
     batch = torch.randint(61, (3, length + 1), generator=torch.Generator().manual_seed(1))
@@ -23,7 +24,7 @@ def test_loss_and_gradients_equal_transformers(kv_heads: int, tied: bool, length
     slow.backward()
     wanted = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
-    fast = next_token_loss(model, batch, Rotary(model, 256, torch.float32))
+    fast = NextTokenLoss(model, 256, torch.float32)(batch)
     fast.backward()
     assert fast.item() == pytest.approx(slow.item(), abs=1e-5)
     for name, p in model.named_parameters():
@@ -34,17 +35,20 @@ def test_loss_and_gradients_equal_transformers(kv_heads: int, tied: bool, length
 def test_bf16_is_near() -> None:
     model = build_model(RunConfig(), 300)
     batch = torch.randint(300, (2, 65))
-    exact = next_token_loss(model, batch, Rotary(model, 64, torch.float32)).item()
-    assert next_token_loss(model, batch, Rotary(model, 64, torch.bfloat16)).item() == pytest.approx(exact, abs=0.02)
+    exact = NextTokenLoss(model, 64, torch.float32)(batch).item()
+    assert NextTokenLoss(model, 64, torch.bfloat16)(batch).item() == pytest.approx(exact, abs=0.02)
 
 
-def test_dropout_changes_the_loss_and_follows_the_seed() -> None:
+@pytest.mark.parametrize("where", ["attention_dropout", "residual_dropout"])
+def test_dropout_changes_the_loss_follows_the_seed_and_ends_with_training(where: str) -> None:
     model = build_model(RunConfig().with_values({"model.init_std": 0.3}), 300)
     batch = torch.randint(300, (2, 65))
-    rotary = Rotary(model, 64, torch.float32)
+    loss_of = NextTokenLoss(model, 64, torch.float32, **{where: 0.5})
 
     def loss(seed: int) -> float:
         torch.manual_seed(seed)
-        return next_token_loss(model, batch, rotary, dropout=0.5).item()
+        return loss_of(batch).item()
 
     assert loss(1) == loss(1) != loss(2)
+    loss_of.eval()
+    assert loss(1) == loss(2) == NextTokenLoss(model, 64, torch.float32)(batch).item()

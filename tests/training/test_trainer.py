@@ -2,13 +2,10 @@
 
 import json
 import os
-import resource
 import signal
-import subprocess
-import sys
 import threading
-import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file
@@ -16,7 +13,8 @@ from safetensors.torch import load_file
 from training.checkpoints import Checkpoint, CheckpointSeries, sha256_of, step_folder
 from training.config import RunConfig
 from training.errors import InputError, Stopped
-from training.trainer import checkpoint_steps, learning_rate, train
+from training.schedule import checkpoint_steps
+from training.trainer import train
 
 STEPS = 12
 
@@ -39,6 +37,10 @@ def config(corpus: Path, **values: object) -> RunConfig:
     return RunConfig().with_values({**small, **values})
 
 
+def lines(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
 def hashes(run: Path) -> dict[str, str]:
     return {path.parent.name: sha256_of(path) for path in (run / "checkpoints").glob("*/model.safetensors")}
 
@@ -49,21 +51,6 @@ def whole(
 ) -> tuple[RunConfig, Path]:
     wanted = config(corpus, **{"model.attention_dropout": request.param})
     return wanted, train(wanted, tmp_path_factory.mktemp("whole") / "run")
-
-
-def test_steps_saved_are_log_spaced_then_even(corpus: Path) -> None:
-    wanted = config(corpus, **{"train.steps": 50, "checkpoints.every": 20, "checkpoints.steps": [33]})
-    assert checkpoint_steps(wanted) == [0, 1, 2, 4, 8, 16, 20, 33, 40, 50]
-    assert checkpoint_steps(config(corpus, **{"train.steps": 3})) == [0, 1, 2, 3]
-
-
-def test_learning_rate_rises_holds_and_falls(corpus: Path) -> None:
-    values = {"train.steps": 100, "optimizer.warmup_steps": 10, "optimizer.lr": 1.0, "optimizer.decay_share": 0.5}
-    linear = config(corpus, **{**values, "optimizer.schedule": "linear", "optimizer.final_lr_share": 0.2})
-    assert [learning_rate(linear, step) for step in (0, 4, 9, 50)] == pytest.approx([0.1, 0.5, 1.0, 1.0])
-    assert learning_rate(linear, 75) == pytest.approx(0.6)
-    assert learning_rate(linear, 99) == pytest.approx(0.2, abs=0.02)
-    assert learning_rate(config(corpus, **values), 99) == 1.0
 
 
 def test_checkpoints_metrics_and_labels(whole: tuple[RunConfig, Path]) -> None:
@@ -155,51 +142,6 @@ def test_divergence_is_named_and_what_was_good_is_kept(corpus: Path, tmp_path: P
     assert load_file(tmp_path / "run" / "checkpoints" / step_folder(0) / "model.safetensors")
 
 
-def test_sigkill_at_any_moment_needs_no_hand(corpus: Path, whole: tuple[RunConfig, Path], tmp_path: Path) -> None:
-    wanted = whole[0].with_values({"checkpoints.resume_every": 1})
-    (tmp_path / "config.toml").write_text(wanted.to_toml())
-    out = tmp_path / "run"
-    command = [sys.executable, "-m", "analyses.cli", "train", str(tmp_path / "config.toml"), "--out", str(out)]
-    for kill in range(3):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        seen = len(list(out.rglob("step*")))
-        while process.poll() is None and len(list(out.rglob("step*"))) <= seen:
-            time.sleep(0.001)
-        time.sleep(0.003 * kill)
-        process.kill()
-        process.wait()
-        if (out / "checkpoints").is_dir() and list((out / "checkpoints").glob("step*")):
-            assert CheckpointSeries.open(out).verify() == []
-    train(wanted, out)
-    assert hashes(out) == hashes(whole[1])
-    assert CheckpointSeries.open(out).verify() == []
-
-
-def test_a_full_disk_is_one_line_and_the_run_goes_on_after(whole: tuple[RunConfig, Path], tmp_path: Path) -> None:
-    (tmp_path / "config.toml").write_text(whole[0].to_toml())
-    out = tmp_path / "run"
-
-    def stop_once(checkpoint: Checkpoint) -> None:
-        if checkpoint.step == 4:
-            raise RuntimeError("enough")
-
-    with pytest.raises(RuntimeError):
-        train(whole[0], out, stop_once)
-
-    def limit() -> None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-
-    command = [sys.executable, "-m", "analyses.cli", "train", str(tmp_path / "config.toml"), "--out", str(out)]
-    result = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit)
-    assert result.returncode == 2, result.stderr
-    assert "no space left" in result.stderr
-    assert "Traceback" not in result.stderr
-    assert CheckpointSeries.open(out).verify() == []
-    train(whole[0], out)
-    assert hashes(out) == hashes(whole[1])
-
-
 def test_no_checkpoint_of_a_diverged_model_and_no_line_that_is_not_json(corpus: Path, tmp_path: Path) -> None:
     wild = config(corpus, **{"optimizer.lr": 1e39, "optimizer.warmup_steps": 0, "train.precision": "fp32"})
     with pytest.raises(InputError, match=r"diverged at step 1 \(validation loss nan\)"):
@@ -213,3 +155,55 @@ def test_a_file_in_the_place_of_the_folder_is_refused(corpus: Path, tmp_path: Pa
     for out in (tmp_path / "run", tmp_path / "run" / "below"):
         with pytest.raises(InputError, match="not a folder"):
             train(config(corpus), out)
+
+
+def test_gradient_accumulation_gives_the_same_update(corpus: Path, tmp_path: Path) -> None:
+    values = {"train.batch_size": 6, "train.precision": "fp32", "train.steps": 3}
+    one = train(config(corpus, **values), tmp_path / "one")
+    three = train(config(corpus, **values, **{"train.gradient_accumulation": 3}), tmp_path / "three")
+    first, second = (load_file(run / "checkpoints" / step_folder(1) / "model.safetensors") for run in (one, three))
+    assert max(float((first[name] - second[name]).abs().max()) for name in first) < 1e-4
+    losses = [[line["loss"] for line in lines(run) if "loss" in line] for run in (one, three)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+
+
+@pytest.mark.parametrize(("keep", "stay"), [("all", [0, 1, 2, 4, 5, 8, 12]), ("subset", [5, 12]), ("none", [])])
+def test_every_checkpoint_is_seen_and_those_kept_stay(corpus: Path, tmp_path: Path, keep: str, stay: list[int]) -> None:
+    seen = []
+
+    def measure(checkpoint: Checkpoint) -> None:
+        seen.append((checkpoint.step, (Path(checkpoint.path) / "model.safetensors").is_file()))
+
+    values = {"checkpoints.keep": keep, "checkpoints.steps": [5]}
+    run = train(config(corpus, **values), tmp_path / "run", measure)
+    assert seen == [(step, True) for step in (0, 1, 2, 4, 5, 8, 12)]
+    assert sorted(path.name for path in (run / "checkpoints").glob("*")) == [step_folder(step) for step in stay]
+
+
+def test_full_states_are_kept_for_good_where_asked(corpus: Path, tmp_path: Path) -> None:
+    run = train(config(corpus, **{"checkpoints.resume_every": 2, "checkpoints.state_every": 4}), tmp_path / "run")
+    assert sorted(path.name for path in (run / "resume").glob("*")) == [step_folder(s) for s in (4, 8, 10, 12)]
+
+
+def test_residual_dropout_changes_training_and_not_validation(corpus: Path, tmp_path: Path) -> None:
+    plain, dropped = (
+        train(config(corpus, **{"model.residual_dropout": p, "train.steps": 2}), tmp_path / str(p)) for p in (0.0, 0.5)
+    )
+    assert lines(plain)[0]["validation_loss"] == lines(dropped)[0]["validation_loss"]
+    assert lines(plain)[-1]["loss"] != lines(dropped)[-1]["loss"]
+
+
+def test_tensorboard_gets_the_numbers_of_the_log(corpus: Path, tmp_path: Path) -> None:
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    run = train(config(corpus, **{"train.track": ["tensorboard"]}), tmp_path / "run")
+    events = reader.EventAccumulator(str(run / "tracking" / "copyscope"))
+    events.Reload()
+    logged = {line["step"]: line["loss"] for line in lines(run) if "loss" in line}
+    assert {event.step: event.value for event in events.Scalars("loss")} == pytest.approx(logged)
+
+
+def test_a_tracker_that_is_not_there_is_named(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.tracking.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"trackio is not installed; pip install"):
+        train(config(corpus, **{"train.track": ["trackio"]}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,61 @@
+"""Where the numbers of training go: metrics.jsonl always, and TensorBoard, Weights & Biases or trackio if asked."""
+
+import json
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from training.checkpoints import disk_full, is_disk_full, write_text
+from training.config import RunConfig
+from training.errors import InputError
+
+
+def check_trackers(config: RunConfig) -> None:
+    """Raises InputError for a tracker that is not installed; accelerate would leave it out without a word."""
+    for name in config.train.track:
+        if find_spec(name) is None:
+            raise InputError(f'train.track: {name} is not installed; pip install "copyscope[track]", or leave it out')
+
+
+class RunLog:
+    """Appends lines to metrics.jsonl of the run in folder `out`, after dropping those past `step`, where the run goes
+    on (they will be written again), and a last one cut off by a kill."""
+
+    def __init__(
+        self, config: RunConfig, out: Path, step: int, accelerator: Accelerator, progress: Callable[[Any], None] | None
+    ):
+        self._path, self._accelerator, self._progress = out / "metrics.jsonl", accelerator, progress
+        if self._path.is_file():
+            write_text(self._path, "".join(line + "\n" for line in _lines_until(self._path, step)))
+        if config.train.track:
+            fields = config.model_dump(mode="json")
+            flat = {f"{section}.{name}": value for section, of in fields.items() for name, value in of.items()}
+            scalars = {name: value for name, value in flat.items() if isinstance(value, bool | int | float | str)}
+            accelerator.init_trackers(
+                "copyscope", scalars | {"run_id": config.run_id}, init_kwargs={"wandb": {"name": out.name}}
+            )
+
+    def write(self, **line: Any) -> None:
+        """One line; `step` among its values. Raises InputError when the disk is full."""
+        try:
+            with self._path.open("a") as stream:
+                stream.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise disk_full(self._path) if is_disk_full(error) else error from None
+        self._accelerator.log({name: value for name, value in line.items() if name != "step"}, step=line["step"])
+        if self._progress:
+            self._progress(line)
+
+
+def _lines_until(path: Path, step: int) -> list[str]:
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] <= step and step > 0:
+                kept.append(line)
+        except (ValueError, KeyError, TypeError):
+            continue
+    return kept

@@ -1,0 +1,82 @@
+"""Replays the exact training between two steps of a run and saves a denser series there."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from training.checkpoints import CheckpointSeries, read_manifest, step_folder
+from training.config import RunConfig
+from training.errors import InputError
+from training.state import states
+from training.trainer import run_store, run_updates
+
+
+class Zoom(NamedTuple):
+    """What `zoom` did."""
+
+    added: list[int]
+    """Steps that the run's series now has and had not."""
+    compared: list[int]
+    """Steps that the run had already, whose weights were compared with the replay's."""
+    differs: list[int]
+    """Those of them whose weights are not the same; empty, or nothing was added."""
+    folder: Path
+    """The run, or where the replay was kept apart: a series of its own."""
+
+
+def zoom(
+    run: str | Path,
+    start: int,
+    end: int,
+    every: int = 1,
+    progress: Callable[[dict[str, Any]], None] | None = None,
+    say: Callable[[str], None] | None = None,
+) -> Zoom:
+    """Saves the steps `start`, `start + every`, … `end` of the run in folder `run`, by training them again.
+
+    Begins at the newest full state at or before `start` (`checkpoints.state_every` keeps some for good), else at step
+    0. The weights at every step that the run has already must come out the same, bit for bit, at the first one at or
+    after `end` too; only then are the new steps put among the run's checkpoints. Otherwise (another machine, another
+    number of threads or processes) they are kept apart in `run`/zoom, and `differs` says where. An interrupted call
+    goes on where it was. Raises InputError for steps outside the run, or a run whose tokens are no longer there.
+    """
+    run, say = Path(run), say or (lambda text: None)
+    config = RunConfig.load(run / "config.toml")
+    if not 0 <= start <= end <= config.train.steps or every < 1:
+        raise InputError(
+            f"zoom from {start} to {end} every {every}: give 0 <= from <= to <= {config.train.steps} (the run's last "
+            "step) and every >= 1"
+        )
+    there = {checkpoint.step: Path(checkpoint.path) for checkpoint in CheckpointSeries.open(run).checkpoints}
+    wanted = {*range(start, end + 1, every)} - there.keys()
+    if not wanted:
+        return Zoom([], [], [], run)
+    last = min((step for step in there if step >= end), default=end)
+    apart = run / "zoom" / f"{start}-{end}-{every}"
+    begin = states(run / "resume", until=min(wanted) - 1)
+    # Every step of the run on the way is trained, and saved for the comparison.
+    known = int(begin[0].name.removeprefix("step")) if begin else 0
+    shared = {step for step in there if known < step <= last}
+    store = run_store(run)
+    if store is None:
+        raise InputError(
+            f"{run}: its tokens are not in {run.parent / 'tokens'} any more; put that folder back beside the run"
+        )
+    say(f"replaying steps {known} to {last} of {run}")
+    save = wanted | shared
+    run_updates(config, apart, store, save, save, last, tuple(begin), progress=progress, say=say)
+
+    replayed = {checkpoint.step: Path(checkpoint.path) for checkpoint in CheckpointSeries.open(apart).checkpoints}
+    compared = sorted(replayed.keys() & there.keys() - {0})
+    differs = [step for step in compared if _weights(replayed[step]) != _weights(there[step])]
+    if differs or not compared:
+        return Zoom([], compared, differs, apart)
+    for step in sorted(wanted):
+        replayed[step].rename(run / "checkpoints" / step_folder(step))
+    shutil.rmtree(apart)
+    return Zoom(sorted(wanted), compared, [], run)
+
+
+def _weights(folder: Path) -> str:
+    return read_manifest(folder)["files"]["model.safetensors"]
