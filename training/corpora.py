@@ -16,6 +16,11 @@ from training.errors import InputError
 EMBEDDED = "python"
 MIN_CHARS = 200
 """Shorter documents (empty `__init__.py` files, mostly) hold nothing to learn from."""
+MAX_CHARS = 200_000
+"""Longer documents are cut into pieces that each count as one, so that one book or table does not fill the corpus."""
+FEW = 100
+"""A corpus of fewer documents is cut finer, into this many pieces or so, that some can be held out of training."""
+_PIECE_CHARS = 2_000
 _KINDS = (".txt", ".jsonl", ".parquet")
 _PACKED = (".gz", ".xz", ".zst")
 
@@ -32,24 +37,34 @@ def read_corpus(source: str, max_megabytes: float) -> list[Document]:
     `source` is `python` (the embedded default: the .py files of this Python installation and of the packages
     installed beside copyscope), a file or folder of .txt, .jsonl (a field `text` a line) or .parquet (a column
     `text`), plain or as .gz, .xz or .zst, or `hf:<data set>` for a Hugging Face data set, which is streamed.
-    Raises InputError for a missing, empty or unreadable source.
+    Long documents are cut at line breaks (`MAX_CHARS`, `FEW`). Raises InputError for a missing, empty or unreadable
+    source.
     """
     found: dict[bytes, str] = {}
     budget = int(max_megabytes * 1e6)
     size = 0
+
+    def take(text: str, limit: int) -> None:
+        nonlocal size
+        for piece in cut(text, limit):
+            data = piece.encode("utf-8", "replace")
+            digest = hashlib.sha256(data).digest()
+            if len(piece) >= MIN_CHARS and digest not in found:
+                found[digest] = data.decode("utf-8")
+                size += len(data)
+
     # A stream that may never end is cut when the budget is full; files on disk are all read, so that the part
     # kept does not depend on which file came first.
     endless = source.startswith("hf:")
     for text in _texts(source):
-        if len(text) < MIN_CHARS:
-            continue
-        data = text.encode("utf-8", "replace")
-        digest = hashlib.sha256(data).digest()
-        if digest not in found:
-            found[digest] = data.decode("utf-8")
-            size += len(data)
-            if endless and size >= budget:
-                break
+        take(text, MAX_CHARS)
+        if endless and size >= budget:
+            break
+    if len(found) < FEW:
+        texts = list(found.values())
+        found.clear()
+        for text in texts:
+            take(text, max(_PIECE_CHARS, sum(map(len, texts)) // FEW))
     if not found:
         raise InputError(f"corpus {source}: no document of at least {MIN_CHARS} characters in it; give more text")
     documents: list[Document] = []
@@ -59,6 +74,17 @@ def read_corpus(source: str, max_megabytes: float) -> list[Document]:
         documents.append(Document(found[digest], digest))
         budget -= len(found[digest].encode())
     return documents
+
+
+def cut(text: str, limit: int) -> Iterator[str]:
+    """The text in pieces of at most `limit` characters, nothing dropped; cut after a line break where the last quarter
+    of a piece has one."""
+    start = 0
+    while len(text) - start > limit:
+        end = text.rfind("\n", start + limit * 3 // 4, start + limit) + 1 or start + limit
+        yield text[start:end]
+        start = end
+    yield text[start:]
 
 
 def fingerprint(documents: list[Document]) -> str:

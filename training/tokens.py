@@ -95,6 +95,8 @@ def _make(config: DataConfig, documents: list[Document], folder: Path, say: Call
     tokenizer = train_tokenizer(documents, config.vocab_size)
     write_text(folder / "tokenizer.json", tokenizer.to_str())
     held_out = {document.digest for document in documents if is_held_out(document, config.validation_share)}
+    if not held_out and len(documents) > 1:  # few documents: the one that a larger share would have taken first
+        held_out = {min((document.digest for document in documents), key=lambda digest: digest[-8:])}
     say(f"encoding {len(documents)} documents")
     index: dict[str, Any] = {
         "corpus": config.corpus,

@@ -9,8 +9,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
 
-from training.corpora import fingerprint, read_corpus
+from training.corpora import MAX_CHARS, cut, fingerprint, read_corpus
 from training.errors import InputError
 
 TEXTS = [f"document number {n} tells its own story, {n * n} words long. " * 8 for n in range(12)]
@@ -92,8 +94,8 @@ def test_a_zst_of_several_frames_is_read_whole_and_a_cut_one_refused(tmp_path: P
     path = tmp_path / "a.jsonl.zst"
     path.write_bytes(zstandard.compress(jsonl(TEXTS[:5])) + zstandard.compress(jsonl(TEXTS[5:])))
     assert len(read_corpus(str(path), 100.0)) == len(TEXTS)
-    for cut in (1, 20):
-        path.write_bytes(zstandard.compress(jsonl(TEXTS))[:-cut])
+    for missing in (1, 20):
+        path.write_bytes(zstandard.compress(jsonl(TEXTS))[:-missing])
         with pytest.raises(InputError, match="cannot be read"):
             read_corpus(str(path), 100.0)
 
@@ -109,3 +111,31 @@ def test_a_gz_damaged_inside_is_refused(tmp_path: Path) -> None:
 def test_the_budget_counts_bytes(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(jsonl([f"{n}" + "é" * 500 for n in range(10)]))  # 1,001 bytes each
     assert len(read_corpus(str(tmp_path), 0.003)) == 3
+
+
+@given(st.text("ab\n", max_size=300), st.integers(1, 50))
+def test_cutting_drops_nothing_and_keeps_to_the_limit(text: str, limit: int) -> None:
+    pieces = list(cut(text, limit))
+    assert "".join(pieces) == text
+    assert all(len(piece) <= limit for piece in pieces)
+
+
+def test_cuts_are_at_line_breaks() -> None:
+    text = "".join(f"line {number}\n" for number in range(1000))
+    assert all(piece.endswith("\n") for piece in cut(text, 100))
+
+
+def test_one_file_is_a_corpus_of_many_documents(tmp_path: Path) -> None:
+    text = "".join(f"{number} squared is {number * number}.\n" for number in range(2000))
+    (tmp_path / "one.txt").write_text(text)
+    documents = read_corpus(str(tmp_path / "one.txt"), 100.0)
+    assert 20 <= len(documents) <= 110
+    assert sum(len(document.text) for document in documents) == len(text)
+
+
+def test_long_documents_are_cut_and_short_ones_are_not(tmp_path: Path) -> None:
+    texts = [f"{number} " * 300 for number in range(200)] + ["long line of a table\n" * 20_000]
+    (tmp_path / "many.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    documents = {document.text for document in read_corpus(str(tmp_path / "many.jsonl"), 100.0)}
+    assert set(texts[:-1]) <= documents
+    assert max(map(len, documents)) <= MAX_CHARS
