@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from training.config import RunConfig
-from training.forward import QUERY_BLOCK, NextTokenLoss
+from training.forward import NextTokenLoss
+from training.kernels import QUERY_BLOCK
 from training.model import build_model
 
 
