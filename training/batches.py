@@ -4,7 +4,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from training.errors import InputError
@@ -58,27 +58,32 @@ def batch(
             f"the corpus is too small: {len(tokens)} training tokens make {count} sequences of {length}, and one batch "
             f"needs {batch_size * repeat_choice}; give more text, or lower train.batch_size or model.n_ctx"
         )
-    chosen = []
+    starts: list[int] = []
     for row in rows if rows is not None else range(batch_size):
-        i = step * batch_size + row
-        starts = sequence_starts(seed, i * repeat_choice, repeat_choice, len(tokens), length)
-        if repeat_choice > 1:
-            values = [
-                repeat_value(tokens[s : s + length + 1], None if surprisal is None else surprisal[s : s + length + 1])
-                for s in starts
-            ]
-            starts = [starts[int(np.argmax(values))]]
-        chosen.append(tokens[starts[0] : starts[0] + length + 1])
-    return torch.from_numpy(np.stack(chosen).astype(np.int64))
+        first = (step * batch_size + row) * repeat_choice
+        starts += sequence_starts(seed, first, repeat_choice, len(tokens), length)
+    candidates = np.stack([tokens[start : start + length + 1] for start in starts])
+    if repeat_choice > 1:
+        weights = None
+        if surprisal is not None:
+            weights = np.stack([surprisal[start + 1 : start + length + 1] for start in starts])
+        values = repeat_value(candidates, weights).reshape(-1, repeat_choice)
+        candidates = candidates[np.arange(0, len(starts), repeat_choice) + values.argmax(axis=1)]
+    return torch.from_numpy(candidates.astype(np.int64))
 
 
-def repeat_value(window: np.ndarray, surprisal: np.ndarray | None = None) -> float:
-    """What induction could be worth in a window: summed `surprisal` (None: 1 each) of the tokens that end a pair of
-    adjacent tokens which already stood earlier in the window. In nats; at least 0."""
-    pairs = window[:-1].astype(np.int64) << 32 | window[1:]
-    first = np.unique(pairs, return_index=True)[1]
-    weights = np.ones(len(pairs)) if surprisal is None else surprisal[1:].astype(np.float64)
-    return float(weights.sum() - weights[first].sum())
+def repeat_value(
+    sequences: Shaped[np.ndarray, "window pos_plus_1"], surprisal: Float[np.ndarray, "window pos"] | None = None
+) -> Float[np.ndarray, "window"]:
+    """What induction could be worth in each sequence: summed `surprisal` (None: 1 each) of the tokens that end a pair
+    of adjacent tokens which already stood earlier in the sequence. In nats; at least 0."""
+    pairs = sequences[:, :-1].astype(np.int64) << 32 | sequences[:, 1:]
+    order = pairs.argsort(axis=1, kind="stable")  # equal pairs side by side, the earliest first
+    ranked = np.take_along_axis(pairs, order, axis=1)
+    seen = np.zeros(pairs.shape, dtype=bool)
+    np.put_along_axis(seen, order[:, 1:], ranked[:, 1:] == ranked[:, :-1], axis=1)
+    weights = np.ones(pairs.shape) if surprisal is None else surprisal.astype(np.float64)
+    return (weights * seen).sum(axis=1)
 
 
 def windows(tokens: np.ndarray, length: int, n: int, seed: int) -> Int[Tensor, "window pos_plus_1"]:

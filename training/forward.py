@@ -82,10 +82,3 @@ class NextTokenLoss(torch.nn.Module):
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.residual_dropout) if self.residual_dropout and self.training else x
-
-
-def native_bf16() -> bool:
-    """Whether this machine multiplies bf16 matrices natively (AMX, AVX512-BF16 or a GPU that does)."""
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

@@ -21,7 +21,8 @@ from training.batches import batch, windows
 from training.checkpoints import Checkpoint, step_folder, write_folder, write_json, write_text
 from training.config import RunConfig
 from training.errors import InputError, Stopped
-from training.forward import NextTokenLoss, native_bf16
+from training.forward import NextTokenLoss
+from training.machine import keep_freed_memory, native_bf16
 from training.model import build_model
 from training.schedule import checkpoint_steps, kept_steps, learning_rate
 from training.state import load_state, save_state, states
@@ -85,6 +86,7 @@ def run_updates(
     rows = _rows(config, accelerator)
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
+    keep_freed_memory()
     precision = torch.bfloat16 if _bf16(config) else torch.float32
     m = config.model
     model = build_model(config, store.index["vocab_size"])

@@ -11,7 +11,8 @@ from collections.abc import Callable
 import torch
 
 from training.config import RunConfig
-from training.forward import NextTokenLoss, native_bf16
+from training.forward import NextTokenLoss
+from training.machine import native_bf16
 from training.model import build_model
 
 ROUNDS = 12

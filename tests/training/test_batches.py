@@ -1,5 +1,7 @@
 """The order of data is a pure function of seed and step."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -41,10 +43,19 @@ def test_a_sequence_has_the_token_after_it() -> None:
 
 
 def test_repeat_value_of_known_windows() -> None:
-    assert repeat_value(np.array([1, 2, 3, 4])) == 0
-    assert repeat_value(np.array([1, 2, 1, 2, 1])) == 2  # the second (1, 2) and the second (2, 1)
-    assert repeat_value(np.array([7] * 11)) == 9
-    assert repeat_value(np.array([1, 2, 1, 2, 1]), np.array([9, 9, 9, 0.5, 0.25])) == 0.75
+    rows = np.array([[1, 2, 3, 4, 5], [1, 2, 1, 2, 1], [7, 7, 7, 7, 7]])
+    assert repeat_value(rows).tolist() == [0, 2, 3]  # of the second: the second (1, 2) and the second (2, 1)
+    assert repeat_value(rows[1:2], np.array([[9, 9, 0.5, 0.25]])).tolist() == [0.75]
+
+
+@given(st.lists(st.integers(0, 3), min_size=2, max_size=30))
+def test_repeat_value_is_that_of_a_walk_through_the_window(tokens: list[int]) -> None:
+    weights = np.random.default_rng(0).random(len(tokens) - 1)
+    seen, value = set(), 0.0
+    for pair, weight in zip(pairwise(tokens), weights, strict=True):
+        value += weight if pair in seen else 0.0
+        seen.add(pair)
+    assert repeat_value(np.array([tokens]), weights[None])[0] == pytest.approx(value)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -57,7 +68,7 @@ def test_repeat_choice_takes_the_candidate_worth_most(weighted: bool) -> None:
     def value(row: torch.Tensor) -> float:
         window = row.numpy().astype(np.uint16)
         at = place[window.tobytes()]
-        return repeat_value(window, None if surprisal is None else surprisal[at : at + 21])
+        return repeat_value(window[None], None if surprisal is None else surprisal[None, at + 1 : at + 21])[0]
 
     plain = [batch(stream, 20, 1, 5, i)[0] for i in range(30)]
     for i in range(10):
