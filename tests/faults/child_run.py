@@ -44,10 +44,24 @@ def _limit(size: int) -> None:
 
 
 def run_child(
-    out: str, corpus: str, pipe: Any, full: tuple[int, int] | None = None, stop_at: int | None = None
+    out: str,
+    corpus: str,
+    pipe: Any,
+    full: tuple[int, int] | None = None,
+    stop_at: int | None = None,
+    tell_writes: bool = False,
 ) -> None:
     """Trains, and sends each finished checkpoint's step and then how it ended. `full` (step, bytes): the disk is full
-    for files of more than `bytes` once that step is logged (-1: from the start, on the token store)."""
+    for files of more than `bytes` once that step is logged (-1: from the start, on the token store). `tell_writes`:
+    sends "writing" just before each fsync, that is, several times in the middle of every save."""
+    if tell_writes:
+        real = os.fsync
+
+        def told(descriptor: int) -> None:
+            pipe.send("writing")
+            real(descriptor)
+
+        os.fsync = told
 
     def progress(line: dict[str, Any]) -> None:
         if full is not None and line["step"] == full[0]:

@@ -73,30 +73,53 @@ def out(undisturbed: Path, request: pytest.FixtureRequest) -> Path:
     return undisturbed.with_name(request.node.name)
 
 
-def test_killed_at_random_moments(undisturbed: Path, out: Path) -> None:
+def kill(child: Any) -> bool:
+    """Whether the child was still at work."""
+    if child.is_alive():
+        os.kill(child.pid, signal.SIGKILL)
+    child.join()
+    return child.exitcode == -signal.SIGKILL
+
+
+def is_sound(out: Path) -> bool:
+    """At every moment: what is listed as a checkpoint is whole."""
+    started = (out / "checkpoints").is_dir() and any((out / "checkpoints").glob("step*"))
+    return not started or CheckpointSeries.open(out).verify() == []
+
+
+def test_killed_a_hundred_times_half_of_them_in_the_middle_of_a_save(undisturbed: Path, out: Path) -> None:
     draw = random.Random(0)
     corpus = undisturbed.with_name("corpus.jsonl")
-    kills = 0
-    for _ in range(200):
-        child, pipe = start(out, corpus)
-        # At a random checkpoint or before the first (a finished child closes the pipe), then a random moment later.
-        for _ in range(draw.randint(0, 3)):
-            try:
-                pipe.recv()
-            except EOFError:
-                break
-        time.sleep(draw.random() * 0.1)
-        if child.is_alive():
-            os.kill(child.pid, signal.SIGKILL)
-        child.join()
-        kills += child.exitcode == -signal.SIGKILL
-        if (out / "checkpoints").is_dir() and any((out / "checkpoints").glob("step*")):
-            assert CheckpointSeries.open(out).verify() == []  # sound at every moment
-        if kills >= 10:
+    between, within, runs = 0, 0, 0
+    run = out.with_name(f"{out.name}_0")
+    for _ in range(600):
+        child, pipe = start(run, corpus, tell_writes=between >= 50)
+        try:
+            if between < 50:  # at a random checkpoint or before the first, then a random moment later
+                for _ in range(draw.randint(0, 3)):
+                    pipe.recv()
+                time.sleep(draw.random() * 0.1)
+            else:
+                for _ in range(draw.randint(1, 25)):
+                    while pipe.recv() != "writing":
+                        pass
+        except EOFError:  # it has finished
+            pass
+        killed = kill(child)
+        half_written = any(
+            path.name.startswith(".") for part in ("checkpoints", "resume") for path in run.glob(f"{part}/*")
+        )
+        between += killed and between < 50
+        within += killed and half_written and between >= 50
+        assert is_sound(run)
+        if child.exitcode == 0 or (between == 50 and within >= 50):
+            assert to_the_end(run, corpus)[-1] == "finished"
+            assert_the_same(run, undisturbed)
+            runs += 1
+            run = out.with_name(f"{out.name}_{runs}")
+        if between == 50 and within >= 50:
             break
-    assert kills >= 8
-    assert to_the_end(out, corpus)[-1] == "finished"
-    assert_the_same(out, undisturbed)
+    assert (between, within) == (50, 50)
 
 
 def test_killed_while_the_token_store_is_made(undisturbed: Path, tmp_path: Path) -> None:
