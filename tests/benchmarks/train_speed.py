@@ -1,53 +1,106 @@
-"""Tokens per second of the training loss and update, against transformers' own forward, side by side in one run.
+"""Tokens per second of training, copyscope against three other ways, side by side in one run: `make bench`.
 
-The two take turns on the same model, batches and optimiser, so that noise of the machine hits both. Run by
-`make bench`; prints a table. Ratios mean something, absolute figures little.
+Same initial weights, same batches, same optimiser and learning rate; the ways take turns, a round of updates each.
+Ratios mean something, absolute figures little. Prints a table per model: tokens/s (median round), ratio to
+transformers' Trainer, held-out loss after the same number of updates, peak memory of the process, and the share of the
+matrix-product peak that this machine reaches on large square matrices.
 """
 
+import json
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from training.config import RunConfig
-from training.forward import NextTokenLoss
 from training.machine import native_bf16
-from training.model import build_model
+from training.tokens import token_store
 
-ROUNDS = 12
+WAYS = ("copyscope", "Trainer", "plain loop", "HookedTransformer")
+# Updates a round, rounds; the first round is left out of the median.
+MODELS = {"quickstart": (20, 8), "small": (4, 6)}
+
+
+def peak_flops() -> float:
+    """Best of a few products of square matrices, in floating-point operations a second."""
+    dtype = torch.bfloat16 if native_bf16() else torch.float32
+    a, best = torch.randn(2048, 2048).to(dtype), 0.0
+    for _ in range(12):
+        started = time.perf_counter()
+        torch.mm(a, a)
+        best = max(best, 2 * 2048**3 / (time.perf_counter() - started))
+    return best
+
+
+def flops_per_token(config: RunConfig) -> float:
+    """Of products, forward and backward: 6 a weight (the embedding is looked up), and the causal half of attention."""
+    m = config.model
+    attention = m.d_model * m.head_width * 2 * (m.n_heads + (m.n_key_value_heads or m.n_heads))
+    weights = m.n_layers * (attention + 3 * m.d_model * m.d_mlp) + m.d_model * config.data.vocab_size
+    return 6 * weights + 6 * m.n_layers * m.n_heads * m.head_width * m.n_ctx
+
+
+def compare(name: str, round_size: int, rounds: int, folder: Path) -> None:
+    config = RunConfig.load(name).with_values(
+        {"data.max_megabytes": 3.0, "data.repeat_choice": 1, "optimizer.warmup_steps": 0, "optimizer.lr": 1e-3,
+         "optimizer.schedule": "constant", "train.batch_size": 8, "train.steps": round_size * rounds}
+    )  # fmt: skip
+    (folder / "config.toml").write_text(config.to_toml())
+    token_store(config.data, folder)  # once, before anyone is measured
+    child = str(Path(__file__).with_name("contenders.py"))
+    processes = {
+        way: subprocess.Popen(
+            [sys.executable, child, way, str(folder / "config.toml"), str(folder), str(round_size)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        )
+        for way in WAYS
+    }  # fmt: skip
+
+    def hear(way: str) -> dict[str, Any]:
+        stream = processes[way].stdout
+        assert stream is not None
+        for line in stream:
+            if line.startswith('{"'):  # the Trainer prints a dict of its own
+                return json.loads(line)
+        raise SystemExit(f"{way} ended early")
+
+    def go(way: str) -> dict[str, Any]:
+        stream = processes[way].stdin
+        assert stream is not None
+        stream.write("go\n")
+        stream.flush()
+        return hear(way)
+
+    for way in WAYS:
+        hear(way)
+    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
+    for _ in range(rounds):
+        for way in WAYS:
+            seconds[way].append(go(way)["seconds"])
+    tokens = round_size * config.train.batch_size * config.model.n_ctx
+    speed = {way: tokens / statistics.median(seconds[way][1:]) for way in WAYS}
+    ends = {way: go(way) for way in WAYS}
+    peak = peak_flops()
+    threads = torch.get_num_threads()
+    print(f"\n{name}: batch 8 x {config.model.n_ctx}, {threads} threads, {rounds} rounds of {round_size} updates")
+    print(f"{'':18} {'tokens/s':>10} {'ratio':>6} {'loss':>8} {'MB':>6} {'of peak':>8}")
+    for way in WAYS:
+        loss, share = ends[way]["loss"], speed[way] * flops_per_token(config) / peak
+        print(
+            f"{way:18} {speed[way]:10,.0f} {speed[way] / speed['Trainer']:6.2f} "
+            f"{'' if loss is None else format(loss, '8.4f'):>8} {ends[way]['megabytes']:6.0f} {share:8.1%}"
+        )
 
 
 def main() -> None:
-    config = RunConfig.load("quickstart")
-    dtype = torch.bfloat16 if native_bf16() else torch.float32
-    model = build_model(config, config.data.vocab_size)
-    ours = NextTokenLoss(model, config.model.n_ctx, dtype)
-    tokens = torch.randint(config.data.vocab_size, (config.train.batch_size, config.model.n_ctx + 1))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-
-    def theirs() -> torch.Tensor:
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype is torch.bfloat16):
-            logits = model(input_ids=tokens[:, :-1], use_cache=False).logits
-        return torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].flatten())
-
-    def seconds(loss: Callable[[], torch.Tensor]) -> float:
-        started = time.perf_counter()
-        loss().backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        return time.perf_counter() - started
-
-    ways = {"copyscope": lambda: ours(tokens), "transformers + autocast": theirs}
-    taken: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(ROUNDS):
-        for name, loss in ways.items():
-            taken[name].append(seconds(loss))
-    size = tokens[:, 1:].numel()
-    print(f"quickstart model, {dtype}, {torch.get_num_threads()} threads, median of {ROUNDS - 2} updates")
-    medians = {name: statistics.median(values[2:]) for name, values in taken.items()}
-    for name, median in medians.items():
-        print(f"{name:26} {size / median:10,.0f} tokens/s   {medians['transformers + autocast'] / median:5.2f}x")
+    for name, (round_size, rounds) in MODELS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            compare(name, round_size, rounds, Path(folder))
 
 
 if __name__ == "__main__":
