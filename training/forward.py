@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-from training.kernels import causal_attention, gated_silu, vocabulary_loss
+from training.kernels import causal_attention, gated_mlp, rms_norm, vocabulary_loss
 
 
 class NextTokenLoss(torch.nn.Module):
@@ -54,31 +54,21 @@ class NextTokenLoss(torch.nn.Module):
     def final_residual(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
         """The normed residual stream after the last block."""
         body: Any = self.model.model
-        batch, pos = tokens.shape
+        pos = tokens.shape[1]
+        dropout = self.attention_dropout if self.training else 0.0
         x = F.embedding(tokens, body.embed_tokens.weight).to(self.dtype)
         for layer in body.layers:
             attention, mlp = layer.self_attn, layer.mlp
-            projections = (attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight)
-            qkv = self._product(self._norm(x, layer.input_layernorm.weight), *projections)
-            mixed = causal_attention(
-                qkv.view(batch, pos, self.heads + 2 * self.kv_heads, self.d_head),
-                self.cos[:pos],
-                self.sin[:pos],
-                self.kv_heads,
-                self.attention_dropout if self.training else 0.0,
-            )
-            x = x + self._drop(self._product(mixed.flatten(2), attention.o_proj.weight))
-            normed = self._norm(x, layer.post_attention_layernorm.weight)
-            gate_up = self._product(normed, mlp.gate_proj.weight, mlp.up_proj.weight)
-            x = x + self._drop(self._product(gated_silu(gate_up), mlp.down_proj.weight))
+            w_qkv = torch.cat([y.weight for y in (attention.q_proj, attention.k_proj, attention.v_proj)]).to(self.dtype)
+            normed = self._norm(x, layer.input_layernorm.weight)
+            mixed = causal_attention(normed, w_qkv, self.cos[:pos], self.sin[:pos], self.kv_heads, dropout)
+            x = x + self._drop(F.linear(mixed.flatten(2), attention.o_proj.weight.to(self.dtype)))
+            weights = (y.weight.to(self.dtype) for y in (mlp.gate_proj, mlp.up_proj, mlp.down_proj))
+            x = x + self._drop(gated_mlp(self._norm(x, layer.post_attention_layernorm.weight), *weights))
         return self._norm(x, body.norm.weight)
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
-        config: Any = self.model.config
-        return F.rms_norm(x, (config.hidden_size,), weight.to(self.dtype), config.rms_norm_eps)
-
-    def _product(self, x: Tensor, *weights: Tensor) -> Tensor:
-        return F.linear(x, torch.cat(weights).to(self.dtype))
+        return rms_norm(x, weight.to(self.dtype), self.model.config.rms_norm_eps)
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.residual_dropout) if self.residual_dropout and self.training else x
