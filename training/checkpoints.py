@@ -1,5 +1,6 @@
 """Checkpoints on disk: written atomically, listed in order, verified. The only place that touches checkpoint files."""
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -9,9 +10,13 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from training.errors import InputError as InputError
+from training.leftovers import partial, put, tidy
+
+if TYPE_CHECKING:
+    from training.verify import Problem
 
 MANIFEST = "MANIFEST.json"
 _STEP = re.compile(r"(?:step|checkpoint|global_step)[-_]?(\d+)")
@@ -25,13 +30,6 @@ class Checkpoint:
     tokens: int | None
     path: str
     revision: str | None = None
-
-
-class Problem(NamedTuple):
-    """What `CheckpointSeries.verify` found wrong, where, in one line."""
-
-    where: str
-    what: str
 
 
 @dataclass(frozen=True)
@@ -55,51 +53,24 @@ class CheckpointSeries:
         name, at, revisions = text.partition("@")
         if at and re.fullmatch(r"[\w.-]+/[\w.-]+", name):
             found = [
-                Checkpoint(_step_of(revision, order), None, name, revision)
+                Checkpoint(step_of(revision, order), None, name, revision)
                 for order, revision in enumerate(filter(None, revisions.split(",")))
             ]
             if found:
                 return cls(text, tuple(sorted(found, key=lambda checkpoint: checkpoint.step)))
         raise InputError(f"{text}: no such folder; give a run, a folder of models, or org/model@revision,revision")
 
-    def verify(self) -> list[Problem]:
-        """Checks every file of every local checkpoint against its manifest; empty when sound.
+    def verify(self, progress: Callable[[str, int, int], None] | None = None) -> "list[Problem]":
+        """Everything wrong with the local checkpoints, one line each, by step; empty when sound.
 
-        Found: a missing, damaged or foreign file, a step label that differs from the manifest, two steps with equal
-        weights. Without a manifest only what can be seen without one is checked.
+        With a manifest: any damaged, missing or foreign file, a label that differs from it, another run's checkpoint.
+        Without one: files cut off or ending in zeros, values that are not finite, missing parts, other shapes. Either
+        way: two steps with equal weights, and weights that lie off the way of the series (`training.verify`).
+        `progress(what, done, total)` is told how far it is.
         """
-        problems: list[Problem] = []
-        weights: dict[str, int] = {}
-        for checkpoint in self.checkpoints:
-            folder = Path(checkpoint.path)
-            if checkpoint.revision is not None or not folder.is_dir():
-                continue
-            problems += _check_folder(folder)
-            model = folder / "model.safetensors"
-            if model.is_file():
-                digest = sha256_of(model)
-                if digest in weights:
-                    problems.append(Problem(str(folder), f"same weights as step {weights[digest]}"))
-                weights.setdefault(digest, checkpoint.step)
-        return problems
+        from training.verify import problems_of
 
-
-def _check_folder(folder: Path) -> list[Problem]:
-    if not (folder / MANIFEST).is_file():
-        missing = [name for name in ("config.json", "model.safetensors") if not (folder / name).is_file()]
-        return [Problem(str(folder), f"{name} is missing") for name in missing]
-    manifest = read_manifest(folder)
-    problems = []
-    for name, digest in manifest["files"].items():
-        if not (folder / name).is_file():
-            problems.append(Problem(str(folder / name), "missing, though the manifest lists it"))
-        elif sha256_of(folder / name) != digest:
-            problems.append(Problem(str(folder / name), "damaged: its sha256 differs from the manifest's"))
-    for extra in sorted(path.name for path in folder.iterdir() if path.name not in {*manifest["files"], MANIFEST}):
-        problems.append(Problem(str(folder / extra), "foreign: the manifest does not list it"))
-    if _step_of(folder.name, -1) not in (-1, manifest["step"]):
-        problems.append(Problem(str(folder), f"the folder's name and the manifest's step {manifest['step']} differ"))
-    return problems
+        return problems_of(self.checkpoints, progress)
 
 
 def _local(path: Path) -> list[Checkpoint]:
@@ -119,10 +90,10 @@ def _checkpoint(folder: Path, order: int) -> Checkpoint:
     if (folder / MANIFEST).is_file():
         manifest = read_manifest(folder)
         return Checkpoint(manifest["step"], manifest["tokens"], str(folder))
-    return Checkpoint(_step_of(folder.name, order), None, str(folder))
+    return Checkpoint(step_of(folder.name, order), None, str(folder))
 
 
-def _step_of(name: str, otherwise: int) -> int:
+def step_of(name: str, otherwise: int) -> int:
     match = _STEP.search(name)
     return int(match[1]) if match else otherwise
 
@@ -156,43 +127,57 @@ def step_folder(step: int) -> str:
 def write_folder(target: Path, fill: Callable[[Path], None], **labels: Any) -> None:
     """Writes a folder that is either whole or not there: temp folder, manifest, fsync, rename, fsync of the parent.
 
-    `fill` puts the files into the folder it is given; `labels` (step, tokens, run_id) go into the manifest.
+    `fill` puts the files into the folder it is given; `labels` (step, tokens, run_id) go into the manifest. A folder
+    that is there already is replaced, and stays what it was if this fails. Raises InputError if the place is full or
+    cannot be written.
     """
-    temp = target.with_name(f".{target.name}.partial")
-    if temp.exists():
-        shutil.rmtree(temp)
+    temp = partial(target)
     try:
-        temp.mkdir(parents=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        tidy(target.parent)
+        temp.mkdir()
         fill(temp)
         files = {path.name: sha256_of(path) for path in sorted(temp.iterdir())}
         (temp / MANIFEST).write_text(json.dumps({**labels, "files": files}, indent=1))
+        mode = temp.stat().st_mode & 0o666
         for path in temp.iterdir():
+            path.chmod(mode)  # safetensors lets nobody but the owner read its files
             _fsync(path)
         _fsync(temp)
-        if target.exists():
-            shutil.rmtree(target)
-        temp.rename(target)
+        put(temp, target)
         _fsync(target.parent)
-    except Exception as error:
+    except BaseException as error:
         shutil.rmtree(temp, ignore_errors=True)
-        if is_disk_full(error):
-            raise disk_full(target) from None
-        raise
+        raise _in_one_line(error, target) from None
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Writes a file that is either whole or as it was: temp file, fsync, rename."""
-    temp = path.with_name(f".{path.name}.partial")
+    """Writes a file that is either whole or as it was: temp file, fsync, rename, fsync of the parent.
+
+    Raises InputError if the place is full or cannot be written.
+    """
+    temp = partial(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        tidy(path.parent)
         temp.write_bytes(data)
         _fsync(temp)
-        temp.rename(path)
-    except OSError as error:
-        temp.unlink(missing_ok=True)
-        if is_disk_full(error):
-            raise disk_full(path) from None
-        raise
+        temp.replace(path)
+        _fsync(path.parent)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temp.unlink()
+        raise _in_one_line(error, path) from None
+
+
+def _in_one_line(error: BaseException, path: Path) -> BaseException:
+    """An InputError where the place is at fault, else the error itself."""
+    if is_disk_full(error):
+        return disk_full(path)
+    codes = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
+    if isinstance(error, OSError) and error.errno in codes:
+        return InputError(f"cannot write {path}: {error.strerror}; choose another place")
+    return error
 
 
 def write_text(path: Path, text: str) -> None:

@@ -101,7 +101,7 @@ def test_other_series_are_ordered_by_the_number_in_the_name(run: Path, tmp_path:
     (tmp_path / "logs").mkdir()
     series = CheckpointSeries.open(tmp_path)
     assert [c.step for c in series.checkpoints] == [20, 100, 1000]
-    assert [p.what for p in series.verify()] == ["same weights as step 20", "same weights as step 20"]
+    assert [p.what.partition(";")[0] for p in series.verify()] == ["same weights as step 20"] * 2
     (tmp_path / "checkpoint-100" / "model.safetensors").unlink()
     assert any("model.safetensors is missing" in p.what for p in series.verify())
 
