@@ -1,5 +1,6 @@
-"""Named corpora to documents: the only place that knows where text comes from."""
+"""Named corpora to texts: the only place that knows where text comes from."""
 
+import codecs
 import gzip
 import hashlib
 import io
@@ -7,7 +8,9 @@ import json
 import lzma
 import sysconfig
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,108 +21,91 @@ MIN_CHARS = 200
 """Shorter documents (empty `__init__.py` files, mostly) hold nothing to learn from."""
 MAX_CHARS = 200_000
 """Longer documents are cut into pieces that each count as one, so that one book or table does not fill the corpus."""
-FEW = 100
-"""A corpus of fewer documents is cut finer, into this many pieces or so, that some can be held out of training."""
-_PIECE_CHARS = 2_000
 _KINDS = (".txt", ".jsonl", ".parquet")
 _PACKED = (".gz", ".xz", ".zst")
+_AT_ONCE = 1 << 20
+_ROWS_AT_ONCE = 1000
 
 
-class Document(NamedTuple):
-    text: str
-    digest: bytes
-    """sha256 of the UTF-8 text; its order is a fair shuffle, and equal documents are taken once."""
+class Source(NamedTuple):
+    """The texts of a corpus as they come, a book in pieces."""
+
+    texts: Generator[str, None, None]
+    position: Callable[[], Any]
+    """Where `open_source` goes on after the last text taken; as JSON."""
+    endless: bool
+    """Whether to stop reading when there is enough: a data set may be larger than anyone has time for."""
 
 
-def read_corpus(source: str, max_megabytes: float) -> list[Document]:
-    """The documents of a corpus, distinct, in the order of their digest, up to `max_megabytes` (10^6 bytes of text).
+def open_source(name: str, position: Any = None) -> Source:
+    """The corpus of this name, from `position` on (None: from its beginning).
 
-    `source` is `python` (the embedded default: the .py files of this Python installation and of the packages
-    installed beside copyscope), a file or folder of .txt, .jsonl (a field `text` a line) or .parquet (a column
-    `text`), plain or as .gz, .xz or .zst, or `hf:<data set>` for a Hugging Face data set, which is streamed.
-    Long documents are cut at line breaks (`MAX_CHARS`, `FEW`). Raises InputError for a missing, empty or unreadable
-    source.
+    `name` is `python` (the embedded default: the .py files of this Python installation and of the packages installed
+    beside copyscope), a file or folder of .txt, .jsonl (a field `text` a line) or .parquet (a column `text`), plain or
+    as .gz, .xz or .zst, or `hf:<data set>[:<subset>[:<column>]]` for the split `train` of a Hugging Face data set,
+    which is streamed. Taking texts raises InputError for a missing or unreadable source.
     """
-    found: dict[bytes, str] = {}
-    budget = int(max_megabytes * 1e6)
-    size = 0
+    if name.startswith("hf:"):
+        return _hugging_face(name, position)
+    taken = position or 0
 
-    def take(text: str, limit: int) -> None:
-        nonlocal size
-        for piece in cut(text, limit):
-            data = piece.encode("utf-8", "replace")
-            digest = hashlib.sha256(data).digest()
-            if len(piece) >= MIN_CHARS and digest not in found:
-                found[digest] = data.decode("utf-8")
-                size += len(data)
+    def counted() -> Generator[str, None, None]:
+        nonlocal taken
+        for text in islice(_texts(name), taken, None):
+            taken += 1
+            yield text
 
-    # A stream that may never end is cut when the budget is full; files on disk are all read, so that the part
-    # kept does not depend on which file came first.
-    endless = source.startswith("hf:")
-    for text in _texts(source):
-        take(text, MAX_CHARS)
-        if endless and size >= budget:
-            break
-    if len(found) < FEW:
-        texts = list(found.values())
-        found.clear()
-        for text in texts:
-            take(text, max(_PIECE_CHARS, sum(map(len, texts)) // FEW))
-    if not found:
-        raise InputError(f"corpus {source}: no document of at least {MIN_CHARS} characters in it; give more text")
-    documents: list[Document] = []
-    for digest in sorted(found):
-        if budget <= 0:
-            break
-        documents.append(Document(found[digest], digest))
-        budget -= len(found[digest].encode())
-    return documents
+    return Source(counted(), lambda: taken, endless=False)
 
 
-def cut(text: str, limit: int) -> Iterator[str]:
-    """The text in pieces of at most `limit` characters, nothing dropped; cut after a line break where the last quarter
-    of a piece has one."""
-    start = 0
-    while len(text) - start > limit:
-        end = text.rfind("\n", start + limit * 3 // 4, start + limit) + 1 or start + limit
+def cut(chunks: Iterable[str], limit: int) -> Iterator[str]:
+    """The text that the chunks make up, in pieces of at most `limit` characters, nothing dropped; cut after a line
+    break where the last quarter of a piece has one. No piece is shorter than `MIN_CHARS` if the text is not, and
+    `limit` is at least four times that."""
+    text, start = "", 0
+    for chunk in chunks:
+        text, start = text[start:] + chunk, 0
+        while len(text) - start >= limit + MIN_CHARS:
+            end = _line_end(text, start, limit)
+            yield text[start:end]
+            start = end
+    while len(text) - start > limit:  # by less than MIN_CHARS
+        end = _line_end(text, start, max(1, limit * 3 // 4))
         yield text[start:end]
         start = end
     yield text[start:]
 
 
-def fingerprint(documents: list[Document]) -> str:
-    """sha256 over the documents' digests in order: equal for equal text, wherever it lies."""
-    return hashlib.sha256(b"".join(document.digest for document in documents)).hexdigest()
+def _line_end(text: str, start: int, limit: int) -> int:
+    return text.rfind("\n", start + limit * 3 // 4, start + limit) + 1 or start + limit
 
 
-def file_signature(source: str) -> str:
+def file_signature(name: str) -> str:
     """Changes when files of the corpus are added, removed or written; empty for a data set by name."""
-    if source.startswith("hf:"):
+    if name.startswith("hf:"):
         return ""
-    paths = _python_paths() if source == EMBEDDED else _corpus_files(source)
+    paths = _python_paths() if name == EMBEDDED else _corpus_files(name)
     stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
     return hashlib.sha256(repr(stats).encode()).hexdigest()
 
 
-def _texts(source: str) -> Iterator[str]:
-    if source == EMBEDDED:
+def _texts(name: str) -> Iterator[str]:
+    if name == EMBEDDED:
         yield from _python_sources()
-    elif source.startswith("hf:"):
-        yield from _hugging_face(source.removeprefix("hf:"))
     else:
-        for path in _corpus_files(source):
+        for path in _corpus_files(name):
             yield from _file_texts(path)
 
 
-def _corpus_files(source: str) -> list[Path]:
-    root = Path(source).expanduser()
+def _corpus_files(name: str) -> list[Path]:
+    root = Path(name).expanduser()
     if not root.exists():
         raise InputError(
-            f"corpus {source}: no such file or folder; give one, or {EMBEDDED!r}, or hf:<data set> with a network"
+            f"corpus {name}: no such file or folder; give one, or {EMBEDDED!r}, or hf:<data set> with a network"
         )
     paths = [root] if root.is_file() else sorted(path for path in root.rglob("*") if _kind(path))
     if not paths or not _kind(paths[0]):
-        raise InputError(f"corpus {source}: no .txt, .jsonl or .parquet in it (plain, .gz, .xz or .zst)")
+        raise InputError(f"corpus {name}: no .txt, .jsonl or .parquet in it (plain, .gz, .xz or .zst)")
     return paths
 
 
@@ -179,13 +165,20 @@ def _file_texts(path: Path) -> Iterator[str]:
         with _open(path) as stream:
             kind = _kind(path)
             if kind == ".txt":
-                yield stream.read().decode("utf-8", "replace")
+                yield from cut(_decoded(stream), MAX_CHARS)
             elif kind == ".jsonl":
                 yield from _json_lines(path, stream)
             else:
-                yield from _parquet(path, io.BytesIO(stream.read()))
+                yield from _parquet(path, path if path.suffix == kind else io.BytesIO(stream.read()))
     except (OSError, EOFError, zlib.error, lzma.LZMAError, ZstdError) as error:
         raise InputError(f"corpus file {path}: cannot be read ({error}); replace it or take it away") from None
+
+
+def _decoded(stream: io.BufferedIOBase) -> Iterator[str]:
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    while data := stream.read(_AT_ONCE):
+        yield decoder.decode(data)
+    yield decoder.decode(b"", final=True)
 
 
 def _json_lines(path: Path, stream: Iterable[bytes]) -> Iterator[str]:
@@ -201,14 +194,15 @@ def _json_lines(path: Path, stream: Iterable[bytes]) -> Iterator[str]:
         yield text
 
 
-def _parquet(path: Path, data: io.BytesIO) -> Iterator[str]:
+def _parquet(path: Path, data: Path | io.BytesIO) -> Iterator[str]:
     import polars as pl
 
     try:
-        column = pl.read_parquet(data, columns=["text"])["text"].cast(pl.String)
+        column = pl.scan_parquet(data, glob=False).select(pl.col("text").cast(pl.String))
+        for rows in column.collect_batches(chunk_size=_ROWS_AT_ONCE, maintain_order=True):
+            yield from rows["text"].drop_nulls()
     except pl.exceptions.PolarsError as error:
         raise InputError(f"corpus file {path}: no readable column 'text' ({str(error).splitlines()[0]})") from None
-    yield from column.drop_nulls()
 
 
 def _python_paths() -> Iterator[Path]:
@@ -228,18 +222,42 @@ def _python_sources() -> Iterator[str]:
             continue  # a few test files are in other encodings on purpose
 
 
-def _hugging_face(name: str) -> Iterator[str]:
-    try:
+def _hugging_face(name: str, position: Any) -> Source:
+    data_set, subset, column = (*name.removeprefix("hf:").split(":", 2), "", "")[:3]
+    column = column or "text"
+    with _one_line(name):
         from datasets import load_dataset
 
-        rows = load_dataset(name, split="train", streaming=True)
-        for row in rows:
-            if isinstance(row.get("text"), str):
-                yield row["text"]
+        rows: Any = load_dataset(data_set, subset or None, split="train", streaming=True)
+        if position is not None:
+            rows.load_state_dict(position)
+
+    def texts() -> Generator[str, None, None]:
+        with _one_line(name):
+            for row in rows:
+                if column not in row:
+                    raise InputError(
+                        f"corpus {name}: no column {column!r} in it; name one of {', '.join(row)} as "
+                        f"hf:{data_set}:{subset}:<column>"
+                    )
+                if isinstance(row[column], str):
+                    yield row[column]
+
+    return Source(texts(), rows.state_dict, endless=True)
+
+
+@contextmanager
+def _one_line(name: str) -> Iterator[None]:
+    """The library raises many kinds of error for a missing set, a gated one and no network."""
+    try:
+        yield
+    except InputError:
+        raise
     except ImportError:
-        raise InputError(f"corpus hf:{name}: the package 'datasets' is missing; install it") from None
-    except Exception as error:  # the library raises many kinds for a missing set, a gated one and no network
+        raise InputError(f"corpus {name}: the package 'datasets' is missing; install it") from None
+    except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
-            f"corpus hf:{name}: cannot be streamed ({reason[:200]}); check the name and the network"
+            f"corpus {name}: cannot be streamed ({reason[:200]}); check the name and the network, and run the same "
+            "command again: it goes on from what was read"
         ) from None

@@ -1,173 +1,215 @@
-"""Text to tokens: the tokenizer and the memory-mapped token store."""
+"""The token store: a corpus as memory-mapped shards of tokens with an index, made once."""
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from jaxtyping import Int64
+from tokenizers import Tokenizer
 
 from training.checkpoints import sha256_of, write_bytes, write_json, write_text
 from training.config import DataConfig
-from training.corpora import Document, file_signature, fingerprint, read_corpus
+from training.corpora import file_signature
+from training.documents import Documents, gather, key
 from training.errors import InputError
+from training.progress import now_and_then, one_at_a_time
+from training.shards import (
+    Expected,
+    Shard,
+    ShardedArray,
+    check,
+    expected_files,
+    mapped,
+    shards_of,
+    starts_file,
+    tokens_file,
+    write_shards,
+)
+from training.surprisal import surprisal
+from training.tokenizer import BOS as BOS
+from training.tokenizer import encode, train_tokenizer
 
-BOS = "<|endoftext|>"
-"""The one special token: stands before every document, and first in every test prompt."""
-TOKENIZER_MEGABYTES = 20
-"""Text that the tokenizer is trained on, at most; more changes few merges of a small vocabulary."""
-_ENCODE_AT_ONCE = 256
+Say = Callable[[str], None]
+FORMAT = 2
+_PARTS = ("train", "validation")
 
 
-class TokenStore(NamedTuple):
+def _nothing(text: str) -> None:
+    pass
+
+
+@dataclass(frozen=True, eq=False)
+class TokenStore:
     """Tokens on disk, mapped into memory.
 
     `train` and `validation` are [n] uint16 streams of whole documents, each opened by BOS; `counts` [d_vocab] is how
-    often each token occurs in `train`; `surprisal` [n] float16 is how hard each training token is to tell from the one
-    before it (`bigram_surprisal`); `index` is the index file's content (counts, hashes, fingerprint).
+    often each token occurs in `train`; `index` is the index file's content (counts, hashes, fingerprint).
     """
 
     folder: Path
-    train: np.ndarray
-    validation: np.ndarray
-    counts: np.ndarray
-    surprisal: np.ndarray
+    train: ShardedArray
+    validation: ShardedArray
+    counts: Int64[np.ndarray, "d_vocab"]
     index: dict[str, Any]
+    say: Say = field(default=_nothing, repr=False)
 
     @property
     def tokenizer_path(self) -> Path:
         return self.folder / "tokenizer.json"
 
+    @cached_property
+    def surprisal(self) -> ShardedArray:
+        """[n] float16, how hard each token of `train` is to tell from the one before it, in nats
+        (`training.surprisal.bigram_surprisal`). Computed when it is first asked for, and kept in the store."""
+        return surprisal(self.folder, self.train, self.index["vocab_size"], self.say)
 
-def token_store(config: DataConfig, root: Path, say: Callable[[str], None] | None = None) -> TokenStore:
+    def document_starts(self, part: str) -> Int64[np.ndarray, "document"]:
+        """Where each document of `train` or `validation` starts in that stream."""
+        starts, before = [np.zeros(0, np.int64)], 0
+        for number, shard in enumerate(self.index[part]["shards"]):
+            starts.append(np.fromfile(starts_file(self.folder, part, number), np.int64) + before)
+            before += shard["tokens"]
+        return np.concatenate(starts)
+
+
+def token_store(config: DataConfig, root: Path, say: Say | None = None) -> TokenStore:
     """The store of this data configuration under `root`, made if it is not there. `say(text)` is told what is done.
 
     A store is keyed by the configuration and by the corpus' files (names, sizes, times), so that changed text makes
-    another store; it is frozen once made.
+    another store; it is frozen once made. Making it needs room for the corpus' text beside the tokens; a kill costs at
+    most one shard, and the same call goes on. A second process that needs the same store waits for the first.
     """
+    say = say or _nothing
     # The choice of windows is made when a batch is read, so it does not make another store.
     fields = config.model_dump(mode="json", exclude={"repeat_choice"}) | {"files": file_signature(config.corpus)}
-    key = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
-    folder = root / key
-    if not (folder / "index.json").is_file():
-        say = say or (lambda text: None)
-        say(f"reading the corpus {config.corpus}")
-        documents = read_corpus(config.corpus, config.max_megabytes)
-        folder.mkdir(parents=True, exist_ok=True)
-        _make(config, documents, folder, say)
-    return open_store(folder)
+    folder = root / hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
+    index, making = folder / "index.json", folder / "making"
+    if not index.is_file() or making.is_dir():
+        wait = f"another process is making the tokens in {folder}; waiting for it"
+        with one_at_a_time(folder.with_suffix(".lock"), lambda: say(wait)):
+            if not index.is_file():
+                _make(config, folder, making, say)
+            shutil.rmtree(making, ignore_errors=True)
+    return open_store(folder, say)
 
 
-def open_store(folder: Path) -> TokenStore:
-    """Opens a store and checks sizes and the tokenizer's hash; InputError names what is wrong."""
+def open_store(folder: Path, say: Say | None = None) -> TokenStore:
+    """Opens a store and checks the size and sha256 of all its files; InputError names the first that is wrong."""
     mend = f"delete the folder {folder} and run again to make it anew"
+    path = folder / "index.json"
+    if not path.is_file():
+        raise InputError(f"{path}: missing, so these tokens are not complete; {mend}")
     try:
-        index = json.loads((folder / "index.json").read_text())
-        if sha256_of(folder / "tokenizer.json") != index["tokenizer_sha256"]:
-            raise InputError(f"{folder / 'tokenizer.json'}: not the tokenizer these tokens were made with; {mend}")
-        streams: list[np.ndarray] = []
-        for part in ("train", "validation"):
-            path, dtype = folder / f"{part}.bin", index["dtype"]
-            # An empty file cannot be mapped.
-            tokens = np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.zeros(0, dtype)
-            if len(tokens) != index[part]["tokens"]:
-                raise InputError(
-                    f"{folder / part}.bin: {len(tokens)} tokens, not the {index[part]['tokens']} of its index; {mend}"
-                )
-            streams.append(tokens)
-        counts = np.fromfile(folder / "counts.bin", dtype=np.int64)
-        surprisal = np.memmap(folder / "surprisal.bin", dtype=np.float16, mode="r") if len(streams[0]) else np.zeros(0)
-        if len(surprisal) != len(streams[0]):
-            raise InputError(f"{folder / 'surprisal.bin'}: not one value for each training token; {mend}")
-        if len(counts) != index["vocab_size"]:
-            raise InputError(f"{folder / 'counts.bin'}: not one count for each token; {mend}")
-    except (OSError, KeyError, TypeError, ValueError) as error:
+        index = json.loads(path.read_text())
+        if index.get("format") != FORMAT:
+            raise InputError(f"{path}: written by another version of copyscope; {mend}")
+        shards = {part: shards_of(index, part) for part in _PARTS}
+        files = [Expected(folder / "counts.bin", 8 * index["vocab_size"], index["counts_sha256"])]
+        for part in _PARTS:
+            files += expected_files(folder, part, shards[part])
+        tokenizer_sha256, _, dtype = index["tokenizer_sha256"], index["fingerprint"], index["dtype"]
+        if dtype != "uint16":
+            raise ValueError(f"dtype {dtype}")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"token store {folder}: damaged ({error}); {mend}") from None
-    return TokenStore(folder, streams[0], streams[1], counts, surprisal, index)
+        raise InputError(f"{path}: damaged ({type(error).__name__}: {error}); {mend}") from None
+    check(files, mend)
+    tokenizer = folder / "tokenizer.json"
+    if not tokenizer.is_file() or sha256_of(tokenizer) != tokenizer_sha256:
+        raise InputError(f"{tokenizer}: not the tokenizer that these tokens were made with; {mend}")
+    train, validation = (
+        mapped([tokens_file(folder, part, number) for number in range(len(shards[part]))], dtype) for part in _PARTS
+    )
+    return TokenStore(folder, train, validation, np.fromfile(folder / "counts.bin", np.int64), index, say or _nothing)
 
 
-def _make(config: DataConfig, documents: list[Document], folder: Path, say: Callable[[str], None]) -> None:
-    say(f"training a tokenizer of {config.vocab_size} entries")
-    tokenizer = train_tokenizer(documents, config.vocab_size)
-    write_text(folder / "tokenizer.json", tokenizer.to_str())
-    held_out = {document.digest for document in documents if is_held_out(document, config.validation_share)}
-    if not held_out and len(documents) > 1:  # few documents: the one that a larger share would have taken first
-        held_out = {min((document.digest for document in documents), key=lambda digest: digest[-8:])}
-    say(f"encoding {len(documents)} documents")
+def _make(config: DataConfig, folder: Path, making: Path, say: Say) -> None:
+    """Each step leaves whole files and is not done again after a kill; the index is last."""
+    say(f"reading the corpus {config.corpus}")
+    documents = gather(config.corpus, config.max_megabytes, making / "documents", say)
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        say(f"training a tokenizer of {config.vocab_size} entries")
+        write_text(path, train_tokenizer((document.text for document in documents.read()), config.vocab_size).to_str())
+    tokenizer = Tokenizer.from_file(str(path))
     index: dict[str, Any] = {
+        "format": FORMAT,
         "corpus": config.corpus,
-        "fingerprint": fingerprint(documents),
-        "documents": len(documents),
+        "fingerprint": documents.fingerprint,
+        "documents": len(documents.places),
         "dtype": "uint16",
         "vocab_size": tokenizer.get_vocab_size(),
-        "tokenizer_sha256": sha256_of(folder / "tokenizer.json"),
+        "tokenizer_sha256": sha256_of(path),
     }
-    for part, wanted in (("train", False), ("validation", True)):
-        texts = [document.text for document in documents if (document.digest in held_out) == wanted]
-        pieces = list(_encode(tokenizer, texts))
-        stream = np.concatenate(pieces) if pieces else np.zeros(0, np.uint16)
-        write_bytes(folder / f"{part}.bin", stream.tobytes())
-        index[part] = {"tokens": len(stream), "documents": len(texts), "sha256": sha256_of(folder / f"{part}.bin")}
-        if part == "train":
-            counts = np.bincount(stream, minlength=index["vocab_size"]).astype(np.int64)
-            write_bytes(folder / "counts.bin", counts.tobytes())
-            write_bytes(folder / "surprisal.bin", bigram_surprisal(stream, index["vocab_size"]).tobytes())
-    write_json(folder / "index.json", index)  # last: a store without it was cut off, and is made again
+    say(f"encoding {index['documents']:,} documents, {documents.n_bytes / 1e6:,.1f} MB")
+    shards = _encode(documents, config.validation_share, tokenizer, folder, making / "shards.json", say)
+    for part in _PARTS:
+        index[part] = {
+            "tokens": sum(shard.tokens for shard in shards[part]),
+            "documents": sum(shard.documents for shard in shards[part]),
+            "shards": [shard._asdict() for shard in shards[part]],
+        }
+    write_bytes(folder / "counts.bin", _counts(folder, len(shards["train"]), index["vocab_size"]).tobytes())
+    index["counts_sha256"] = sha256_of(folder / "counts.bin")
+    write_json(folder / "index.json", index)
 
 
-def is_held_out(document: Document, share: float) -> bool:
-    """Whether a document is for validation: decided by its own text alone. Bytes other than those it is sorted by,
-    so that the sample read and the share held out are independent."""
-    return int.from_bytes(document.digest[-8:], "big") < share * 2**64
+def _encode(
+    documents: Documents, share: float, tokenizer: Tokenizer, folder: Path, progress: Path, say: Say
+) -> dict[str, list[Shard]]:
+    """The shards of both parts, after those that `progress` says are done."""
+    held_out_below = documents.held_out_below(share)
+    shards: dict[str, list[Shard]] = {part: [] for part in _PARTS}
+    if progress.is_file():
+        try:
+            saved = json.loads(progress.read_text())
+            shards = {part: [Shard(*shard) for shard in saved[part]] for part in _PARTS}
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{progress}: damaged ({error}); delete the folder {folder} and run again") from None
+    tell = now_and_then(say)
+    n_documents = n_bytes = n_tokens = 0
 
-
-def train_tokenizer(documents: list[Document], vocab_size: int) -> Tokenizer:
-    """Byte-level BPE: every text can be encoded, and decoding gives it back exactly."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=[BOS],
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-
-    def sample() -> Iterator[str]:
-        budget = TOKENIZER_MEGABYTES * 1_000_000
-        for document in documents:
-            if budget <= 0:
-                return
-            budget -= len(document.text)
+    def texts(part: str, skip: int) -> Iterator[str]:
+        nonlocal n_bytes
+        held_out = part == "validation"
+        for document in documents.read(lambda digest: is_held_out(digest, held_out_below) == held_out, skip):
+            n_bytes += len(document.text.encode())
             yield document.text
 
-    tokenizer.train_from_iterator(sample(), trainer)
-    return tokenizer
+    def encoded(part: str, skip: int) -> Iterator[np.ndarray]:
+        nonlocal n_documents, n_tokens
+        for tokens in encode(tokenizer, texts(part, skip)):
+            n_documents, n_tokens = n_documents + 1, n_tokens + len(tokens)
+            tell(f"encoded {n_documents:,} documents, {n_bytes / 1e6:,.1f} MB, {n_tokens:,} tokens")
+            yield tokens
+
+    for part in _PARTS:
+
+        def save(done: list[Shard], part: str = part) -> None:
+            shards[part] = done
+            write_json(progress, shards)
+
+        skip = sum(shard.documents for shard in shards[part])
+        shards[part] = write_shards(folder, part, encoded(part, skip), shards[part], save)
+    return shards
 
 
-def _encode(tokenizer: Tokenizer, texts: list[str]) -> Iterator[np.ndarray]:
-    bos = tokenizer.token_to_id(BOS)
-    for start in range(0, len(texts), _ENCODE_AT_ONCE):
-        # A document that spells out the special token must not be able to forge it.
-        clean = [text.replace(BOS, "<|endoftext |>") for text in texts[start : start + _ENCODE_AT_ONCE]]
-        for encoding in tokenizer.encode_batch(clean, add_special_tokens=False):
-            yield np.array([bos, *encoding.ids], dtype=np.uint16)
+def is_held_out(digest: bytes, below: int) -> bool:
+    """Whether the document of this digest is for validation, where `below` is `Documents.held_out_below`."""
+    return key(digest) < below
 
 
-def bigram_surprisal(tokens: np.ndarray, vocab_size: int) -> np.ndarray:
-    """-log p(token | the token before it) in nats, [n] float16, from the stream's own pair counts (plus 0.01 each).
-
-    Indentation and punctuation repeat in every window and are easy to foretell; names repeat and are not. This tells
-    the two apart. The first token has none before it and counts 0.
-    """
-    if len(tokens) < 2:
-        return np.zeros(len(tokens), np.float16)
-    before, after = tokens[:-1].astype(np.int64), tokens[1:].astype(np.int64)
-    _, which, pair_counts = np.unique(before * vocab_size + after, return_inverse=True, return_counts=True)
-    given = np.bincount(before, minlength=vocab_size) + 0.01 * vocab_size
-    values = np.log(given[before]) - np.log(pair_counts[which] + 0.01)
-    return np.concatenate([[0.0], values]).astype(np.float16)
+def _counts(folder: Path, n_shards: int, vocab_size: int) -> Int64[np.ndarray, "d_vocab"]:
+    counts = np.zeros(vocab_size, np.int64)
+    for number in range(n_shards):
+        tokens = np.memmap(tokens_file(folder, "train", number), np.uint16, "r")
+        for start in range(0, len(tokens), 1 << 22):
+            counts += np.bincount(tokens[start : start + (1 << 22)], minlength=vocab_size)
+    return counts

@@ -1,0 +1,32 @@
+"""Stops a piece of work at its n-th write, as a kill would: with half a file left under a temporary name."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from training import checkpoints, documents, shards, surprisal, tokens
+
+
+class Killed(BaseException):
+    pass
+
+
+@contextmanager
+def killed_at(write: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    plain, calls = checkpoints.write_bytes, 0
+
+    def write_bytes(path: Path, data: bytes) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == write:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.with_name(f".{path.name}.partial").write_bytes(data[: len(data) // 2])
+            raise Killed
+        plain(path, data)
+
+    with monkeypatch.context() as patch:
+        for module in (checkpoints, documents, shards, surprisal, tokens):
+            patch.setattr(module, "write_bytes", write_bytes)
+        yield
