@@ -77,7 +77,7 @@ def _local(path: Path) -> list[Checkpoint]:
     if (path / "config.json").is_file():
         return [_checkpoint(path, 0)]
     root = path / "checkpoints" if (path / "checkpoints").is_dir() else path
-    # A hidden folder is one that a kill cut off in the middle of writing.
+    tidy(root)  # a hidden folder is one that a kill cut off in the middle of writing
     folders = sorted(
         folder for folder in root.iterdir() if (folder / "config.json").is_file() and not folder.name.startswith(".")
     )

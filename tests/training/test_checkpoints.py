@@ -159,9 +159,6 @@ def test_a_folder_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="in the middle"):
         write_folder(target, broken, step=1, tokens=1, run_id="r")
     assert (target / "x").read_text() == "old"
-    stale = target.with_name(f".{target.name}.partial")
-    stale.mkdir()
-    (stale / "left").write_text("by a kill")
     write_folder(target, filled_with("new"), step=1, tokens=1, run_id="r")
     assert (target / "x").read_text() == "new"
     assert read_manifest(target)["files"].keys() == {"x"}
