@@ -8,9 +8,10 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from training.errors import InputError
+from training.shards import ShardedArray
 
 
-def n_windows(tokens: np.ndarray, length: int) -> int:
+def n_windows(tokens: np.ndarray | ShardedArray, length: int) -> int:
     """Non-overlapping sequences of `length` tokens, each with the one token after it."""
     return max(0, (len(tokens) - 1) // length)
 
@@ -36,13 +37,13 @@ def sequence_starts(seed: int, first: int, n: int, total: int, length: int) -> l
 
 
 def batch(
-    tokens: np.ndarray,
+    tokens: np.ndarray | ShardedArray,
     length: int,
     batch_size: int,
     seed: int,
     step: int,
     repeat_choice: int = 1,
-    surprisal: np.ndarray | None = None,
+    surprisal: np.ndarray | ShardedArray | None = None,
     rows: range | None = None,
 ) -> Int[Tensor, "batch pos_plus_1"]:
     """The batch of update `step` (from 0): [batch_size, length + 1] token ids, or those of its `rows` only.
@@ -86,7 +87,7 @@ def repeat_value(
     return (weights * seen).sum(axis=1)
 
 
-def windows(tokens: np.ndarray, length: int, n: int, seed: int) -> Int[Tensor, "window pos_plus_1"]:
+def windows(tokens: np.ndarray | ShardedArray, length: int, n: int, seed: int) -> Int[Tensor, "window pos_plus_1"]:
     """`n` distinct held-out sequences of `length + 1` tokens (fewer if there are fewer), chosen by `seed`."""
     count = n_windows(tokens, length)
     if not count:
