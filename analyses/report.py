@@ -5,8 +5,6 @@ Everything that comes from outside (titles, run names, config, tokens, tables) i
 """
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
@@ -31,6 +29,7 @@ from analyses.report_tables import (
     shown_measures,
 )  # fmt: skip
 from analyses.visible import visible
+from training.checkpoints import write_text
 from training.errors import InputError
 
 
@@ -93,7 +92,8 @@ def write_report(
     page = Template(_part("report.html")).substitute(
         title=text(title), style=_part("report.css"), body="\n".join(parts), plotly=get_plotlyjs()
     )
-    return _write_whole(Path(out_path), page)
+    write_text(Path(out_path), page)
+    return Path(out_path)
 
 
 _STORY = """From top to bottom on one step axis: the loss, copying accuracy, the loss on random tokens the first
@@ -160,22 +160,3 @@ def _provenance(provenance: Mapping[str, Any]) -> str:
 
 def _part(name: str) -> str:
     return files("analyses").joinpath("templates", name).read_text(encoding="utf-8")
-
-
-def _write_whole(path: Path, page: str) -> Path:
-    """Temporary file beside it, fsync, rename: a reader sees the old page or the new one."""
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            os.fchmod(file.fileno(), 0o644)
-            file.write(page)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-        raise InputError(f"report: cannot write {path}: {error.strerror or error}; choose another place") from error
-    return path
