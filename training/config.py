@@ -80,7 +80,8 @@ class ModelConfig(_Section):
 
 class DataConfig(_Section):
     corpus: str = "python"
-    """`python` (the embedded default), a file or folder of .txt, .jsonl or .parquet, or `hf:<data set>`."""
+    """`python` (the embedded default), a file or folder of .txt, .jsonl or .parquet, or
+    `hf:<data set>[:<subset>[:<column>]]`."""
     vocab_size: int = Field(default=2048, ge=300, le=65_536)
     """Entries of the byte-level BPE vocabulary; 256 bytes and one special token are always in it."""
     max_megabytes: float = Field(default=100.0, gt=0)

@@ -125,7 +125,7 @@ def test_killed_a_hundred_times_half_of_them_in_the_middle_of_a_save(undisturbed
 def test_killed_while_the_token_store_is_made(undisturbed: Path, tmp_path: Path) -> None:
     corpus = Path(shutil.copy(undisturbed.with_name("corpus.jsonl"), tmp_path / "corpus.jsonl"))
     out = tmp_path / "run"
-    for part in ("tokenizer.json", "train.bin", "counts.bin", "index.json"):
+    for part in ("tokenizer.json", "train-00000.bin", "counts.bin", "index.json"):
         child, _ = start(out, corpus)
         while child.is_alive() and not list(tmp_path.glob(f"tokens/*/*{part}*")):
             time.sleep(0.001)
