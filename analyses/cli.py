@@ -80,19 +80,44 @@ def train(
 
 @app.command()
 def verify(series: Source) -> None:
-    """Check every checkpoint: hashes, step labels, missing, foreign and repeated weights. Exit code 1 if any is bad.
+    """Check every checkpoint: files, labels, repeated weights, and weights that do not belong where they are.
 
-    Example: copyscope verify runs/demo
+    Prints one line a problem. Exit code 1 if there is any. Example: copyscope verify runs/demo
     """
-    from training.checkpoints import CheckpointSeries
+    from analyses.console import Console
+    from training.checkpoints import MANIFEST, CheckpointSeries
 
     opened = CheckpointSeries.open(series)
-    problems = opened.verify()
+    with Console() as console:
+        problems = opened.verify(console.advance)
     for problem in problems:
         typer.echo(f"{problem.where}: {problem.what}")
-    typer.echo(f"{len(opened.checkpoints)} checkpoints, {len(problems)} problems")
+    count, listed = len(opened.checkpoints), sum((Path(c.path) / MANIFEST).is_file() for c in opened.checkpoints)
+    typer.echo(f"{count} checkpoints, {listed} with a manifest; {len(problems) or 'no'} problems")
     if problems:
         raise typer.Exit(1)
+
+
+@app.command()
+def push(
+    series: Source,
+    repo: Annotated[str, typer.Argument(help="ORG/NAME on the Hugging Face hub; made if it is not there.")],
+    public: Annotated[bool, typer.Option("--public", help="Make a new repository public, not private.")] = False,
+) -> None:
+    """Upload each checkpoint to the Hugging Face hub, as revision stepN, and the last as main.
+
+    What is there already is skipped. A series that `verify` finds unsound is refused.
+    Example: copyscope push runs/demo my-lab/copying-demo
+    """
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    from analyses.console import Console
+    from training.checkpoints import CheckpointSeries
+    from training.hub import push_series
+
+    with Console() as console:
+        opened = CheckpointSeries.open(series)
+        result = push_series(opened, repo, not public, console.say, progress=console.advance)
+    typer.echo(f"{repo}: {len(result.uploaded)} revisions uploaded, {len(result.skipped)} there already")
 
 
 @app.command()
