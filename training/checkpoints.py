@@ -74,22 +74,29 @@ class CheckpointSeries:
 
 
 def _local(path: Path) -> list[Checkpoint]:
-    if (path / "config.json").is_file():
+    if _is_checkpoint(path):
         return [_checkpoint(path, 0)]
     root = path / "checkpoints" if (path / "checkpoints").is_dir() else path
     tidy(root)  # a hidden folder is one that a kill cut off in the middle of writing
-    folders = sorted(
-        folder for folder in root.iterdir() if (folder / "config.json").is_file() and not folder.name.startswith(".")
-    )
+    folders = sorted(folder for folder in root.iterdir() if _is_checkpoint(folder) and not folder.name.startswith("."))
     if not folders:
         raise InputError(f"{path}: no checkpoint in it; give a run folder or a folder of Hugging Face model folders")
     return [_checkpoint(folder, order) for order, folder in enumerate(folders)]
 
 
+def _is_checkpoint(folder: Path) -> bool:
+    """Whether it is or was one: what has lost a file is listed too, so that `verify` can say so."""
+    names = ("config.json", "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+    if any((folder / name).is_file() for name in names):
+        return True
+    return (folder / MANIFEST).is_file() and step_of(folder.name, -1) >= 0 and folder.parent.name != "resume"
+
+
 def _checkpoint(folder: Path, order: int) -> Checkpoint:
     if (folder / MANIFEST).is_file():
-        manifest = read_manifest(folder)
-        return Checkpoint(manifest["step"], manifest["tokens"], str(folder))
+        with contextlib.suppress(InputError):  # said by `verify`, and by whatever reads the manifest
+            manifest = read_manifest(folder)
+            return Checkpoint(manifest["step"], manifest["tokens"], str(folder))
     return Checkpoint(step_of(folder.name, order), None, str(folder))
 
 
@@ -99,24 +106,34 @@ def step_of(name: str, otherwise: int) -> int:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a checkpoint: `files` (name to sha256), `step`, `tokens`, `run_id`."""
+    """The manifest of a checkpoint: `files` (name to sha256), `step`, `tokens`, `run_id`.
+
+    Raises InputError naming it if it is unreadable.
+    """
     try:
         manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
         if not {"files", "step", "tokens", "run_id"} <= manifest.keys():
             raise ValueError("a field is missing")
-        if not isinstance(manifest["files"], dict) or not isinstance(manifest["step"], int):
+        files, step, tokens = manifest["files"], manifest["step"], manifest["tokens"]
+        names = isinstance(files, dict) and all(name == Path(name).name for name in files)
+        if not names or type(step) is not int or step < 0 or type(tokens) not in (int, type(None)):
             raise ValueError("a field is of the wrong kind")
-    except (ValueError, AttributeError, OSError) as error:
+    except (ValueError, AttributeError, OSError, RecursionError) as error:
         raise InputError(f"{folder / MANIFEST}: unreadable ({error}); delete the folder {folder}") from None
     return manifest
 
 
 def manifest_hash(checkpoint: Checkpoint) -> str:
-    """What results of a checkpoint are keyed by: the hash of its manifest, or of its weights where it has none."""
+    """What results of a checkpoint are keyed by: the hash of its manifest, or of its weights where it has none.
+
+    Raises InputError for a manifest that is unreadable.
+    """
     folder = Path(checkpoint.path)
-    for name in (MANIFEST, "model.safetensors"):
-        if (folder / name).is_file():
-            return sha256_of(folder / name)
+    if (folder / MANIFEST).is_file():
+        read_manifest(folder)
+        return sha256_of(folder / MANIFEST)
+    if (folder / "model.safetensors").is_file():
+        return sha256_of(folder / "model.safetensors")
     return hashlib.sha256(f"{checkpoint.path}@{checkpoint.revision}".encode()).hexdigest()
 
 

@@ -1,32 +1,25 @@
 """What is wrong with a series of checkpoints: damaged files, wrong labels, weights that do not belong where they are.
 
 With a manifest every byte is checked. Without one (somebody else's series) what can be seen from the files is: whether
-they are whole, hold numbers, and whether the weights lie where those of a training run would.
+they are whole, hold numbers, and whether the weights lie where those of a training run would (`training.jumps`).
 """
 
-import hashlib
 import json
-import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
 from training.checkpoints import MANIFEST, Checkpoint, read_manifest, sha256_of, step_of
 from training.errors import InputError
+from training.jumps import find_jumps
+from training.weights import INDEX, Scan, UnreadableError, Weights, distance, read_header, read_index, scan
 
-if TYPE_CHECKING:
-    import torch
-
-DETOUR = 2.2
-"""Largest ratio of the way over a checkpoint to the way past it, (d(a, b) + d(b, c)) / d(a, c), that training gives:
-1 on a line, 1.41 for a random walk, 2 for noise about a fixed point. Two steps that changed places give 2.4."""
-LEAP = 2.5
-"""Largest ratio of a distance between neighbours to the distances before and after it, each divided by the square root
-of its steps. Runs of 9,000 steps at a constant rate after warm-up gave at most 1.1 here, and at most 1.7 above."""
-_WRONG = "wrong weights or a wrong label"
-_TAIL = 512
-"""Zero bytes at the end of a file that no trained tensor ends with."""
+ZEROS = 16
+"""Zeros in a row at a tensor's end that values do not come to by chance."""
+ZERO_BYTES = 512
+"""The same where there is no other checkpoint to compare with: the least that a disk loses."""
+Progress = Callable[[str, int, int], None]
 
 
 class Problem(NamedTuple):
@@ -36,227 +29,243 @@ class Problem(NamedTuple):
     what: str
 
 
-def problems_of(
-    checkpoints: Sequence[Checkpoint], progress: Callable[[str, int, int], None] | None = None
-) -> list[Problem]:
+class _Member:
+    """A checkpoint while it is checked."""
+
+    def __init__(self, checkpoint: Checkpoint):
+        self.checkpoint, self.step = checkpoint, checkpoint.step
+        self.folder = Path(checkpoint.path)
+        self.problems: list[Problem] = []
+        self.manifest: dict[str, Any] | None = None
+        self.weights: Weights | None = None
+        """None once they are known to be unfit to compare others with."""
+        self.scan: Scan | None = None
+
+    def add(self, what: str, where: Path | None = None) -> None:
+        self.problems.append(Problem(str(where or self.folder), " ".join(what.split())))
+
+    @property
+    def mend(self) -> str:
+        if self.manifest is None:
+            return "fetch it anew"
+        run = self.folder.parent.parent if self.folder.parent.name == "checkpoints" else "RUN"
+        return f"delete the folder, and `copyscope zoom {run} --from {self.step} --to {self.step}` makes it again"
+
+
+def problems_of(checkpoints: Sequence[Checkpoint], progress: Progress | None = None) -> list[Problem]:
     """Everything wrong with the local ones of these checkpoints, by step. Reads every file once or twice."""
-    local = [c for c in checkpoints if c.revision is None and Path(c.path).is_dir()]
-    found: list[tuple[int, Problem]] = []
-    readable: list[tuple[Checkpoint, list[Path]]] = []
-    same: dict[str, int] = {}
-    for done, checkpoint in enumerate(local):
-        folder = Path(checkpoint.path)
-        problems = _check_manifest(folder) if (folder / MANIFEST).is_file() else _check_bare(folder)
-        files = _sound_files(folder, problems)
-        if files:
-            digest = _content(files)
-            if digest in same:
-                problems.append(
-                    Problem(str(folder), f"same weights as step {same[digest]}; {_WRONG} of one of the two")
-                )
-            else:
-                readable.append((checkpoint, files))
-            same.setdefault(digest, checkpoint.step)
-        found += [(checkpoint.step, problem) for problem in problems]
-        if progress:
-            progress("checking files", done + 1, len(local))
-    found += _check_labels(local)
-    found += _check_distances(readable, progress)
-    return [problem for _, problem in sorted(found, key=lambda pair: pair[0])]
+    members = [_Member(c) for c in checkpoints if c.revision is None and Path(c.path).is_dir()]
+    for member in members:
+        _check_manifest(member)
+        _check_layout(member)
+    _check_labels(members)
+    _check_shapes(members)
+    distances = _check_contents(members, progress)
+    _check_zeros(members)
+    _check_jumps(members, distances, progress)
+    return [problem for member in members for problem in member.problems]
 
 
-def _mend(folder: Path) -> str:
-    return f"delete the folder and make it again with `copyscope zoom`, or fetch {folder.name} anew"
-
-
-def _check_manifest(folder: Path) -> list[Problem]:
+def _check_manifest(member: _Member) -> None:
+    folder = member.folder
+    if not (folder / MANIFEST).is_file():
+        return
     try:
-        manifest = read_manifest(folder)
+        member.manifest = read_manifest(folder)
     except InputError as error:
-        return [Problem(str(folder), str(error))]
-    problems = []
-    for name, digest in manifest["files"].items():
+        member.add(str(error).removeprefix(f"{folder / MANIFEST}: "), folder / MANIFEST)
+        return
+    for name in member.manifest["files"]:
         if not (folder / name).is_file():
-            problems.append(Problem(str(folder / name), f"missing, though the manifest lists it; {_mend(folder)}"))
-        elif sha256_of(folder / name) != digest:
-            problems.append(
-                Problem(str(folder / name), f"damaged: its sha256 differs from the manifest's; {_mend(folder)}")
-            )
-    for extra in sorted(path.name for path in folder.iterdir() if path.name not in {*manifest["files"], MANIFEST}):
-        problems.append(Problem(str(folder / extra), "foreign: the manifest does not list it; take it away"))
-    if step_of(folder.name, -1) not in (-1, manifest["step"]):
-        problems.append(
-            Problem(str(folder), f"the folder's name and the manifest's step {manifest['step']} differ; rename it")
-        )
-    return problems
+            member.add(f"missing, though the manifest lists it; {member.mend}", folder / name)
+    for extra in sorted(path.name for path in folder.iterdir()):
+        if extra not in member.manifest["files"] and extra != MANIFEST:
+            member.add("foreign: the manifest does not list it; take it away", folder / extra)
+    if step_of(folder.name, -1) not in (-1, member.step):
+        member.add(f"the folder's name and the manifest's step {member.step} differ; rename it")
 
 
-def _check_labels(local: Sequence[Checkpoint]) -> list[tuple[int, Problem]]:
-    """Manifests that do not agree with the rest of the series on the run, or on the tokens of a step."""
-    runs: dict[str, str] = {}
-    for checkpoint in local:
+def _check_layout(member: _Member) -> None:
+    """Whether the weights are there and whole, as far as their sizes show, and the config can be read."""
+    folder = member.folder
+    listed = member.manifest["files"] if member.manifest else {}
+    if "config.json" not in listed:  # else its hash says more
         try:
-            runs[checkpoint.path] = read_manifest(Path(checkpoint.path))["run_id"]
-        except InputError:
-            continue
-    found = []
-    usual = Counter(runs.values()).most_common(1)[0][0] if runs else None
-    rates = {c.path: c.tokens / c.step for c in local if c.tokens is not None and c.step}
-    rate = Counter(rates.values()).most_common(1)[0][0] if rates else None
-    for c in local:
-        if c.path in runs and runs[c.path] != usual:
-            found.append((c.step, Problem(c.path, f"of another run, {runs[c.path]}, than the rest ({usual})")))
-        if c.path in rates and rates[c.path] != rate:
-            found.append(
-                (c.step, Problem(c.path, f"{c.tokens} tokens at step {c.step}; the rest have {rate:g} a step"))
-            )
-    return found
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a checkpoint, those that its index lists if it is sharded."""
-    index = folder / "model.safetensors.index.json"
-    if not index.is_file():
-        return [path for path in [folder / "model.safetensors"] if path.is_file()]
-    return [folder / name for name in sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))]
-
-
-def _sound_files(folder: Path, problems: list[Problem]) -> list[Path]:
-    """The weight files, if there is nothing wrong with any of them."""
-    wrong = {problem.where for problem in problems}
+            if not isinstance(json.loads((folder / "config.json").read_text("utf-8")), dict):
+                raise ValueError("not an object")
+        except FileNotFoundError:
+            member.add(f"missing; {member.mend}", folder / "config.json")
+        except (OSError, ValueError, RecursionError) as error:
+            member.add(f"unreadable ({error}); {member.mend}", folder / "config.json")
     try:
-        files = weight_files(folder)
-    except (OSError, ValueError, KeyError, AttributeError):
-        return []
-    return [] if any(str(path) in wrong or not path.is_file() for path in files) else files
-
-
-def _check_bare(folder: Path) -> list[Problem]:
-    """A checkpoint without a manifest."""
-    problems = []
-    try:
-        json.loads((folder / "config.json").read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        problems.append(Problem(str(folder / "config.json"), f"unreadable ({error}); fetch it anew"))
-    try:
-        files = weight_files(folder)
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        return [*problems, Problem(str(folder / "model.safetensors.index.json"), f"unreadable ({error!r})")]
+        files = read_index(folder)
+    except UnreadableError as error:
+        member.add(f"{error}; {member.mend}", folder / INDEX)
+        return
     if not files:
-        pickled = sorted(path.name for path in folder.glob("*.bin"))
-        what = f"only {pickled[0]}, a pickle, which is never opened: convert it" if pickled else "model.safetensors is missing"
-        problems.append(Problem(str(folder), f"weights not checked: {what}"))
-    for path in files:
-        if not path.is_file():
-            problems.append(Problem(str(path), "missing, though the index lists it; fetch it anew"))
-        else:
-            problems += _check_weights(path)
-    return problems
+        pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
+        if pickled:
+            member.add(f"weights not checked: only {pickled[0]}, a pickle, which is never opened; convert it")
+        elif not any(name.endswith(".safetensors") for name in listed):  # else it is listed, and said to be missing
+            member.add(f"model.safetensors is missing; {member.mend}")
+        return
+    places, whole = {}, True
+    for name, tensors in files.items():
+        path = folder / name
+        try:
+            header = read_header(path)
+        except FileNotFoundError:
+            whole = False
+            if name not in listed:
+                member.add(f"missing, though the index lists it; {member.mend}", path)
+            continue
+        except (UnreadableError, OSError) as error:
+            whole = False
+            if name not in listed:
+                member.add(f"{error}; {member.mend}", path)
+            continue
+        for tensor in sorted(set(tensors) - header.keys())[:1]:
+            whole = False
+            member.add(f"{tensor} is not in it, though the index says so; {member.mend}", path)
+        places |= header
+    member.weights = Weights(places) if whole else None
 
 
-def _check_weights(path: Path) -> list[Problem]:
-    import torch
-    from safetensors import SafetensorError, safe_open
-
-    problems = []
-    try:
-        with safe_open(path, "pt") as file:  # the header must match the size, so a cut-off file does not open
-            for name in file.keys():  # noqa: SIM118 # not a dict
-                tensor = file.get_tensor(name)
-                if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-                    problems.append(Problem(str(path), f"{name} holds values that are not finite; fetch it anew"))
-    except (SafetensorError, OSError) as error:
-        return [Problem(str(path), f"damaged or cut off ({error}); fetch it anew")]
-    with path.open("rb") as stream:
-        stream.seek(max(0, path.stat().st_size - _TAIL))
-        if not any(stream.read()):
-            problems.append(Problem(str(path), "ends in zeros: cut off while it was copied; fetch it anew"))
-    return problems
+def _check_labels(members: Sequence[_Member]) -> None:
+    """Manifests that do not agree with the rest of the series on the run or on the tokens of a step; steps twice."""
+    labelled = [member for member in members if member.manifest is not None]
+    run = _usual(member.manifest["run_id"] for member in labelled if member.manifest)
+    rate = _usual(m.checkpoint.tokens / m.step for m in labelled if m.checkpoint.tokens is not None and m.step)
+    for member in labelled:
+        manifest, tokens = member.manifest or {}, member.checkpoint.tokens
+        if manifest["run_id"] != run:
+            member.add(f"of another run, {manifest['run_id']}, than the rest ({run}); take it away")
+        if tokens is not None and rate is not None and tokens != rate * member.step:
+            member.add(f"{tokens} tokens at step {member.step}; the rest have {rate:g} a step; {member.mend}")
+    first: dict[int, _Member] = {}
+    for member in members:
+        other = first.setdefault(member.step, member)
+        if other is not member:
+            member.add(f"step {member.step} once more, beside {other.folder.name}; take one of the two away")
 
 
-def _content(files: list[Path]) -> str:
-    """Equal for equal tensors, whatever the order and the header."""
-    import torch
-    from safetensors import safe_open
-
-    digests = []
-    for path in files:
-        with safe_open(path, "pt") as file:
-            for name in file.keys():  # noqa: SIM118
-                tensor = file.get_tensor(name)
-                data = tensor.reshape(-1).view(torch.uint8).numpy()
-                digests.append((name, str(tensor.dtype), hashlib.sha256(data).hexdigest()))
-    return hashlib.sha256(repr(sorted(digests)).encode()).hexdigest()
+def _check_shapes(members: Sequence[_Member]) -> None:
+    shapes = {id(m): tuple(m.weights.shapes.items()) for m in members if m.weights is not None}
+    usual = dict(_usual(shapes.values()) or ())
+    for member in members:
+        if member.weights is None or member.weights.shapes == usual:
+            continue
+        own = member.weights.shapes
+        name = min(name for name in own.keys() | usual.keys() if own.get(name) != usual.get(name))
+        has, rest = (f"{list(s[name])}" if name in s else "not there" for s in (own, usual))
+        member.add(f"its tensors have other names or shapes than the rest: {name} is {has}, elsewhere {rest}")
+        member.weights = None
 
 
-def _check_distances(
-    readable: Sequence[tuple[Checkpoint, list[Path]]], progress: Callable[[str, int, int], None] | None
-) -> list[tuple[int, Problem]]:
-    """Weights that lie off the way from the checkpoint before to the one after."""
-    shapes: dict[str, dict[str, tuple[int, ...]]] = {c.path: _shapes(files) for c, files in readable}
-    found = []
-    usual = Counter(tuple(sorted(shape.items())) for shape in shapes.values()).most_common(1)
-    kept = [pair for pair in readable if tuple(sorted(shapes[pair[0].path].items())) == usual[0][0]]
-    for c, _ in readable:
-        if tuple(sorted(shapes[c.path].items())) != usual[0][0]:
-            found.append((c.step, Problem(c.path, "its tensors have other names or shapes than the rest")))
-    near: list[float] = []  # distance of each to the next
-    past: list[float] = []  # distance of each to the one after the next
-    for i in range(len(kept) - 1):
-        here = [files for _, files in kept[i : i + 3]]
-        distances = _distances(here)
-        near.append(distances[0])
-        past += distances[1:]
+def _usual(values: Iterable[Hashable]) -> Any:
+    """The most frequent value, the earliest of equally frequent ones; None of none."""
+    counted = Counter(values).most_common(1)
+    return counted[0][0] if counted else None
+
+
+def _check_contents(members: Sequence[_Member], progress: Progress | None) -> dict[tuple[int, int], float]:
+    """Reads all files. Returns the distances taken on the way, by places in `members`."""
+    distances: dict[tuple[int, int], float] = {}
+    near: list[int] = []  # the last two fit to compare with
+    seen: dict[str, list[_Member]] = {}
+    for place, member in enumerate(members):
+        kept = near
+        _check_hashes(member)
+        if member.weights is not None:
+            others = [weights for i in near if (weights := members[i].weights) is not None]
+            try:
+                with member.weights:
+                    member.scan = scan(member.weights, others)
+            except (OSError, ValueError) as error:
+                member.add(f"cannot be read to its end ({error}); {member.mend}")
+                member.weights = None
+            else:
+                _check_scan(member, seen)
+        if member.weights is not None and member.scan is not None:
+            distances |= dict(zip(((i, place) for i in near), member.scan.distances, strict=True))
+            kept = [*near[-1:], place]
+        for i in {*near} - {*kept}:
+            weights = members[i].weights
+            if weights is not None:
+                weights.close()
+        near = kept
         if progress:
-            progress("comparing weights", i + 1, len(kept) - 1)
-    steps = [c.step for c, _ in kept]
-    for i in range(1, len(kept) - 1):
-        detour = (near[i - 1] + near[i]) / max(past[i - 1], 1e-300)
-        if detour > DETOUR:
-            c = kept[i][0]
-            what = (
-                f"a jump in weight distance: {detour:.1f} times as far over it as past it, from step {steps[i - 1]} to "
-            )
-            found.append((c.step, Problem(c.path, f"{what}{steps[i + 1]}; wrong weights or a wrong label")))
-    rate = [d / math.sqrt(max(1, steps[i + 1] - steps[i])) for i, d in enumerate(near)]
-    for i, value in enumerate(rate):
-        beside = max([*rate[max(0, i - 1) : i], *rate[i + 1 : i + 2]], default=value)
-        if value > LEAP * beside:
-            c = kept[i + 1][0]
-            what = f"a jump in weight distance from step {steps[i]}: {value / beside:.1f} times those beside it"
-            found.append((c.step, Problem(c.path, f"{what}; on one side, {_WRONG}")))
-    return found
+            progress("checking files", place + 1, len(members))
+    return distances
 
 
-def _shapes(files: list[Path]) -> dict[str, tuple[int, ...]]:
-    from safetensors import safe_open
-
-    shapes: dict[str, tuple[int, ...]] = {}
-    for path in files:
-        with safe_open(path, "pt") as file:
-            shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    return shapes
-
-
-def _distances(checkpoints: list[list[Path]]) -> list[float]:
-    """Euclidean distance over all weights from the first of two or three checkpoints to each other."""
-    totals = [0.0] * (len(checkpoints) - 1)
-    tensors = [_Reader(files) for files in checkpoints]
-    for name in tensors[0].names:
-        first = tensors[0].get(name)
-        if first.is_floating_point():
-            for i, other in enumerate(tensors[1:]):
-                totals[i] += float((other.get(name).double() - first.double()).square().sum())
-    return [math.sqrt(total) for total in totals]
+def _check_hashes(member: _Member) -> None:
+    for name, digest in (member.manifest["files"] if member.manifest else {}).items():
+        path = member.folder / name
+        if path.is_file() and sha256_of(path) != digest:
+            member.add(f"damaged: its sha256 differs from the manifest's; {member.mend}", path)
+            if name.endswith(".safetensors"):
+                member.weights = None
 
 
-class _Reader:
-    def __init__(self, files: list[Path]):
-        from safetensors import safe_open
+def _check_scan(member: _Member, seen: dict[str, list[_Member]]) -> None:
+    """Values that are not finite, and weights seen before; either makes the checkpoint unfit to compare with."""
+    assert member.scan is not None
+    assert member.weights is not None
+    if member.scan.not_finite is not None:
+        path = member.weights.places[member.scan.not_finite].path
+        member.add(f"{member.scan.not_finite} holds values that are not finite; {member.mend}", path)
+        member.weights = None
+        return
+    for other in seen.get(member.scan.fingerprint, []):
+        assert other.weights is not None
+        with other.weights, member.weights:
+            if distance(other.weights, member.weights) == 0:
+                member.add(f"same weights as step {other.step}; one of the two is mislabelled: {member.mend}")
+                member.weights = None
+                return
+    seen.setdefault(member.scan.fingerprint, []).append(member)
 
-        self._files = [safe_open(path, "pt") for path in files]
-        self._of = {name: file for file in self._files for name in file.keys()}  # noqa: SIM118
-        self.names = sorted(self._of)
 
-    def get(self, name: str) -> "torch.Tensor":
-        return self._of[name].get_tensor(name)
+def _check_zeros(members: Sequence[_Member]) -> None:
+    """Tensors that end in zeros where those of the checkpoints beside it do not."""
+    fit = [member for member in members if member.weights is not None and member.scan is not None]
+    for i, member in enumerate(fit):
+        assert member.scan is not None
+        assert member.weights is not None
+        beside = [other.scan.zeros for other in (*fit[max(0, i - 1) : i], *fit[i + 1 : i + 2]) if other.scan]
+        for name, zeros in sorted(member.scan.zeros.items()):
+            place = member.weights.places[name]
+            values = max(1, (place.end - place.start) // place.value_bytes)
+            at_end = place.end == place.path.stat().st_size
+            fewer = all(other.get(name, 0) < zeros / 2 for other in beside)
+            # Zeros are how some tensors begin, and how padded ones end.
+            enough = zeros >= ZEROS if beside else zeros * place.value_bytes >= ZERO_BYTES
+            if fewer and enough and ((i > 0 and len(beside) > 0) or (zeros < values and at_end)):
+                member.add(f"ends in zeros: the last {zeros} values of {name}; {member.mend}", place.path)
+                member.weights = None
+                break
+
+
+def _check_jumps(
+    members: Sequence[_Member], distances: dict[tuple[int, int], float], progress: Progress | None
+) -> None:
+    fit = [(i, m.weights, m.scan.norm) for i, m in enumerate(members) if m.weights is not None and m.scan is not None]
+    asked = 0
+
+    def between(first: int, second: int) -> float:
+        nonlocal asked
+        (i, one, _), (j, other, _) = fit[min(first, second)], fit[max(first, second)]
+        if (i, j) not in distances:
+            with one, other:
+                distances[i, j] = distance(one, other)
+            asked += 1
+            if progress:
+                progress("comparing weights", asked, asked + 1)
+        return distances[i, j]
+
+    for place, what in find_jumps([members[i].step for i, _, _ in fit], [norm for _, _, norm in fit], between):
+        member = members[fit[place][0]]
+        member.add(f"a jump in weight distance: {what}; {member.mend}")
+    if progress and asked:
+        progress("comparing weights", asked, asked)

@@ -65,6 +65,7 @@ DAMAGE: list[tuple[Callable[[Path], object], str, str]] = [
     (_truncate, "model.safetensors", "damaged"),
     (lambda run: (folder_of(run, 2) / "model.safetensors").unlink(), "model.safetensors", "missing"),
     (lambda run: (folder_of(run, 2) / "tokenizer.json").unlink(), "tokenizer.json", "missing"),
+    (lambda run: (folder_of(run, 2) / "config.json").unlink(), "config.json", "missing"),
     (lambda run: (folder_of(run, 2) / "notes.txt").write_text("x"), "notes.txt", "foreign"),
     (lambda run: (folder_of(run, 2) / "config.json").write_text("{}"), "config.json", "damaged"),
     (lambda run: folder_of(run, 2).rename(folder_of(run, 3)), "step00000003", "step 2 differ"),
@@ -82,9 +83,17 @@ def test_verify_finds_damage(number: int, copy: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"files": [], "step": 1, "tokens": 1, "run_id": ""}', "\udc80"])
 def test_an_unreadable_manifest_is_named(text: str, copy: Path) -> None:
+    """It hides neither the other checkpoints nor their problems, and nothing is computed from it."""
     (folder_of(copy, 2) / MANIFEST).write_bytes(text.encode("utf-8", "surrogateescape"))
+    (folder_of(copy, 4) / "tokenizer.json").unlink()
+    series = CheckpointSeries.open(copy)
+    assert [c.step for c in series.checkpoints] == [0, 1, 2, 4]
+    first, second = series.verify()
+    assert first.where == str(folder_of(copy, 2) / MANIFEST)
+    assert "unreadable" in first.what
+    assert second.where == str(folder_of(copy, 4) / "tokenizer.json")
     with pytest.raises(InputError, match=MANIFEST):
-        CheckpointSeries.open(copy)
+        manifest_hash(series.checkpoints[2])
 
 
 def test_a_half_written_folder_is_no_checkpoint(copy: Path) -> None:
