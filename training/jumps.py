@@ -120,7 +120,7 @@ class _Series:
         checkpoint to checkpoint, a sudden fall to that point (the learning rate drops) has cosine √c."""
         near = [j for j in range(max(1, i - 4), min(len(chain) - 1, i + 5)) if abs(j - i) > 1]
         usual = sorted(self.cosine(chain, j) for j in near)
-        middle = usual[len(usual) // 2] if usual else 0.0
+        middle = usual[len(usual) // 2] if len(usual) > 2 else 0.5  # too few to know: as much as it can be
         return max(TURN, math.sqrt(min(max(middle, 0.0), 0.5)) + MARGIN)
 
     def best_change(self, chain: list[int], i: int) -> _Change:

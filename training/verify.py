@@ -32,8 +32,8 @@ class Problem(NamedTuple):
 class _Member:
     """A checkpoint while it is checked."""
 
-    def __init__(self, checkpoint: Checkpoint):
-        self.checkpoint, self.step = checkpoint, checkpoint.step
+    def __init__(self, checkpoint: Checkpoint, is_last: bool):
+        self.checkpoint, self.step, self.is_last = checkpoint, checkpoint.step, is_last
         self.folder = Path(checkpoint.path)
         self.problems: list[Problem] = []
         self.manifest: dict[str, Any] | None = None
@@ -49,12 +49,15 @@ class _Member:
         if self.manifest is None:
             return "fetch it anew"
         run = self.folder.parent.parent if self.folder.parent.name == "checkpoints" else "RUN"
-        return f"delete the folder, and `copyscope zoom {run} --from {self.step} --to {self.step}` makes it again"
+        # With no later step to compare a replay with, zoom does not put it among the run's own.
+        place = f" in {run}/zoom, to be moved from there" if self.is_last else ""
+        return f"delete the folder; `copyscope zoom {run} --from {self.step} --to {self.step}` makes it again{place}"
 
 
 def problems_of(checkpoints: Sequence[Checkpoint], progress: Progress | None = None) -> list[Problem]:
     """Everything wrong with the local ones of these checkpoints, by step. Reads every file once or twice."""
-    members = [_Member(c) for c in checkpoints if c.revision is None and Path(c.path).is_dir()]
+    last = max((checkpoint.step for checkpoint in checkpoints), default=0)
+    members = [_Member(c, c.step == last) for c in checkpoints if c.revision is None and Path(c.path).is_dir()]
     for member in members:
         _check_manifest(member)
         _check_layout(member)
