@@ -15,7 +15,9 @@ CHUNK = 1 << 20
 """Values read at once: 4 MB of float32, which stay in the processor's caches."""
 _HEADER_BYTES = 100_000_000
 _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "U64": 8, "I32": 4, "U32": 4, "I16": 2, "U16": 2,
-          "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1, "C64": 8}  # fmt: skip
+          "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "F8_E4M3FNUZ": 1, "F8_E5M2FNUZ": 1,
+          "C64": 8}  # fmt: skip
+_PACKED = ("F4", "F6_E2M3", "F6_E3M2")  # several values to a byte: their sizes are left unchecked
 _FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
 
@@ -34,7 +36,7 @@ class TensorPlace(NamedTuple):
 
     @property
     def value_bytes(self) -> int:
-        """Bytes of a value; 1 for a dtype that is not known."""
+        """Bytes of a value; 1 for a dtype that has several to a byte."""
         return _BYTES.get(self.dtype, 1)
 
 
@@ -86,6 +88,8 @@ def _place(path: Path, entry: Mapping[str, Any], base: int) -> TensorPlace:
     start, end = entry["data_offsets"]
     if not all(type(number) is int and number >= 0 for number in (*shape, start, end)):
         raise ValueError("sizes must be whole numbers from 0")
+    if entry["dtype"] not in (*_BYTES, *_PACKED):
+        raise ValueError(f"{entry['dtype']!r} is no dtype of safetensors")
     if entry["dtype"] in _BYTES and math.prod(shape) * _BYTES[entry["dtype"]] != end - start:
         raise ValueError(f"{end - start} bytes for shape {list(shape)} of {entry['dtype']}")
     return TensorPlace(path, entry["dtype"], shape, base + start, base + end)
@@ -123,7 +127,7 @@ class Weights:
         stream.seek(place.start + first)
         return np.fromfile(stream, np.uint8, max(0, min(count, place.end - place.start - first)))
 
-    def values(self, name: str, first: int, count: int = CHUNK) -> np.ndarray:
+    def values(self, name: str, first: int, count: int) -> np.ndarray:
         """At most `count` values of a float tensor from value `first` on, [value] float32 (float64 where it is)."""
         dtype = self.places[name].dtype
         size = _BYTES[dtype]
@@ -158,7 +162,7 @@ def scan(weights: Weights, others: Sequence[Weights] = ()) -> Scan:
             continue
         sums, trailing = [], 0
         for first in range(0, math.prod(place.shape), CHUNK):
-            values = weights.values(name, first)
+            values = weights.values(name, first, CHUNK)
             part = _square(values)
             if not math.isfinite(part) and not_finite is None:
                 not_finite = name
@@ -166,7 +170,7 @@ def scan(weights: Weights, others: Sequence[Weights] = ()) -> Scan:
             sums.append(_sum_of_bits(values))
             trailing = _trailing_zeros(values, trailing)
             for i, other in enumerate(others):
-                squares[i] += _square(values - other.values(name, first))
+                squares[i] += _square(values - other.values(name, first, CHUNK))
         if trailing:
             zeros[name] = trailing
         parts.append((name, place.shape, sums))
@@ -180,7 +184,7 @@ def distance(first: Weights, second: Weights) -> float:
     for name, place in first.places.items():
         if place.dtype in _FLOATS:
             for start in range(0, math.prod(place.shape), CHUNK):
-                total += _square(first.values(name, start) - second.values(name, start))
+                total += _square(first.values(name, start, CHUNK) - second.values(name, start, CHUNK))
     return math.sqrt(total)
 
 
