@@ -32,23 +32,23 @@ def rms_norm(
 def causal_attention(
     x: Float[Tensor, "batch pos d_model"],
     w_qkv: Float[Tensor, "rows d_model"],
-    cos: Float[Tensor, "pos d_head"],
-    sin: Float[Tensor, "pos d_head"],
+    cos: Float[Tensor, "half_d_head pos"],
+    sin: Float[Tensor, "half_d_head pos"],
     kv_heads: int,
     dropout: float = 0.0,
 ) -> Float[Tensor, "batch pos head d_head"]:
     """Each head's mean of the values at this and earlier positions, with rotary positions (RoFormer, section 3.2.2).
 
-    `w_qkv` holds, d_head rows each, the heads' queries, then `kv_heads` keys, then as many values. `dropout` is on the
-    attention probabilities.
+    `w_qkv` holds, d_head rows each, the heads' queries, then `kv_heads` keys, then as many values; position p turns
+    components i and i + d_head/2 by the angle whose cosine is `cos[i, p]`. `dropout` is on the attention probabilities.
     """
     if x.device.type == "cpu":
         result: Any = _Attention.apply(x, w_qkv, cos, sin, kv_heads, dropout)
         return result
-    qkv = F.linear(x, w_qkv).unflatten(2, (-1, cos.shape[1])).transpose(1, 2)  # (batch, head, pos, d_head)
+    qkv = F.linear(x, w_qkv).unflatten(2, (-1, 2 * len(cos))).transpose(1, 2)  # (batch, head, pos, d_head)
     heads = qkv.shape[1] - 2 * kv_heads
     q, k, v = qkv.split([heads, kv_heads, kv_heads], dim=1)
-    q, k = (torch.addcmul(y * cos, _turned(y), sin) for y in (q, k))
+    q, k = (torch.addcmul(y * cos.t().repeat(1, 2), _turned(y), sin.t().repeat(1, 2)) for y in (q, k))
     mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout, enable_gqa=heads != kv_heads)
     return mixed.transpose(1, 2)
 
@@ -85,10 +85,10 @@ class _RmsNorm(Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         normed, scale, weight = ctx.saved_tensors
-        d_weight = (grads[0] * normed).flatten(0, -2).sum(0)
-        d_normed = grads[0] * weight
-        along = (d_normed * normed).mean(dim=-1, keepdim=True)
-        return d_normed.addcmul_(normed, along, value=-1).mul_(scale), d_weight, None
+        along = grads[0] * normed
+        d_weight = along.flatten(0, -2).sum(0)
+        along = F.linear(along, weight[None] / -len(weight))  # -mean over the row of d_normed · normed
+        return (grads[0] * weight).addcmul_(normed, along).mul_(scale), d_weight, None
 
 
 class _Attention(Function):
@@ -98,15 +98,16 @@ class _Attention(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, w_qkv: Tensor, cos: Tensor, sin: Tensor, kv_heads: int, dropout: float) -> Tensor:
         batch, pos, _ = x.shape
-        d_head = cos.shape[1]
+        d_head = 2 * len(cos)
         heads = len(w_qkv) // d_head - 2 * kv_heads
-        cos, sin = cos.t().contiguous(), sin.t().contiguous()
-        w_batch = w_qkv.expand(batch, -1, -1)
-        qkv = torch.bmm(w_batch, x.transpose(1, 2)).view(batch, -1, d_head, pos)
-        qk = _rotated(qkv[:, : heads + kv_heads], cos, sin)
-        q, k, v = qk[:, :heads] * d_head**-0.5, qk[:, heads:], qkv[:, heads + kv_heads :]
-        q, k, v = (_shared(y, heads).flatten(0, 1) for y in (q, k, v))  # (batch·head, d_head, pos)
-        future = torch.full((QUERY_BLOCK, QUERY_BLOCK), float("-inf"), dtype=x.dtype).triu(1)
+        qkv = torch.bmm(w_qkv.expand(batch, -1, -1), x.transpose(1, 2)).view(batch, -1, d_head, pos)
+        q, k, v = qkv.split([heads, kv_heads, kv_heads], dim=1)
+        _rotate_(q, cos * d_head**-0.5, sin * d_head**-0.5)
+        _rotate_(k, cos, sin)
+        if kv_heads != heads:
+            k, v = (y.repeat_interleave(heads // kv_heads, dim=1) for y in (k, v))
+        q, k, v = (y.flatten(0, 1) for y in (q, k, v))  # (batch·head, d_head, pos)
+        future = torch.full((QUERY_BLOCK, QUERY_BLOCK), float("-inf"), dtype=x.dtype).triu_(1)
         out = x.new_empty(batch, pos, heads, d_head)
         patterns, masks = [], []
         for start in range(0, pos, QUERY_BLOCK):
@@ -132,7 +133,8 @@ class _Attention(Function):
         blocks = range(0, pos, QUERY_BLOCK)
         patterns, masks = saved[: len(blocks)], saved[len(blocks) :]
         d_out = grads[0].transpose(1, 2).flatten(0, 1)  # (batch·head, pos, d_head)
-        d_q, d_k, d_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+        d_qkv = x.new_empty(batch, 3 * heads, d_head, pos)
+        d_q, d_k, d_v = d_qkv.chunk(3, dim=1)
         for number in reversed(range(len(blocks))):  # the last block reaches every key, so nothing need be zeroed
             start = blocks[number]
             end = min(start + QUERY_BLOCK, pos)
@@ -143,35 +145,31 @@ class _Attention(Function):
                 d_pattern *= masks[number]
                 used = pattern * masks[number]
             d_scores = torch.ops.aten._softmax_backward_data(d_pattern, pattern, -1, pattern.dtype)
-            d_q[..., start:end] = k[..., :end] @ d_scores.transpose(1, 2)
+            d_q[..., start:end] = (k[..., :end] @ d_scores.transpose(1, 2)).view(batch, heads, d_head, -1)
             for total, part in ((d_v, d_block.transpose(1, 2) @ used), (d_k, q[..., start:end] @ d_scores)):
+                part = part.view(batch, heads, d_head, end)
                 if end == pos:
                     total.copy_(part)
                 else:
                     total[..., :end] += part
-        d_q *= d_head**-0.5
-        d_q, d_k, d_v = (y.unflatten(0, (batch, heads)) for y in (d_q, d_k, d_v))
+        _rotate_(d_q, cos * d_head**-0.5, -sin * d_head**-0.5)  # the inverse rotation
         if kv_heads != heads:
             d_k, d_v = (y.unflatten(1, (kv_heads, heads // kv_heads)).sum(dim=2) for y in (d_k, d_v))
-        d_qk = _rotated(torch.cat((d_q, d_k), dim=1), cos, -sin)  # the inverse rotation
-        d_qkv = torch.cat((d_qk, d_v), dim=1).flatten(1, 2)  # (batch, rows, pos)
+            d_qkv = torch.cat((d_q, d_k, d_v), dim=1)
+            d_k = d_qkv[:, heads : heads + kv_heads]
+        _rotate_(d_k, cos, -sin)
+        d_qkv = d_qkv.flatten(1, 2)  # (batch, rows, pos)
         d_x = torch.bmm(d_qkv.transpose(1, 2), w_qkv.expand(batch, -1, -1))
         d_w = torch.bmm(d_qkv, x).sum(dim=0)
         return d_x, d_w, None, None, None, None
 
 
-def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """The rotary embedding of x (batch, head, d_head, pos); of its gradient, with -sin."""
-    out, half = torch.empty_like(x, memory_format=torch.contiguous_format), x.shape[2] // 2
-    (a, b), (out_a, out_b) = x.split(half, dim=2), out.split(half, dim=2)
-    torch.mul(a, cos[:half], out=out_a).addcmul_(b, sin[:half], value=-1)
-    torch.mul(b, cos[half:], out=out_b).addcmul_(a, sin[half:])
-    return out
-
-
-def _shared(x: Tensor, heads: int) -> Tensor:
-    """Keys or values (batch, kv_head, d_head, pos) for every head."""
-    return x if x.shape[1] == heads else x.repeat_interleave(heads // x.shape[1], dim=1)
+def _rotate_(x: Tensor, cos: Tensor, sin: Tensor) -> None:
+    """The rotary embedding of x (batch, head, d_head, pos) in place; of its gradient, with -sin."""
+    a, b = x.chunk(2, dim=2)
+    a_sin = a * sin
+    a.mul_(cos).addcmul_(b, sin, value=-1)
+    b.mul_(cos).add_(a_sin)
 
 
 def _turned(x: Tensor) -> Tensor:

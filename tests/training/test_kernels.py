@@ -12,19 +12,19 @@ D_MODEL = 5
 
 
 def rotary(pos: int, d_head: int) -> tuple[Tensor, Tensor]:
-    angles = torch.outer(torch.arange(pos).double(), 10.0 ** -torch.linspace(0, 2, d_head // 2).double()).repeat(1, 2)
+    angles = torch.outer(10.0 ** -torch.linspace(0, 2, d_head // 2).double(), torch.arange(pos).double())
     return angles.cos(), angles.sin()
 
 
 def plain_attention(x: Tensor, w_qkv: Tensor, cos: Tensor, sin: Tensor, kv_heads: int) -> Tensor:
     """One head and one query at a time, positions as rotations of pairs."""
     batch, pos, _ = x.shape
-    d_head = cos.shape[1]
+    d_head = 2 * len(cos)
     qkv = (x @ w_qkv.t()).view(batch, pos, -1, d_head)
     heads, half = qkv.shape[2] - 2 * kv_heads, d_head // 2
 
     def turn(y: Tensor, at: int) -> Tensor:
-        a, b, c, s = y[:half], y[half:], cos[at, :half], sin[at, :half]
+        a, b, c, s = y[:half], y[half:], cos[:, at], sin[:, at]
         return torch.cat([a * c - b * s, b * c + a * s])
 
     out = []
