@@ -1,12 +1,13 @@
 """Stops a piece of work at its n-th write, as a kill would: with half a file left under a temporary name."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from training import checkpoints, documents, shards, surprisal, tokens
+from training import checkpoints, documents, leftovers, shards, surprisal, tokens
 
 
 class Killed(BaseException):
@@ -22,7 +23,8 @@ def killed_at(write: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         calls += 1
         if calls == write:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.with_name(f".{path.name}.partial").write_bytes(data[: len(data) // 2])
+            writer = f"{leftovers._HOST}-{os.getpid()}-00000000-0"  # an earlier process that had our number
+            path.with_name(f".{path.name}.{writer}.partial").write_bytes(data[: len(data) // 2])
             raise Killed
         plain(path, data)
 
