@@ -18,8 +18,8 @@ def walk(
     steps: Sequence[int], seed: int, pull: float = 0.0, drift: float = 0.0, warm: int = 0, cool: int = 0
 ) -> np.ndarray:
     """Weights at `steps`, [step, SIZE], of noisy descent: a random walk that a valley not far from its start draws back
-    by `pull` and carries along by `drift`. The rate of all rises over the first `warm` steps and falls to 0 over the
-    last `cool`."""
+    by `pull` and carries along by `drift`. The rate of all rises over the first `warm` steps and falls to a
+    tenth over the last `cool`."""
     draw = np.random.default_rng(seed)
     weights = draw.normal(size=SIZE)
     valley = weights + 0.2 * draw.normal(size=SIZE)
@@ -27,7 +27,7 @@ def walk(
     saved, now = [], 0
     for step in steps:
         for at in range(now, step):
-            rate = min(1.0, (at + 1) / max(1, warm)) * min(1.0, (steps[-1] - at) / max(1, cool))
+            rate = min(1.0, (at + 1) / max(1, warm)) * max(0.1, min(1.0, (steps[-1] - at) / max(1, cool)))
             valley = valley + rate * drift * way
             weights = weights + rate * (0.05 * draw.normal(size=SIZE) - pull * (weights - valley))
         now = step

@@ -66,15 +66,20 @@ def test_no_false_alarm(tmp_path: Path, manifest: bool, pull: float, drift: floa
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(where=st.integers(0, 10**9), bit=st.integers(0, 7), name=st.sampled_from(["config.json", "model.safetensors"]))
-def test_any_flipped_bit_is_found(series: Path, where: int, bit: int, name: str) -> None:
-    path = series / step_folder(64) / name
+@given(where=st.integers(0, 10**9), bit=st.integers(0, 7), data=st.data())
+def test_any_flipped_bit_is_found(series: Path, where: int, bit: int, data: st.DataObject) -> None:
+    folder = series / step_folder(64)
+    path = data.draw(st.sampled_from(sorted(folder.iterdir())))
     before = path.read_bytes()
-    data = bytearray(before)
-    data[where % len(data)] ^= 1 << bit
-    path.write_bytes(data)
-    assert [name for name, what in found(series) if "damaged" in what] == [f"step00000064/{name}"]
+    spoilt = bytearray(before)
+    spoilt[where % len(spoilt)] ^= 1 << bit
+    path.write_bytes(spoilt)
+    problems = found(series)
     path.write_bytes(before)
+    assert problems
+    assert {Path(place).parts[0] for place, _ in problems} == {folder.name}
+    if path.name != "MANIFEST.json":  # in which a bit can make a label wrong, or a file's name or hash
+        assert [place for place, what in problems if "damaged" in what] == [f"{folder.name}/{path.name}"]
 
 
 def cut(path: Path) -> None:
@@ -168,3 +173,120 @@ def test_somebody_elses_series(series: Path) -> None:
     assert problems == {}
     save_file({"b.weight": weights["b.weight"]}, sharded / "two.safetensors")
     assert "step00000200/two.safetensors" not in dict(found(series))
+
+
+def without_manifests(series: Path) -> Path:
+    for path in series.glob("*/MANIFEST.json"):
+        path.unlink()
+    return series
+
+
+def test_zeros_that_training_leaves_are_no_damage(tmp_path: Path) -> None:
+    """Tensors that begin as zeros, and rows that stay zero."""
+    saved = walk(5)
+    for step, weights in saved.items():
+        weights["z.bias"] = torch.zeros(600) if step < 2 else torch.full((600,), float(step))
+        weights["y.padded"] = torch.cat([weights["a.weight"][0], torch.zeros(500)])
+    assert found(write(tmp_path, saved, manifest=False)) == []
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_zeroed_tail_at_any_step(series: Path, step: int) -> None:
+    path = without_manifests(series) / step_folder(step) / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-512] + bytes(512))
+    assert [(where, what.partition(";")[0]) for where, what in found(series)] == [
+        (f"{step_folder(step)}/model.safetensors", "ends in zeros: the last 128 values of b.weight")
+    ]
+    alone = CheckpointSeries.open(path.parent).verify()
+    assert [problem.where for problem in alone] == [str(path)]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_and_shards(tmp_path: Path, dtype: torch.dtype) -> None:
+    """As others publish them: two files and an index a step, in half precision, with other tensors among them."""
+    for step, weights in walk(0).items():
+        folder = tmp_path / f"step{step}"
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+        for file, name in (("one", "a.weight"), ("two", "b.weight")):
+            mask = {"mask": torch.ones(5, dtype=torch.bool)} if file == "one" else {}
+            save_file({name: weights[name].to(dtype)} | mask, folder / f"{file}.safetensors")
+        index = {
+            "weight_map": {"a.weight": "one.safetensors", "mask": "one.safetensors", "b.weight": "two.safetensors"}
+        }
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert found(tmp_path) == []
+    cut(tmp_path / "step200" / "two.safetensors")
+    (tmp_path / "step300" / "one.safetensors").unlink()
+    (tmp_path / "step8" / "model.safetensors.index.json").write_text("[")
+    shutil.copy(tmp_path / "step100" / "one.safetensors", tmp_path / "step64" / "two.safetensors")
+    problems = dict(found(tmp_path))
+    assert "cut off: 100 of" in problems.pop("step200/two.safetensors")
+    assert "missing, though the index lists it" in problems.pop("step300/one.safetensors")
+    assert "unreadable" in problems.pop("step8/model.safetensors.index.json")
+    assert "b.weight is not in it" in problems.pop("step64/two.safetensors")
+    assert problems == {}
+
+
+def test_one_shard_of_another_step(tmp_path: Path) -> None:
+    """As at two steps of pythia-12b, which hold the first shard of the last (EleutherAI/pythia#206)."""
+    saved = walk(0, drift=0.01)
+    saved[200]["a.weight"] = saved[500]["a.weight"]
+    assert [where for where, _ in found(write(tmp_path, saved, manifest=False))] == [step_folder(200)]
+
+
+def test_most_revisions_are_the_last(tmp_path: Path) -> None:
+    """As in pythia-2.8b (EleutherAI/pythia#205): the whole early series, step 0 included, is the final model; later
+    steps are mostly their own."""
+    saved = walk(0, drift=0.01)
+    wrong = [step for step in STEPS if step < 100] + [300]
+    for step in wrong:
+        saved[step] = saved[500]
+    problems = found(write(tmp_path, saved, manifest=False))
+    same = [where for where, what in problems if "same weights as step 0;" in what]
+    assert same == [step_folder(step) for step in [*wrong[1:], 500]]
+    assert [where for where, what in problems if "jump in weight distance" in what] == [step_folder(0)]
+
+
+def test_a_manifest_over_wrong_weights(tmp_path: Path) -> None:
+    """Sound files, which hold what no training run should."""
+    saved = walk(0)
+    saved[100]["b.weight"][3, 4] = float("inf")
+    saved[200] = {"a.weight": saved[200]["a.weight"]}
+    problems = dict(found(write(tmp_path, saved, manifest=True)))
+    assert "b.weight holds values that are not finite" in problems.pop(f"{step_folder(100)}/model.safetensors")
+    assert "b.weight is not there, elsewhere [60, 50]" in problems.pop(step_folder(200))
+    assert problems == {}
+
+
+def test_whatever_is_gone_is_said(series: Path) -> None:
+    (series / step_folder(1) / "config.json").unlink()
+    for name in ("config.json", "model.safetensors"):
+        (series / step_folder(2) / name).unlink()
+    shutil.copytree(series / step_folder(500), series / "step500")
+    problems = found(series)
+    assert [where for where, what in problems if "missing" in what] == [
+        f"{step_folder(1)}/config.json", f"{step_folder(2)}/config.json", f"{step_folder(2)}/model.safetensors"
+    ]  # fmt: skip
+    assert [what.partition(";")[0] for where, what in problems if where == "step500"] == [
+        f"step 500 once more, beside {step_folder(500)}", "same weights as step 500"
+    ]  # fmt: skip
+    without_manifests(series)
+    shutil.rmtree(series / "step500")
+    (series / step_folder(4) / "model.safetensors").unlink()
+    problems = found(series)
+    assert [(where, what.partition(" ")[0]) for where, what in problems] == [
+        (f"{step_folder(1)}/config.json", "missing;"), (step_folder(4), "model.safetensors")
+    ]  # fmt: skip
+
+
+def test_progress_and_one_line_each(series: Path) -> None:
+    (series / step_folder(2) / "two\nlines").write_text("x")
+    told: list[tuple[str, int, int]] = []
+    opened = CheckpointSeries.open(series)
+    problems = opened.verify(lambda what, done, total: told.append((what, done, total)))
+    assert [entry for entry in told if entry[0] == "checking files"] == [
+        ("checking files", i, len(STEPS)) for i in range(1, len(STEPS) + 1)
+    ]
+    assert len(problems) == 1
+    assert all("\n" not in problem.what for problem in problems)
