@@ -1,5 +1,6 @@
 """Scores read off weights: what a head's OV circuit copies, and which earlier head feeds which later one's keys."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import polars as pl
@@ -8,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.models import HookedModel
-from interp.runs import batches, final_residual
+from interp.patterns import PatternBlock, read_patterns
 
 
 def eigenvalue_positivity(
@@ -125,52 +126,50 @@ def copying_score(
     raised; -1: never. Indifferent heads get about 2/(number of tokens) - 1, not 0. Direct effect only; the final
     norm's scale is left out.
     """
+    on_itself, total = _raise_on_itself(pattern.float().sum(dim=2), values, W_O, W_U, tokens)
+    return torch.where(total > 0, 2 * on_itself / total.clamp(min=1e-30) - 1, -1.0)
+
+
+def _raise_on_itself(attention: Tensor, values: Tensor, W_O: Tensor, W_U: Tensor, tokens: Tensor) -> tuple[Tensor, ...]:
+    """What each head raises the attended tokens by, and all tokens of the prompt; `attention` is (batch, head, key),
+    summed over queries, since ReLU lets a positive factor through."""
     direction = W_U.float().T[tokens] - W_U.float().mean(dim=1)  # (batch, token, d_model)
     written = torch.einsum("bkhd,hdm->bhkm", values.float(), W_O.float())
     raised = torch.einsum("bhkm,btm->bhkt", written, direction).relu()  # (batch, head, key, token)
-    attention = pattern.float().sum(dim=2)  # (batch, head, key): ReLU lets a positive factor through
     on_itself = (attention * raised.diagonal(dim1=-2, dim2=-1)).sum(dim=(0, 2))
-    total = (attention * raised.sum(dim=-1)).sum(dim=(0, 2))
-    return torch.where(total > 0, 2 * on_itself / total.clamp(min=1e-30) - 1, -1.0)
+    return on_itself, (attention * raised.sum(dim=-1)).sum(dim=(0, 2))
 
 
 @torch.no_grad()
 def model_copying_score(
-    model: HookedModel, tokens: Int[Tensor, "prompt pos"], has_bos: bool = False
+    model: HookedModel,
+    tokens: Int[Tensor, "prompt pos"],
+    has_bos: bool = False,
+    layers: Sequence[int] | None = None,
 ) -> Float[Tensor, "layer head"]:
-    """`copying_score` of every head on prompts of distinct random tokens (25 of them by definition); a BOS is left
-    out."""
+    """`copying_score` of every head of `layers` (None: all) on prompts of distinct random tokens (25 of them by
+    definition); a BOS is left out."""
     weights = head_weights(model).folded()
-    n_layers, n_heads = weights.W_V.shape[:2]
+    chosen = sorted(set(range(model.cfg.n_layers) if layers is None else layers))
     first = int(has_bos)
-    total = torch.zeros(n_layers, n_heads)
-    for rows in batches(model, *tokens.shape):
-        values: dict[int, Tensor] = {}
-        scores: dict[int, Tensor] = {}
-        words = tokens[rows, first:].to(weights.W_U.device)
+    sums = torch.zeros(2, len(chosen), model.cfg.n_heads)
+    attention = torch.zeros(0)
 
-        def keep(v: Tensor, hook: object, layer: int, values: dict[int, Tensor] = values) -> None:
-            values[layer] = v if v.shape[2] == n_heads else v.repeat_interleave(n_heads // v.shape[2], dim=2)
+    def read(block: PatternBlock) -> None:
+        nonlocal attention
+        if block.first_query == 0:
+            attention = block.pattern.new_zeros(*block.pattern.shape[:2], tokens.shape[1])
+        queries = block.pattern[:, :, max(0, first - block.first_query) :].float().sum(dim=2)
+        attention[..., : queries.shape[-1]] += queries
+        if block.first_query + block.pattern.shape[2] == tokens.shape[1]:
+            values, words = block.values[:, :, first:].transpose(1, 2), tokens[block.rows, first:]
+            W_O, at = weights.W_O[block.layer], chosen.index(block.layer)
+            parts = _raise_on_itself(attention[..., first:], values, W_O, weights.W_U, words.to(W_O.device))
+            sums[:, at] += torch.stack(parts).cpu()
 
-        def score(
-            pattern: Tensor,
-            hook: object,
-            layer: int,
-            words: Tensor = words,
-            values: dict[int, Tensor] = values,
-            scores: dict[int, Tensor] = scores,
-        ) -> None:
-            seen = pattern[:, :, first:, first:]
-            scores[layer] = copying_score(seen, values.pop(layer)[:, first:], weights.W_O[layer], weights.W_U, words)
-
-        hooks = []
-        for i in range(n_layers):
-            hooks.append((f"blocks.{i}.attn.hook_v", lambda v, hook, i=i, keep=keep: keep(v, hook, i)))
-            hooks.append((f"blocks.{i}.attn.hook_pattern", lambda p, hook, i=i, score=score: score(p, hook, i)))
-        final_residual(model, tokens[rows], hooks)
-        share = (rows.stop - rows.start) / len(tokens)
-        total += share * torch.stack([scores[i] for i in range(n_layers)]).cpu()
-    return total
+    read_patterns(model, tokens, read, chosen)
+    on_itself, total = sums
+    return torch.where(total > 0, 2 * on_itself / total.clamp(min=1e-30) - 1, -1.0)
 
 
 def k_composition(

@@ -4,11 +4,12 @@ TransformerLens writes out scores and patterns so that they can be hooked, which
 small model. Queries, keys, values and z are still hooked here; only what lies between them is skipped.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
@@ -30,20 +31,33 @@ def can_fuse(model: HookedTransformer) -> bool:
     )
 
 
+Observer = Callable[[int, Tensor, Tensor], None]
+"""Called with the first query of a block, its pattern (batch, head, query, key), whose keys end at the block's last
+query, and all values (batch, head, pos, d_head)."""
+
+
 @contextmanager
-def fused_attention(model: HookedTransformer, on: bool = True) -> Iterator[None]:
-    """Replaces every layer's attention by the fused version inside its body; restores it whatever happens there."""
+def fused_attention(
+    model: HookedTransformer,
+    on: bool = True,
+    observers: Mapping[int, Observer] | None = None,
+    queries_at_once: int = 128,
+) -> Iterator[None]:
+    """Replaces every layer's attention by the fused version inside its body; restores it whatever happens there.
+
+    Layers with an observer compute their pattern in blocks of `queries_at_once`, each of which the observer sees.
+    """
     layers: list[Any] = [model.blocks[i].attn for i in range(model.cfg.n_layers)] if on else []
     try:
-        for attention in layers:
-            attention.forward = _forward_of(attention)
+        for layer, attention in enumerate(layers):
+            attention.forward = _forward_of(attention, (observers or {}).get(layer), queries_at_once)
         yield
     finally:
         for attention in layers:
             attention.__dict__.pop("forward", None)
 
 
-def _forward_of(attention: Any) -> Callable[..., Tensor]:
+def _forward_of(attention: Any, observe: Observer | None, queries_at_once: int) -> Callable[..., Tensor]:
     def forward(
         query_input: Tensor, key_input: Tensor, value_input: Tensor, past_kv_cache_entry: Any = None, **_: Any
     ) -> Tensor:
@@ -57,16 +71,30 @@ def _forward_of(attention: Any) -> Callable[..., Tensor]:
         groups = q.shape[2] // k.shape[2]
         if groups > 1:
             k, v = k.repeat_interleave(groups, dim=2), v.repeat_interleave(groups, dim=2)
-        seen = None
-        if offset:
-            seen = torch.ones(q.shape[1], k.shape[1], dtype=torch.bool, device=q.device).tril(offset)
-        z = torch.nn.functional.scaled_dot_product_attention(
-            *(x.transpose(1, 2) for x in (q, k, v)),
-            attn_mask=seen,
-            is_causal=seen is None,
-            scale=1 / float(attention.attn_scale),
-        )
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        scale = 1 / float(attention.attn_scale)
+        if observe is None:
+            seen = None
+            if offset:
+                seen = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril(offset)
+            z = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=seen is None, scale=scale)
+        else:
+            z = _in_blocks(q * scale, k, v, observe, queries_at_once)
         z = attention.hook_z(z.transpose(1, 2))  # (batch, query, head, d_head)
         return z.flatten(2) @ attention.W_O.flatten(0, 1) + attention.b_O
 
     return forward
+
+
+def _in_blocks(q: Tensor, k: Tensor, v: Tensor, observe: Observer, queries_at_once: int) -> Tensor:
+    """Attention of whole sequences, (batch, head, pos, d_head) each."""
+    z = torch.empty_like(q)
+    for start in range(0, q.shape[2], queries_at_once):
+        end = min(start + queries_at_once, q.shape[2])
+        scores = q[:, :, start:end] @ k[:, :, :end].transpose(2, 3)
+        future = torch.full((end - start, end - start), float("-inf"), device=q.device).triu_(1)
+        scores[..., start:] += future
+        pattern = scores.softmax(dim=-1)
+        observe(start, pattern, v)
+        z[:, :, start:end] = pattern @ v[:, :, :end]
+    return z
