@@ -18,12 +18,17 @@ __all__ = [
     "CopyingLoss",
     "CopyingTest",
     "ICLScore",
+    "SplitLoss",
     "copying_accuracy",
     "copying_hits",
     "copying_loss",
     "copying_test",
+    "icl_of",
     "icl_score",
+    "induction_predictable",
     "natural_loss",
+    "natural_losses",
+    "split_loss",
 ]
 
 
@@ -36,6 +41,9 @@ class CopyingAccuracy(NamedTuple):
     """Share of suffix tokens that are the most likely next token, given the right ones before (teacher forcing)."""
     by_index: pl.DataFrame
     """index (of the subsequence asked for), samples, exact, token."""
+    exact_se: float
+    """Standard error over contexts: samples of one context are not independent. NaN with a single context."""
+    token_se: float
 
 
 class CopyingLoss(NamedTuple):
@@ -45,6 +53,8 @@ class CopyingLoss(NamedTuple):
     second_half: float
     difference: float
     """second_half - first_half. About 0 without copying; down to minus the whole of first_half with it."""
+    difference_se: float
+    """Standard error over prompts; NaN with a single prompt."""
 
 
 class ICLScore(NamedTuple):
@@ -55,6 +65,8 @@ class ICLScore(NamedTuple):
     late_loss: float
     early_position: int
     late_position: int
+    score_se: float
+    """Standard error over windows; NaN with a single window."""
 
 
 def copying_accuracy(model: HookedModel, test: CopyingTest) -> CopyingAccuracy:
@@ -77,7 +89,9 @@ def copying_accuracy(model: HookedModel, test: CopyingTest) -> CopyingAccuracy:
         }
     )
     by_index = table.group_by("index").agg(pl.len().alias("samples"), pl.col("exact", "token").mean()).sort("index")
-    return CopyingAccuracy(hits.all(dim=1).double().mean().item(), hits.double().mean().item(), by_index)
+    contexts = table.group_by(pl.Series(test.context.tolist())).agg(pl.col("exact", "token").mean())
+    errors = (_standard_error(contexts[name].to_torch()) for name in ("exact", "token"))
+    return CopyingAccuracy(hits.all(dim=1).double().mean().item(), hits.double().mean().item(), by_index, *errors)
 
 
 @torch.no_grad()
@@ -137,14 +151,20 @@ def copying_loss(model: HookedModel, tokens: Int[Tensor, "prompt pos"]) -> Copyi
     if half < 1 or not torch.equal(tokens[:, bos : bos + half], tokens[:, bos + half :]):
         raise InputError("copying_loss: each prompt must be (a BOS and) the same tokens twice")
     check_tokens(model, tokens)
-    losses = token_losses(model, tokens)
-    first, second = losses[:, :-half].mean().item(), losses[:, -half:].mean().item()
-    return CopyingLoss(first, second, second - first)
+    losses = token_losses(model, tokens).double()
+    first, second = losses[:, :-half].mean(dim=1), losses[:, -half:].mean(dim=1)
+    error = _standard_error(second - first)
+    return CopyingLoss(first.mean().item(), second.mean().item(), (second - first).mean().item(), error)
+
+
+def natural_losses(model: HookedModel, windows: Int[Tensor, "window pos"]) -> Float[Tensor, "window pos_less_1"]:
+    """Next-token loss of every token but the first of natural text, in nats; entry p is that of token p + 1."""
+    return token_losses(model, natural_windows(windows, model.cfg.d_vocab, model.cfg.n_ctx))
 
 
 def natural_loss(model: HookedModel, windows: Int[Tensor, "window pos"]) -> float:
     """Mean next-token loss on natural text, in nats a token (of this tokenizer: not comparable across tokenizers)."""
-    return token_losses(model, natural_windows(windows, model.cfg.d_vocab, model.cfg.n_ctx)).mean().item()
+    return natural_losses(model, windows).mean().item()
 
 
 def icl_score(model: HookedModel, windows: Int[Tensor, "window pos"]) -> ICLScore:
@@ -155,13 +175,63 @@ def icl_score(model: HookedModel, windows: Int[Tensor, "window pos"]) -> ICLScor
     length (and recorded). The number says that a longer context helps, not by which means, and it mixes in that later
     tokens may be easier or harder in themselves.
     """
-    windows = natural_windows(windows, model.cfg.d_vocab, model.cfg.n_ctx)
-    length = windows.shape[1]
-    early, late = (50, 500) if length >= 512 else (max(1, 50 * length // 512), 500 * length // 512)
-    # Entry p of the losses is that of predicting token p + 1.
-    losses: Float[Tensor, "window pos"] = token_losses(model, windows[:, : late + 1])
-    early_loss, late_loss = losses[:, early - 1].mean().item(), losses[:, late - 1].mean().item()
-    return ICLScore(late_loss - early_loss, early_loss, late_loss, early, late)
+    return icl_of(natural_losses(model, windows))
+
+
+def icl_of(losses: Float[Tensor, "window pos_less_1"]) -> ICLScore:
+    """`icl_score` of losses at hand (`natural_losses`)."""
+    length = losses.shape[1] + 1
+    at, after = (50, 500) if length >= 512 else (max(1, 50 * length // 512), 500 * length // 512)
+    early, late = losses[:, at - 1].double(), losses[:, after - 1].double()  # entry p is the loss of predicting token p + 1
+    error = _standard_error(late - early)
+    return ICLScore((late - early).mean().item(), early.mean().item(), late.mean().item(), at, after, error)
+
+
+class SplitLoss(NamedTuple):
+    """Loss on natural text, split by whether induction could have predicted the token; in nats."""
+
+    predictable: float
+    """Mean loss of tokens that induction could predict; NaN if there is none."""
+    other: float
+    share: float
+    """Of tokens that induction could predict."""
+    by_position: pl.DataFrame
+    """position (of the predicted token), kind (`predictable` or `other`), count, loss."""
+
+
+def induction_predictable(windows: Int[Tensor, "window pos"]) -> Bool[Tensor, "window pos_less_1"]:
+    """Which tokens followed the current token before: entry p is whether the pair of tokens p, p + 1 occurred earlier.
+
+    What a perfect induction head could get right; whether the model got it by induction is another question, since
+    frequent pairs are also learnt by heart.
+    """
+    pairs = windows.long()
+    name = pairs[:, :-1] * (int(pairs.max()) + 1) + pairs[:, 1:]
+    # A pair has occurred before unless it is the first of its name; a stable sort keeps the first one first.
+    ordered, order = name.sort(dim=1, stable=True)
+    again = torch.zeros_like(ordered, dtype=torch.bool)
+    again[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
+    return torch.zeros_like(again).scatter_(1, order, again)
+
+
+def split_loss(losses: Float[Tensor, "window pos_less_1"], predictable: Bool[Tensor, "window pos_less_1"]) -> SplitLoss:
+    """Splits the losses of natural text (`natural_losses`) by `induction_predictable`, as a whole and by position.
+
+    That the first kind is easier shows in the first checkpoint that learns pairs; what counts is how the two part
+    while context grows.
+    """
+    tables, means = [], []
+    for kind, mask in (("predictable", predictable), ("other", ~predictable)):
+        count, total = mask.sum(dim=0), (losses * mask).sum(dim=0).double()
+        means.append((total.sum() / count.sum()).item())
+        table = {"position": range(1, losses.shape[1] + 1), "count": count.tolist(), "total": total.tolist()}
+        tables.append(pl.DataFrame(table).with_columns(kind=pl.lit(kind)).filter(pl.col("count") > 0))
+    by_position = pl.concat(tables).select("position", "kind", "count", loss=pl.col("total") / pl.col("count"))
+    return SplitLoss(*means, predictable.double().mean().item(), by_position.sort("position", "kind"))
+
+
+def _standard_error(values: Tensor) -> float:
+    return (values.double().std() / len(values) ** 0.5).item() if len(values) > 1 else float("nan")
 
 
 def check_tokens(model: HookedModel, tokens: Int[Tensor, "row pos"]) -> None:

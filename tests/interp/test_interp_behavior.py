@@ -3,8 +3,21 @@
 import pytest
 import torch
 from handmade import induction_model, llama, saved
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from interp.behavior import copying_accuracy, copying_hits, copying_loss, copying_test, icl_score, natural_loss
+from interp.behavior import (
+    copying_accuracy,
+    copying_hits,
+    copying_loss,
+    copying_test,
+    icl_of,
+    icl_score,
+    induction_predictable,
+    natural_loss,
+    natural_losses,
+    split_loss,
+)
 from interp.models import load_hooked
 from interp.prompts import repeated_random_tokens
 from training.checkpoints import InputError
@@ -80,6 +93,48 @@ def test_icl_score_and_natural_loss(small):
     assert result.late_loss == pytest.approx(loss[:, 96].mean().item(), abs=1e-5)
     assert result.score == pytest.approx(result.late_loss - result.early_loss)
     assert natural_loss(small, windows) == pytest.approx(loss.mean().item(), abs=1e-5)
+    assert result == icl_of(natural_losses(small, windows))
+    differences = loss[:, 96] - loss[:, 8]
+    assert result.score_se == pytest.approx(differences.std().item() / 5**0.5, abs=1e-5)
+
+
+def test_standard_errors_are_over_contexts_and_prompts(circuit):
+    test = copying_test(range(1, 600), 128, n_samples=20, seed=0, bos_id=0)
+    result, hits = copying_accuracy(circuit, test), copying_hits(circuit, test).double()
+    contexts = torch.stack([hits[test.context == i].mean() for i in range(10)])
+    assert result.token_se == pytest.approx(contexts.std().item() / 10**0.5)
+    prompts = repeated_random_tokens(range(1, 600), 40, 4, bos_id=0)
+    each = torch.tensor([copying_loss(circuit, row[None]).difference for row in prompts])
+    assert copying_loss(circuit, prompts).difference_se == pytest.approx(each.std().item() / 2, rel=1e-4)
+    assert copying_loss(circuit, prompts[:1]).difference_se != copying_loss(circuit, prompts[:1]).difference_se  # NaN
+
+
+@given(st.lists(st.lists(st.integers(0, 3), min_size=8, max_size=8), min_size=1, max_size=4))
+@settings(max_examples=50, deadline=None)
+def test_loss_split_equals_a_slow_version(rows):
+    windows = torch.tensor(rows)
+    losses = torch.rand(len(rows), 7, generator=torch.Generator().manual_seed(0))
+    wanted = {True: [], False: []}
+    for row, values in zip(rows, losses.tolist(), strict=True):
+        for p, value in enumerate(values):
+            wanted[(row[p], row[p + 1]) in [(row[j], row[j + 1]) for j in range(p)]].append((p + 1, value))
+    got = split_loss(losses, induction_predictable(windows))
+    assert got.share == pytest.approx(len(wanted[True]) / losses.numel())
+    for mean, kind in ((got.predictable, True), (got.other, False)):
+        values = [value for _, value in wanted[kind]]
+        assert mean == pytest.approx(sum(values) / len(values)) if values else mean != mean
+        for position in range(1, 8):
+            here = [value for at, value in wanted[kind] if at == position]
+            row = got.by_position.filter(position=position, kind="predictable" if kind else "other")
+            assert row["count"].sum() == len(here)
+            assert row["loss"].to_list() == ([pytest.approx(sum(here) / len(here))] if here else [])
+
+
+def test_the_circuit_gains_on_what_induction_predicts(circuit):
+    tokens = torch.randint(1, 600, (8, 60), generator=torch.Generator().manual_seed(0)).repeat(1, 2)
+    split = split_loss(natural_losses(circuit, tokens), induction_predictable(tokens))
+    assert split.share == pytest.approx(0.5, abs=0.02)
+    assert split.predictable < split.other - 3
 
 
 def test_bad_input(small):
