@@ -2,15 +2,16 @@
 
 The rule (numbers are arguments; defaults in `analyses.rise`): a head's *excess* at a checkpoint is its score minus
 the largest of (its own score at the first checkpoint, the median score of all heads there when there are at least
-four, its random-target null at the same checkpoint when the table has one). The *height* is the highest excess held
-for `confirm` = 3 consecutive checkpoints. The head has formed if the height is at least the *margin*, the larger of
+four, its random-target null at the same checkpoint when the table has one). The *room* is what is left from there to
+the top of the measure's range. The head has formed if its excess is at or above the *level* for `confirm` = 3
+consecutive checkpoints, the level being the larger of
 
+- `least` = 0.3 of the room;
 - `z` = 4 noise units, one unit being the larger of the robust standard deviation of all heads' scores at the first
-  checkpoint and that of the head's own checkpoint-to-checkpoint changes / √2;
-- `min_share` = 0.1 of the room between the head's start and the top of the measure's range.
+  checkpoint and that of the head's own checkpoint-to-checkpoint changes / √2.
 
-Its formation step is the first checkpoint from which the excess is at or above half the height for 3 consecutive
-checkpoints.
+Its formation step is the change point of the excess (a smooth rise on the log-step axis, `analyses.changepoint`),
+fitted up to four times the step at which it reached the level; from there on, further training does not move it.
 """
 
 import math
@@ -22,9 +23,21 @@ import polars as pl
 from jaxtyping import Float, Int
 
 from analyses.curves import LossSettled, copying_formation, loss_settled
+from analyses.glossary import is_calibration
 from analyses.order import DepthTrend, depth_trend, ordered
-from analyses.rise import CONFIRM, MIN_SHARE, Z, find_rise, robust_sd, step_noise
-from analyses.series import check_rule, enough, measure_rows, place_rise
+from analyses.rise import (
+    CONFIRM,
+    HORIZON,
+    LEAST,
+    MIN_SHARE,
+    Z,
+    find_rise,
+    rise_row,
+    robust_sd,
+    step_noise,
+    sustained_peak,
+)
+from analyses.series import check_rule, enough, measure_rows
 from training.errors import InputError
 
 __all__ = [
@@ -35,8 +48,9 @@ __all__ = [
 FORMATION_SCHEMA = {
     "layer": pl.Int64, "head": pl.Int64, "measure": pl.String, "status": pl.String, "formed": pl.Boolean,
     "step": pl.Int64, "tokens": pl.Int64, "bracket_low": pl.Int64, "bracket_high": pl.Int64, "estimate": pl.Float64,
+    "low": pl.Float64, "high": pl.Float64, "interval": pl.String, "rise_low": pl.Float64, "rise_high": pl.Float64,
     "baseline": pl.Float64, "final": pl.Float64, "peak": pl.Float64, "null": pl.Float64, "threshold": pl.Float64,
-    "margin": pl.Float64, "fell_back": pl.Boolean,
+    "level": pl.Float64, "fell_back": pl.Boolean, "provisional": pl.Boolean,
 }  # fmt: skip
 
 
@@ -56,74 +70,88 @@ def formation_steps(
     measure: str = "prefix_matching_sum",
     confirm: int = CONFIRM,
     z: float = Z,
-    min_share: float = MIN_SHARE,
+    least: float = LEAST,
 ) -> pl.DataFrame:
     """When each head formed, by the rule at the top of this module; one row a head, whether it formed or not.
 
     `heads`: long table (step, tokens, layer, head, measure, value) of one run; row order does not matter. Columns
-    out: layer, head, measure; status (`formed`, `formed, fell back`, `never`, `unconfirmed`: clear of everything but
-    for fewer than `confirm` checkpoints at the end, `from the start`: never rose, but was clear of its null at the
-    first checkpoints); formed; step (null = not formed) and tokens; bracket_low, bracket_high (the checkpoints
-    between which it happened); estimate (interpolated on a log step axis inside the bracket); baseline, final, peak
-    (its scores at the first, last and best checkpoint); null (random target, last checkpoint); threshold (the score
-    to pass at `step`); margin; fell_back.
+    out: layer, head, measure; status (`formed`; `formed, fell back`; `weak`: a rise clear of the noise and of a tenth
+    of the room, but short of the level; `never`; `unconfirmed`: at the level, but for fewer than `confirm` checkpoints
+    at the end; `from the start`: never rose, but was clear of its null at the first checkpoints); formed; step (null =
+    not formed) and tokens; bracket_low, bracket_high (the checkpoints between which the change point lies); estimate
+    (the change point, in steps); low, high (its 95 % interval, never narrower than the bracket) and interval (what it
+    was drawn over: `prompts` where the table has standard errors, `<measure>_se`, else `neighbours`, the noise of
+    neighbouring checkpoints); rise_low, rise_high (steps at 10 and 90 % of the fitted rise); baseline, final, peak (its
+    scores at the first, last and best checkpoint); null (random target, last checkpoint); threshold (the score half-way
+    up); level (least excess); fell_back; provisional (a longer run may still move the step).
 
     Raises InputError: unknown measure, several runs, fewer than confirm + 1 checkpoints, duplicate steps, NaN. Cannot
     tell: anything finer than the checkpoints; heads that go *below* their start (anti-copying); rises of the whole
-    population that leave every head alike; whether the head matters (ablation does).
+    population that leave every head alike; whether the head matters (ablation does); what another seed would give.
     """
-    check_rule(confirm, z, min_share)
-    if measure.endswith(("_null", "_selectivity")):
+    check_rule(confirm, z, least)
+    if is_calibration(measure):
         raise InputError(f"measure {measure!r} is a calibration of another; name the measure itself")
     rows = measure_rows(heads, "heads", measure, ("layer", "head"))
-    nulls = f"{measure}_null"
-    if (heads["measure"] == nulls).any():
-        null_rows = measure_rows(heads, "heads", nulls, ("layer", "head"))
-        rows = rows.join(
-            null_rows.select("layer", "head", "step", null="value"), on=["layer", "head", "step"], how="left"
-        )
-        lacking = rows.filter(pl.col("null").is_null())
-        if not lacking.is_empty():
-            row = lacking.row(0, named=True)
-            raise InputError(
-                f"heads table: {nulls} is missing at step {row['step']}, layer {row['layer']}, head {row['head']}; "
-                "score that step again"
-            )
-    else:
-        rows = rows.with_columns(null=pl.lit(None, dtype=pl.Float64))
+    rows = _beside(rows, heads, measure, "null")
+    rows = _beside(rows, heads, measure, "se")
     first = rows.filter(pl.col("step") == pl.col("step").min())["value"].to_numpy().astype(float)
     spread, centre = (robust_sd(first), float(np.median(first))) if len(first) >= 4 else (0.0, -math.inf)
     top = max(1.0, float(rows["value"].max()))  # type: ignore[arg-type]
     out = [
-        _head_formation(part.sort("step"), measure, spread, centre, top, confirm, z, min_share)
+        _head_formation(part.sort("step"), measure, spread, centre, top, confirm, z, least)
         for part in rows.partition_by("layer", "head", maintain_order=True)
     ]
     return pl.DataFrame(out, schema=FORMATION_SCHEMA)
 
 
+def _beside(rows: pl.DataFrame, heads: pl.DataFrame, measure: str, kind: str) -> pl.DataFrame:
+    """`rows` with the calibration `kind` of the measure as a column; null throughout where the table has none."""
+    name = f"{measure}_{kind}"
+    if not (heads["measure"] == name).any():
+        return rows.with_columns(pl.lit(None, dtype=pl.Float64).alias(kind))
+    keys = ["layer", "head", "step"]
+    found = measure_rows(heads, "heads", name, ("layer", "head")).select(*keys, pl.col("value").alias(kind))
+    rows = rows.join(found, on=keys, how="left")
+    lacking = rows.filter(pl.col(kind).is_null())
+    if not lacking.is_empty():
+        row = lacking.row(0, named=True)
+        raise InputError(
+            f"heads table: {name} is missing at step {row['step']}, layer {row['layer']}, head {row['head']}; "
+            "score that step again"
+        )
+    return rows
+
+
 def _head_formation(
-    part: pl.DataFrame, measure: str, spread: float, centre: float, top: float, confirm: int, z: float, min_share: float
+    part: pl.DataFrame, measure: str, spread: float, centre: float, top: float, confirm: int, z: float, least: float
 ) -> dict[str, Any]:
     """One head's row of `formation_steps`."""
     steps, tokens = part["step"].to_list(), part["tokens"].to_list()
     enough(steps, "heads", measure, confirm)
     value = part["value"].to_numpy().astype(float)
-    has_null = part["null"].null_count() == 0
+    has_null, has_errors = part["null"].null_count() == 0, part["se"].null_count() == 0
     null = part["null"].to_numpy().astype(float) if has_null else np.full(len(value), -math.inf)
-    start = max(value[0], centre, float(np.median(null)))
-    margin = max(z * max(spread, step_noise(value)), min_share * max(top - start, 0.0))
+    room = max(top - max(value[0], centre, float(np.median(null))), 0.0)
+    noise = z * max(spread, step_noise(value))
+    level = max(noise, least * room)
     floor = np.maximum(null, max(value[0], centre))
-    rise = find_rise(value - floor, margin, confirm)
-    status = "unconfirmed" if rise.unconfirmed else "never"
-    if rise.index is not None:
+    excess = value - floor
+    errors = part["se"].to_numpy().astype(float) if has_errors else None
+    rise = find_rise(np.array(steps), excess, level, confirm, errors) if level > 0 else None
+    status = "weak" if sustained_peak(excess, confirm) > max(noise, MIN_SHARE * room) else "never"
+    if rise is not None:
         status = "formed, fell back" if rise.fell_back else "formed"
-    elif has_null and bool(np.all(value[:confirm] - null[:confirm] >= max(margin, min_share * (top - null[0])))):
+    elif has_null and bool(np.all(value[:confirm] - null[:confirm] >= max(noise, least * (top - null[0])))):
         status = "from the start"
+    elif excess[-1] >= level > 0:
+        status = "unconfirmed"
     return {
         "layer": part["layer"][0], "head": part["head"][0], "measure": measure, "status": status,
-        **place_rise(rise.index, rise.height, steps, tokens, value - floor, floor),
+        **rise_row(rise, dict(zip(steps, tokens, strict=True)), dict(zip(steps, floor.tolist(), strict=True))),
+        "interval": None if rise is None else "prompts" if has_errors else "neighbours",
         "baseline": value[0], "final": value[-1], "peak": value.max(), "null": float(null[-1]) if has_null else None,
-        "margin": margin, "fell_back": rise.fell_back,
+        "level": level,
     }  # fmt: skip
 
 
@@ -150,16 +178,16 @@ def order_of_appearance(
 ) -> pl.DataFrame:
     """The order previous-token head → induction head → copying within a run.
 
-    A stage's step is that of the first head to form among those whose peak is at least half the best formed head's
-    (so that a weak head does not speak for the stage); for copying, that of the loss difference and of the accuracy
-    per token. Columns: stage, measure, layer, head, status, step, bracket_low, since_previous: `later`, `earlier`,
-    `same bracket` (the checkpoints are too far apart to tell), compared with the stage before that formed; null where
-    there is none. Raises InputError as `formation_steps` and `copying_formation` do. Cannot tell: that one stage
-    causes the next.
+    A stage's step is that of the first head to form of those that did not fall back, and whose peak is at least half
+    the best one's (so that a passing or a weak head does not speak for the stage); for copying, that of the loss
+    difference and of the accuracy per token. Columns: stage, measure, layer, head, status, step, bracket_low,
+    since_previous: `later`, `earlier`, `same bracket` (the checkpoints are too far apart to tell), compared with the
+    stage before that formed; null where there is none. Raises InputError as `formation_steps` and `copying_formation`
+    do. Cannot tell: that one stage causes the next.
     """
     found: list[dict[str, Any]] = []
     for stage, measure in (("previous-token head", "previous_token"), ("induction head", induction)):
-        formed = formation_steps(heads, measure).filter("formed")
+        formed = formation_steps(heads, measure).filter(pl.col("formed") & ~pl.col("fell_back"))
         if formed.is_empty():
             found.append({"stage": stage, "measure": measure, "status": "not yet"})
         else:
@@ -206,7 +234,8 @@ def formation_json(
     )
     order = order_of_appearance(heads, model, induction, chance).to_dicts() if "previous_token" in present else []
     return _plain({
-        "rule": {"confirm": CONFIRM, "z": Z, "min_share": MIN_SHARE, "chance": chance, "text": (__doc__ or "").strip()},
+        "rule": {"confirm": CONFIRM, "z": Z, "least": LEAST, "horizon": HORIZON, "chance": chance,
+                 "text": (__doc__ or "").strip()},
         "checkpoints": sorted(set(heads["step"].to_list())),
         "heads": {measure: table.to_dicts() for measure, table in tables.items()},
         "depth_trend": {measure: depth_trend(table)._asdict() for measure, table in tables.items()},

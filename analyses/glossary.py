@@ -128,6 +128,15 @@ MEASURES: dict[str, Measure] = {
 }  # fmt: skip
 
 
+CALIBRATIONS = ("_null", "_selectivity", "_se", "_p", "_control")
+"""Endings of what calibrates a measure and is not one itself."""
+
+
+def is_calibration(measure: str) -> bool:
+    """Whether `measure` is the null, selectivity, standard error, p-value or control of another."""
+    return measure.endswith(CALIBRATIONS)
+
+
 def describe(measure: str) -> Measure:
     """The words for `measure`, also with `_null`, `_selectivity` or `_control` added; unknown: its own title."""
     if measure in MEASURES:

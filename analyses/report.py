@@ -105,11 +105,14 @@ at its bar does no more than chance."""
 _ABLATION = """Change when one head is removed. Below 0 in accuracy and above 0 in loss: copying needs the head.
 The open diamond is the mean effect of the other heads of its layer: a head matters in so far as it
 differs from it."""
-_RULE = """A head has formed at the first checkpoint from which its score is at least half-way up to the
-highest level it holds for three consecutive checkpoints, if that level stands clear of its start,
-of its random-target null and of the spread of all heads at the first checkpoint (four robust
-standard deviations, and a tenth of the measure's range). The true step lies between the checkpoint
-before and this one."""
+_RULE = """A head has formed if its score, over its start and its random-target null, holds three tenths of the
+measure's range for three consecutive checkpoints (and stands clear of the noise: four robust standard
+deviations of all heads at the first checkpoint and of its own changes). It is weak if it rose, but not
+that far. Its formation step is the change point of a smooth rise fitted on the log-step axis, up to four
+times the step at which it reached that level, so that longer training does not move it. The interval is
+a bootstrap over prompts where the scores have standard errors, else over the noise of neighbouring
+checkpoints, and never narrower than the gap between the two checkpoints around it. For copying the level
+is a tenth of the range."""
 
 
 def _try(notes: list[str], function: Any, *arguments: Any) -> Any:

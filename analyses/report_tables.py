@@ -5,7 +5,7 @@ from typing import Any
 
 import polars as pl
 
-from analyses.glossary import MEASURES, describe
+from analyses.glossary import MEASURES, describe, is_calibration
 from analyses.visible import visible
 
 SHOWN = ("previous_token", "prefix_matching_sum", "induction_score")
@@ -17,7 +17,7 @@ def shown_measures(heads: pl.DataFrame) -> list[str]:
     """Those of `SHOWN` that the table has; without any, its first measure that is not a calibration."""
     present = set(heads["measure"].to_list()) if "measure" in heads.columns else set()
     known = [measure for measure in SHOWN if measure in present]
-    return known or sorted(m for m in present if not m.endswith(("_null", "_selectivity")))[:1]
+    return known or sorted(m for m in present if not is_calibration(m))[:1]
 
 
 def _last(table: pl.DataFrame, measure: str, name: str, keys: list[str]) -> pl.DataFrame:

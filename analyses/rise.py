@@ -1,30 +1,47 @@
-"""When does a noisy curve rise for good? The one rule behind every formation step, on plain arrays."""
+"""Has a noisy curve risen to a level and held it, and when? The rule behind every formation step, on plain arrays."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
+
+from analyses.changepoint import TEN_TO_NINETY, bootstrap_centres, fit_change, log_steps
 
 CONFIRM = 3
 """Consecutive checkpoints that must agree: one lucky checkpoint is not a formation."""
 Z = 4.0
 """Noise units (robust standard deviations) a rise has to stand clear of."""
 MIN_SHARE = 0.1
-"""Least rise, as a share of the room between the floor and the top of the measure's range: below it a rise may be
-real but does not make, say, an induction head."""
+"""Least rise that counts as one, as a share of the room between the floor and the top of the measure's range."""
+LEAST = 0.3
+"""Least level that makes, say, an induction head: three tenths of the room. A convention, and a fixed level: with one
+relative to the highest score so far, heads would form later the longer a run is watched."""
+HORIZON = 4
+"""The rise is fitted up to this multiple of the step at which the level was reached: what comes later, a slow drift or
+a fall, does not move the formation step."""
 
 
 class Rise(NamedTuple):
-    """Where a curve rose. Indices point into the curve; None where it did not happen."""
+    """When a curve rose. All null where it did not."""
 
-    index: int | None
-    """First point at which the curve is at least half-way up and stays there for `confirm` points."""
-    height: float
-    """Highest level held for `confirm` consecutive points, over the floor."""
+    step: int
+    """First checkpoint at or after the estimate."""
+    bracket_low: int
+    """The checkpoint before."""
+    estimate: float
+    """Half-way up the fitted rise, in steps."""
+    low: float
+    """95 % bootstrap interval of the estimate; it always holds the whole bracket."""
+    high: float
+    rise_low: float
+    """Steps at 10 and at 90 % of the fitted rise."""
+    rise_high: float
+    halfway: float
+    """Excess half-way up the fitted rise."""
     fell_back: bool
-    """It rose, but its last points (median) are below half-way again."""
-    unconfirmed: bool
-    """It did not rise by the rule, but its last point stands clear: a later checkpoint would decide."""
+    """Its last points (median) are below half of the level it rose to."""
+    provisional: bool
+    """The series ends before `HORIZON` times the step at which the level was reached; a longer one may move it."""
 
 
 def robust_sd(values: Float[np.ndarray, " n"]) -> float:
@@ -55,28 +72,55 @@ def sustained_peak(values: Float[np.ndarray, " step"], length: int) -> float:
     return float(windows.min(axis=1).max())
 
 
-def find_rise(excess: Float[np.ndarray, " step"], margin: float, confirm: int = CONFIRM) -> Rise:
-    """Find the rise in `excess`, a curve minus its floor (what it would be without the thing looked for).
+def find_rise(
+    steps: Int[np.ndarray, " step"],
+    excess: Float[np.ndarray, " step"],
+    level: float,
+    confirm: int = CONFIRM,
+    errors: Float[np.ndarray, " step"] | None = None,
+) -> Rise | None:
+    """The rise of `excess`, a curve minus its floor (what it would be without the thing looked for); None without one.
 
-    The height is the highest level held for `confirm` consecutive points. If it is below `margin` there is no rise.
-    Otherwise the rise is at the first point from which the curve is at or above half the height for `confirm` points.
-    Half of its own height makes the place independent of the curve's scale.
+    It has risen if it is at or above `level` (> 0, in its own unit) for `confirm` consecutive checkpoints. When is then
+    the change point (`analyses.changepoint`) of the curve up to `HORIZON` times the step at which it reached the level,
+    or up to where it fell below half the level again. `errors`: standard errors over prompts, for the interval.
     """
-    height = sustained_peak(excess, confirm)
-    if not height >= margin or height <= 0:
-        return Rise(None, height, fell_back=False, unconfirmed=bool(excess[-1] >= margin > 0))
-    index = first_run(excess >= height / 2, confirm)
-    fell_back = bool(np.median(excess[-confirm:]) < height / 2)
-    return Rise(index, height, fell_back, unconfirmed=False)
+    reached = first_run(excess >= level, confirm)
+    if reached is None or reached == 0:
+        return None
+    horizon = HORIZON * max(int(steps[reached]), 1)
+    fall = first_run(excess[reached:] < level / 2, confirm)
+    inside = int(np.searchsorted(steps, horizon, side="right"))
+    end = max(min(inside, len(steps) if fall is None else reached + fall), reached + confirm)
+    seen, values = steps[:end], excess[:end]
+    fit = fit_change(seen, values)
+    centres = bootstrap_centres(seen, values, fit, None if errors is None else errors[:end])
+    x = log_steps(seen)
+    # Never the first checkpoint: nothing is known of what was before it.
+    index = int(np.clip(np.searchsorted(x, fit.centre, side="left"), 1, end - 1))
+    ends = (*np.quantile(centres, (0.025, 0.975)), x[index - 1], x[index])
+    half_width = fit.width * TEN_TO_NINETY / 2
+    return Rise(
+        step=int(steps[index]), bracket_low=int(steps[index - 1]), estimate=float(np.expm1(fit.centre)),
+        low=float(np.expm1(min(ends))), high=float(np.expm1(max(ends))),
+        rise_low=float(np.expm1(max(fit.centre - half_width, 0.0))), rise_high=float(np.expm1(fit.centre + half_width)),
+        halfway=(fit.low + fit.high) / 2,
+        fell_back=bool(np.median(excess[-confirm:]) < fit.high / 2), provisional=fall is None and horizon > steps[-1],
+    )  # fmt: skip
 
 
-def crossing(low_step: int, high_step: int, low_value: float, high_value: float, level: float) -> float:
-    """Step at which a straight line on a log(1 + step) axis passes `level` between two checkpoints.
+def rise_row(rise: Rise | None, tokens_of: dict[int, int], floor_of: dict[int, float]) -> dict[str, Any]:
+    """A rise as columns of a formation table; null without one. The threshold is in the unit of the scores."""
+    if rise is None:
+        return dict.fromkeys(RISE_COLUMNS) | {"formed": False, "fell_back": False}
+    row = {name: value for name, value in rise._asdict().items() if name in RISE_COLUMNS}
+    threshold = floor_of[rise.step] + rise.halfway
+    return row | {
+        "formed": True, "tokens": tokens_of[rise.step], "bracket_high": rise.step, "threshold": threshold,
+    }  # fmt: skip
 
-    1 + step so that step 0 has a place. A guess inside the bracket, no more precise than the checkpoints' spacing.
-    """
-    if high_value <= low_value:
-        return float(high_step)
-    share = float(np.clip((level - low_value) / (high_value - low_value), 0.0, 1.0))
-    low, high = np.log1p(low_step), np.log1p(high_step)
-    return float(np.expm1(low + share * (high - low)))
+
+RISE_COLUMNS = (
+    "formed", "step", "tokens", "bracket_low", "bracket_high", "estimate", "low", "high", "rise_low", "rise_high",
+    "threshold", "fell_back", "provisional",
+)  # fmt: skip

@@ -2,13 +2,9 @@
 
 import difflib
 from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
 import polars as pl
-from jaxtyping import Float
 
-from analyses.rise import crossing
 from training.errors import InputError
 
 
@@ -55,30 +51,7 @@ def enough(steps: Sequence[int], name: str, measure: str, confirm: int) -> None:
         )
 
 
-def check_rule(confirm: int, z: float, min_share: float) -> None:
+def check_rule(confirm: int, z: float, least: float) -> None:
     """InputError unless the rule's numbers make sense."""
-    if confirm < 1 or z < 0 or not 0 <= min_share < 1:
-        raise InputError(
-            f"confirm={confirm}, z={z}, min_share={min_share}: use confirm >= 1, z >= 0, 0 <= min_share < 1"
-        )
-
-
-def place_rise(
-    index: int | None,
-    height: float,
-    steps: list[int],
-    tokens: list[int],
-    excess: Float[np.ndarray, " step"],
-    floor: Float[np.ndarray, " step"],
-) -> dict[str, Any]:
-    """Step, bracket and estimate of a rise at `index`; all null without one. The first point is its own bracket."""
-    if index is None:
-        nothing = ("step", "tokens", "bracket_low", "bracket_high", "estimate", "threshold")
-        return dict.fromkeys(nothing) | {"formed": False}
-    before = max(index - 1, 0)
-    return {
-        "formed": True, "step": steps[index], "tokens": tokens[index],
-        "bracket_low": steps[before], "bracket_high": steps[index],
-        "estimate": crossing(steps[before], steps[index], excess[before], excess[index], height / 2),
-        "threshold": float(floor[index] + height / 2),
-    }  # fmt: skip
+    if confirm < 1 or z < 0 or not 0 <= least < 1:
+        raise InputError(f"confirm={confirm}, z={z}, least={least}: use confirm >= 1, z >= 0, 0 <= least < 1")

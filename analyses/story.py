@@ -77,17 +77,25 @@ def _head_lines(run: Run, heads: pl.DataFrame, model: pl.DataFrame) -> list[str]
     lines = []
     for measure, kind in (("previous_token", "Previous-token"), ("prefix_matching_sum", "Induction")):
         table = formation_steps(heads, measure)
-        formed = table.filter("formed").sort("final", descending=True).head(CARRIERS)
-        if formed.is_empty():
+        stays = table.filter(pl.col("formed") & ~pl.col("fell_back"))
+        strongest = stays.sort("final", descending=True).head(CARRIERS)
+        others = [
+            (table["fell_back"].sum(), "fell back later"),
+            ((table["status"] == "weak").sum(), "rose a little only"),
+        ]
+        rest = "".join(f", {count} {words}" for count, words in others if count)
+        if strongest.is_empty():
             best = table.sort("final", descending=True).row(0, named=True)
-            lines.append(f"{kind} heads: none formed (highest {measure} is {_head(best)} with {best['final']:.2f}).")
+            lines.append(
+                f"{kind} heads: none formed{rest} (highest {measure} is {_head(best)} with {best['final']:.2f})."
+            )
             continue
         named = "; ".join(
             f"{_head(row)} at step {row['bracket_low']:,}–{row['bracket_high']:,} (now {row['final']:.2f}, "
             f"null {row['null']:.2f})"
-            for row in formed.iter_rows(named=True)
+            for row in strongest.iter_rows(named=True)
         )
-        lines.append(f"{kind} heads ({measure}): {table['formed'].sum()} formed; strongest {named}.")
+        lines.append(f"{kind} heads ({measure}): {stays.height} formed{rest}; strongest {named}.")
     order = order_of_appearance(heads, model, chance=chance(run)).filter(pl.col("step").is_not_null())
     stages = [f"{row['stage']} ({row['measure']}) {row['step']:,}" for row in order.iter_rows(named=True)]
     lines.append(f"Order of appearance, by step: {', '.join(stages) if stages else 'nothing formed yet'}.")

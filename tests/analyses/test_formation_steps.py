@@ -42,8 +42,9 @@ def test_a_planted_run_is_read_back() -> None:
 def test_a_jump_by_hand() -> None:
     row = one(np.array([0.1, 0.1, 0.1, 0.9, 0.9, 0.9]), steps=[0, 1, 2, 4, 8, 16])
     assert (row["step"], row["bracket_low"], row["bracket_high"]) == (4, 2, 4)
-    assert row["threshold"] == pytest.approx(0.5)
-    assert row["estimate"] == pytest.approx(3 * (5 / 3) ** 0.5 - 1)  # half-way up on log(1 + step)
+    assert row["threshold"] == pytest.approx(0.5, abs=1e-3)
+    assert row["estimate"] == pytest.approx(3 * (5 / 3) ** 0.5 - 1, rel=0.02)  # the middle of the gap on log(1 + step)
+    assert (row["low"], row["high"]) == pytest.approx((2, 4))  # no noise: the spacing of the checkpoints is all
     assert (row["baseline"], row["final"], row["peak"]) == (0.1, 0.9, 0.9)
     assert row["status"] == "formed"
 
@@ -60,6 +61,50 @@ def test_a_head_that_falls_back_is_flagged() -> None:
     assert row["status"] == "formed, fell back"
     assert row["fell_back"]
     assert row["formed"]
+
+
+def test_a_rise_short_of_the_level_is_weak() -> None:
+    """Three tenths of the room: what puts a fifth of its attention where a head would look is not yet that head."""
+    row = one(0.02 + 0.2 * rise(AT, 1000))
+    assert (row["status"], row["formed"], row["step"]) == ("weak", False, None)
+    assert one(0.02 + 0.4 * rise(AT, 1000))["formed"]
+    assert one(0.02 + 0.05 * rise(AT, 1000))["status"] == "never"
+    assert formation_steps(series_table({(0, 0): 0.02 + 0.2 * rise(AT, 1000)}, STEPS, MEASURE), least=0.1)["formed"][0]
+
+
+@settings(max_examples=40, deadline=None)
+@given(at=st.floats(100, 600), end=st.floats(0.4, 0.9), drift=st.floats(-0.3, 0.5), more=st.integers(1, 12))
+def test_watching_longer_does_not_move_the_step(at: float, end: float, drift: float, more: int) -> None:
+    """A rise, then a slow drift once the horizon is past: cut anywhere after that, the answer is the same."""
+    later = np.clip(np.log(np.maximum(AT, 1) / 4500), 0, None)
+    curve = np.clip(0.02 + end * rise(AT, at, 0.1) + drift * later, 0, 1)
+    whole = one(curve)
+    cut = len(AT) - more
+    assert not whole["provisional"]
+    early = one(curve[:cut], steps=STEPS[:cut])
+    for name in ("step", "bracket_low", "estimate", "low", "high", "rise_low", "rise_high", "threshold"):
+        assert early[name] == whole[name], name
+
+
+def test_a_rise_near_the_end_is_provisional() -> None:
+    assert one(0.02 + 0.8 * rise(AT, 6000, 0.05))["provisional"]
+
+
+def test_standard_errors_over_prompts_make_the_interval() -> None:
+    curve = 0.02 + 0.8 * rise(AT, 1600, 0.3)
+    table = series_table({(0, 0): curve}, STEPS, MEASURE)
+    sure, unsure = (
+        formation_steps(pl.concat([table, series_table({(0, 0): np.full(len(AT), error)}, STEPS, f"{MEASURE}_se")]))
+        for error in (1e-4, 0.1)
+    )
+    for found in (sure, unsure):
+        row = found.row(0, named=True)
+        assert row["interval"] == "prompts"
+        assert row["low"] <= row["bracket_low"] < row["bracket_high"] <= row["high"]
+    assert (unsure["high"] - unsure["low"])[0] > 1.3 * (sure["high"] - sure["low"])[0]
+    assert one(curve)["interval"] == "neighbours"
+    with pytest.raises(InputError, match="prefix_matching_sum_se is missing at step 8, layer 0"):
+        formation_steps(pl.concat([table, series_table({(0, 0): curve}, STEPS, f"{MEASURE}_se").remove(step=8)]))
 
 
 def test_one_lucky_checkpoint_is_no_formation() -> None:
@@ -89,7 +134,7 @@ def test_high_from_the_start_is_said_so() -> None:
 def test_a_head_within_the_spread_at_the_start_has_not_formed() -> None:
     rng = np.random.default_rng(0)
     curves = {(0, h): np.full(len(AT), v) for h, v in enumerate(rng.normal(0.3, 0.1, size=12))}
-    curves[0, 0] = 0.1 + 0.25 * rise(AT, 500)
+    curves[0, 0] = 0.1 + 0.37 * rise(AT, 500)
     assert formation_steps(series_table({(0, 0): curves[0, 0]}, STEPS, MEASURE))["formed"].all()
     assert not formation_steps(series_table(curves, STEPS, MEASURE))["formed"].any()
 
@@ -111,51 +156,58 @@ def noise(kind: str, rng: np.random.Generator, heads: int, steps: int) -> np.nda
 @pytest.mark.parametrize("kind", ["white", "wandering", "outliers"])
 @pytest.mark.parametrize("with_null", [True, False])
 def test_false_positives_on_noise_only_heads(kind: str, with_null: bool, capsys: pytest.CaptureFixture[str]) -> None:
-    """1,024 heads in 64 runs, noise so large that the share rule alone does not decide."""
+    """1,024 heads in 64 runs around 0.3; noise of 0.15 reaches the level now and then by itself."""
     rng = np.random.default_rng(1)
     false = 0
     for _ in range(64):
-        curves = 0.3 + 0.05 * noise(kind, rng, 16, 40)
+        curves = np.clip(0.3 + 0.15 * noise(kind, rng, 16, 40), 0, 1)
         table = series_table({(i // 4, i % 4): curve for i, curve in enumerate(curves)}, STEPS, MEASURE)
         if with_null:
             nulls = {(i // 4, i % 4): 0.3 + 0.005 * rng.normal(size=40) for i in range(16)}
             table = pl.concat([table, series_table(nulls, STEPS, f"{MEASURE}_null")])
         false += int(formation_steps(table, MEASURE)["formed"].sum())
     with capsys.disabled():
-        print(f"\nformation: {kind} noise, null {with_null}: {false} false of 1024 heads ({false / 1024:.2%})")
+        print(f"\nformation: {kind} noise, null {with_null}: {false} of 1,024 heads formed ({false / 1024:.2%})")
     assert false / 1024 <= 0.05
 
 
 def test_the_noise_would_fool_a_rule_without_margin() -> None:
-    """The simulation above can fail: drop the margin and nearly every noise-only head "forms"."""
+    """The simulation above can fail: drop level and margin and nearly every noise-only head "forms"."""
     curves = 0.3 + 0.05 * noise("white", np.random.default_rng(1), 64, 40)
     table = series_table({(i // 4, i % 4): curve for i, curve in enumerate(curves)}, STEPS, MEASURE)
-    assert formation_steps(table, MEASURE, confirm=1, z=0.0, min_share=0.0)["formed"].mean() > 0.5  # type: ignore[operator]
+    loose = formation_steps(table, MEASURE, confirm=1, z=0.1, least=0.0)
+    assert loose["formed"].mean() > 0.5  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("height", [0.2, 0.4, 0.8])
-def test_power_and_place_on_planted_rises(height: float, capsys: pytest.CaptureFixture[str]) -> None:
-    """1,000 heads that rise by `height` at a random step, noise 0.02: found, and within a checkpoint of the truth."""
+@pytest.mark.parametrize("width", [0.05, 0.3])
+@pytest.mark.parametrize("height", [0.35, 0.8])
+def test_power_place_and_coverage_on_planted_rises(
+    height: float, width: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """1,000 heads that rise by `height` at a random step, noise 0.02: found, in place, and inside the interval."""
     rng = np.random.default_rng(2)
-    found, placed = 0, 0
+    found, placed, covered = 0, 0, 0
     for _ in range(100):
-        when = {(i // 4, i % 4): float(rng.uniform(100, 5000)) for i in range(10)}
+        when = {(i // 4, i % 4): float(np.exp(rng.uniform(np.log(60), np.log(3000)))) for i in range(10)}
         curves = {
-            name: 0.05 + height * rise(AT, at, 0.1) + 0.02 * rng.normal(size=len(AT)) for name, at in when.items()
+            name: 0.03 + height * rise(AT, at, width) + 0.02 * rng.normal(size=len(AT)) for name, at in when.items()
         }
         for row in formation_steps(series_table(curves, STEPS, MEASURE), MEASURE).iter_rows(named=True):
+            truth = when[row["layer"], row["head"]]
             found += row["formed"]
             if row["formed"]:
-                truth = int(np.searchsorted(AT, when[row["layer"], row["head"]]))
-                placed += abs(STEPS.index(row["step"]) - truth) <= 1
+                placed += abs(STEPS.index(row["step"]) - int(np.searchsorted(AT, truth))) <= 1
+                covered += row["low"] <= truth <= row["high"]
     with capsys.disabled():
-        print(f"\nformation: a rise of {height}: {found / 10:.1f} % found, {placed / 10:.1f} % within a checkpoint")
-    assert found >= 950
-    assert placed >= 900
+        print(f"\nformation: a rise of {height}, width {width}: {found / 10:.1f} % found, {placed / found:.1%} of them "
+              f"within a checkpoint, {covered / found:.1%} inside the 95 % interval")  # fmt: skip
+    assert found >= (950 if height > 0.4 else 700)
+    assert placed >= 0.9 * found
+    assert covered >= 0.93 * found
 
 
 @settings(max_examples=40, deadline=None)
-@given(scale=st.floats(0.2, 0.9), jump=st.integers(1, 30), shift=st.integers(0, 5))
+@given(scale=st.floats(0.35, 0.9), jump=st.integers(1, 30), shift=st.integers(0, 5))
 def test_the_step_does_not_depend_on_scale_or_row_order(scale: float, jump: int, shift: int) -> None:
     curve = np.where(np.arange(len(AT)) >= jump, scale, 0.0)
     table = series_table({(0, 0): curve}, STEPS, MEASURE)
