@@ -182,7 +182,7 @@ def icl_of(losses: Float[Tensor, "window pos_less_1"]) -> ICLScore:
     """`icl_score` of losses at hand (`natural_losses`)."""
     length = losses.shape[1] + 1
     at, after = (50, 500) if length >= 512 else (max(1, 50 * length // 512), 500 * length // 512)
-    early, late = losses[:, at - 1].double(), losses[:, after - 1].double()  # entry p is the loss of predicting token p + 1
+    early, late = (losses[:, p - 1].double() for p in (at, after))  # entry p is the loss of predicting token p + 1
     error = _standard_error(late - early)
     return ICLScore((late - early).mean().item(), early.mean().item(), late.mean().item(), at, after, error)
 

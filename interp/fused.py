@@ -18,7 +18,8 @@ def can_fuse(model: HookedTransformer) -> bool:
     """Whether attention is plain causal softmax attention, which is all that the fused version computes."""
     c = model.cfg
     return (
-        c.original_architecture in (None, "LlamaForCausalLM", "GPT2LMHeadModel", "GPTNeoXForCausalLM")
+        c.original_architecture
+        in (None, "LlamaForCausalLM", "GPT2LMHeadModel", "GPTNeoXForCausalLM", "OlmoForCausalLM")
         and c.positional_embedding_type in ("rotary", "standard")
         and c.attention_dir == "causal"
         and c.attn_scores_soft_cap <= 0

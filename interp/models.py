@@ -5,16 +5,13 @@ TransformerLens' own converters, without building the transformers model first: 
 an existing model costs little more than reading the file.
 """
 
-import json
-import re
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from einops import EinopsError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
@@ -22,11 +19,12 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.pretrained.weight_conversions.gpt2 import convert_gpt2_weights
 from transformer_lens.pretrained.weight_conversions.llama import convert_llama_weights
 from transformer_lens.pretrained.weight_conversions.neox import convert_neox_weights
+from transformer_lens.pretrained.weight_conversions.olmo import convert_olmo_weights
 from transformer_lens.utilities.activation_functions import SUPPORTED_ACTIVATIONS
 from transformer_lens.weight_processing import ProcessWeights
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
+from interp.model_files import ModelFiles
 from training.checkpoints import InputError
 
 HookedModel = HookedTransformer | TransformerBridge
@@ -39,9 +37,14 @@ _CONVERTERS = {
     "LlamaForCausalLM": convert_llama_weights,
     "GPT2LMHeadModel": convert_gpt2_weights,
     "GPTNeoXForCausalLM": convert_neox_weights,
+    "OlmoForCausalLM": convert_olmo_weights,
 }
-_BY_MODEL_TYPE = {"llama": "LlamaForCausalLM", "gpt2": "GPT2LMHeadModel", "gpt_neox": "GPTNeoXForCausalLM"}
-_HUB_FILES = ["*.json", "*.safetensors", "tokenizer.model", "vocab.txt", "merges.txt"]
+_BY_MODEL_TYPE = {
+    "llama": "LlamaForCausalLM",
+    "gpt2": "GPT2LMHeadModel",
+    "gpt_neox": "GPTNeoXForCausalLM",
+    "olmo": "OlmoForCausalLM",
+}
 
 
 def load_hooked(
@@ -56,8 +59,8 @@ def load_hooked(
     """Turns a checkpoint into a `HookedTransformer` in evaluation mode, with gradients off.
 
     Args:
-        source: a local directory in Hugging Face format (never reaches for the hub), or a hub id such as
-            `EleutherAI/pythia-70m`.
+        source: a local directory in Hugging Face format or a GGUF file (never reaches for the hub), or a hub id such
+            as `EleutherAI/pythia-70m`.
         revision: the hub revision; only for a hub id.
         fold_norms: fold the norm weights into the matrices that read the residual stream. Log-probabilities stay the
             same; nothing is centred besides what a LayerNorm subtracts anyway.
@@ -70,18 +73,20 @@ def load_hooked(
         InputError: no such model, an encoder or another unsupported architecture, NaN weights, a damaged file, or
             logits that differ from those of transformers.
     """
-    directory = _local_directory(source, revision)
-    hf_config = _read_config(directory)
-    config = _hooked_config(hf_config, directory, device, dtype, fold_norms)
+    files = ModelFiles(source, revision)
+    config = _hooked_config(files, device, dtype, fold_norms)
     with warnings.catch_warnings():
         # 3.9 announces on every construction that 4.x drops HookedTransformer; pyproject pins below 4 for that reason.
         warnings.filterwarnings("ignore", message="HookedTransformer is deprecated", category=DeprecationWarning)
         model = HookedTransformer(config)
     model.eval().requires_grad_(False)
-    _load(model, directory)
-    _attach_tokenizer(model, directory)
+    _load(model, files)
+    tokenizer = files.tokenizer()
+    if tokenizer is not None:
+        with suppress(Exception):  # text is a convenience that must not stop measures
+            model.set_tokenizer(tokenizer, default_padding_side="right")
     if prove and dtype == torch.float32:
-        prove_conversion(model, directory)
+        _prove(model, files)
     return model
 
 
@@ -95,18 +100,18 @@ def load_weights_into(
     Raises:
         InputError: the checkpoint's config differs from the model's, or anything that `load_hooked` refuses.
     """
-    directory = _local_directory(source, revision)
+    files = ModelFiles(source, revision)
     fold_norms = model.cfg.normalization_type in ("RMSPre", "LNPre")
-    wanted = _hooked_config(_read_config(directory), directory, model.cfg.device or "cpu", model.cfg.dtype, fold_norms)
+    wanted = _hooked_config(files, model.cfg.device or "cpu", model.cfg.dtype, fold_norms)
     for field in _SERIES_FIELDS:
         if getattr(wanted, field) != getattr(model.cfg, field):
             raise InputError(
-                f"{directory / 'config.json'}: {field} is {getattr(wanted, field)}, but the series' model has "
+                f"{files.config_path}: {field} is {getattr(wanted, field)}, but the series' model has "
                 f"{getattr(model.cfg, field)}; load it with load_hooked instead"
             )
-    _load(model, directory)
+    _load(model, files)
     if prove and model.cfg.dtype == torch.float32:
-        prove_conversion(model, directory)
+        _prove(model, files)
     return model
 
 
@@ -116,30 +121,32 @@ def conversion_error(model: HookedTransformer, source: str | Path, revision: str
     On two random sequences of up to 32 tokens, in the model's dtype and on its device. In logits; 0 means bit-equal. A
     short batch shows that weights and computation are the same; it cannot show that positions beyond it agree.
     """
-    directory = _local_directory(source, revision)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        reference: Any = AutoModelForCausalLM.from_pretrained(
-            directory, local_files_only=True, dtype=model.cfg.dtype, attn_implementation="eager", use_safetensors=True
+    return _conversion_error(model, ModelFiles(source, revision), seed)
+
+
+def prove_conversion(model: HookedTransformer, source: str | Path, revision: str | None = None) -> float:
+    """Returns `conversion_error`; raises InputError when it exceeds 1e-4."""
+    return _prove(model, ModelFiles(source, revision))
+
+
+def _prove(model: HookedTransformer, files: ModelFiles) -> float:
+    error = _conversion_error(model, files)
+    if not error <= LOGIT_TOLERANCE:
+        raise InputError(
+            f"{files.path}: logits differ from transformers by {error:.2g} (allowed: {LOGIT_TOLERANCE:g}), so the "
+            "model uses something the conversion lacks; pass prove=False only to look into it"
         )
-    reference.eval()
+    return error
+
+
+def _conversion_error(model: HookedTransformer, files: ModelFiles, seed: int = 0) -> float:
+    reference = files.reference(model.cfg.dtype)
     reference.to(torch.device(model.cfg.device or "cpu"))
     generator = torch.Generator().manual_seed(seed)
     shape = (2, min(32, model.cfg.n_ctx))
     tokens = torch.randint(0, model.cfg.d_vocab, shape, generator=generator).to(model.cfg.device)
     with torch.inference_mode():
         return (model(tokens) - reference(tokens).logits).abs().max().item()
-
-
-def prove_conversion(model: HookedTransformer, source: str | Path) -> float:
-    """Returns `conversion_error`; raises InputError when it exceeds 1e-4."""
-    error = conversion_error(model, source)
-    if not error <= LOGIT_TOLERANCE:
-        raise InputError(
-            f"{source}: logits differ from transformers by {error:.2g} (allowed: {LOGIT_TOLERANCE:g}), so the "
-            "model uses something the conversion lacks; pass prove=False only to look into it"
-        )
-    return error
 
 
 def special_ids(model: HookedModel) -> list[int]:
@@ -159,65 +166,6 @@ def repeat_cache(cache: TransformerLensKeyValueCache, rows: Tensor) -> Transform
         entries=[type(e)(e.past_keys[rows], e.past_values[rows]) if e.past_keys.shape[1] else e for e in cache.entries],
         previous_attention_mask=cache.previous_attention_mask[rows],
     )
-
-
-# ------------------------------------------------------------------------------------------------------- the directory
-
-
-def _local_directory(source: str | Path, revision: str | None) -> Path:
-    path = Path(source)
-    if path.is_dir():
-        if revision is not None:
-            raise InputError(f"revision={revision!r} is for hub ids, but {path} is a local directory; drop it")
-        return path
-    if path.exists():
-        raise InputError(f"{path} is a file; give the directory that holds config.json and model.safetensors")
-    name = str(source)
-    if isinstance(source, Path) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
-        raise InputError(f"{source}: no such directory; give one with config.json, or a hub id such as org/model")
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=_HUB_FILES))
-    except Exception as error:  # the hub client has a dozen error types, and all mean that the model is not to be had
-        at = f" at revision {revision}" if revision else ""
-        raise InputError(
-            f"{name}{at}: neither a local directory nor a model the hub gave ({type(error).__name__}); "
-            "check the name and the network"
-        ) from error
-
-
-def _read_config(directory: Path) -> Any:
-    path = directory / "config.json"
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; {directory} is not a model in Hugging Face format")
-    try:
-        return AutoConfig.from_pretrained(directory, local_files_only=True)
-    except Exception as error:  # unknown model_type, damaged JSON and values out of range come as different types
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"{path}: not a config that transformers reads ({reason[:120]})") from error
-
-
-def _read_tensors(directory: Path) -> dict[str, Tensor]:
-    index = directory / "model.safetensors.index.json"
-    if index.is_file():
-        try:
-            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise InputError(f"{index}: damaged; it needs a weight_map from tensor to file") from error
-    else:
-        names = ["model.safetensors"]
-    tensors: dict[str, Tensor] = {}
-    for name in names:
-        path = directory / name
-        if not path.is_file():
-            pickled = " (only pickled weights, which are never read: save it with safe_serialization)"
-            raise InputError(f"{path}: no such file{pickled if any(directory.glob('*.bin')) else ''}")
-        try:
-            tensors |= load_file(path)
-        except (SafetensorError, OSError, ValueError) as error:
-            raise InputError(f"{path}: damaged safetensors file ({error}); fetch or save it again") from error
-    return tensors
 
 
 # ---------------------------------------------------------------------------------------------------------- the config
@@ -262,11 +210,11 @@ def _rope(hf_config: Any, path: Path) -> dict[str, Any]:
 
 
 def _hooked_config(
-    hf_config: Any, directory: Path, device: str | torch.device, dtype: torch.dtype, fold_norms: bool
+    files: ModelFiles, device: str | torch.device, dtype: torch.dtype, fold_norms: bool
 ) -> HookedTransformerConfig:
     # TransformerLens' own reading of a config guesses the architecture from the directory's name and ignores head_dim,
     # the biases and NeoX' rotary base, so the config is built here.
-    path = directory / "config.json"
+    hf_config, path = files.config, files.config_path
     architecture = _architecture(hf_config, path)
     n_heads = hf_config.num_attention_heads
     d_model = hf_config.hidden_size
@@ -296,6 +244,19 @@ def _hooked_config(
             "gated_mlp": True,
             "positional_embedding_type": "rotary",
             "rotary_dim": d_head,
+            "rotary_adjacent_pairs": False,
+        } | _rope(hf_config, path)
+    elif architecture == "OlmoForCausalLM":
+        if hf_config.attention_bias or hf_config.clip_qkv or hf_config.num_key_value_heads != n_heads:
+            raise InputError(f"{path}: OLMo models with attention_bias, clip_qkv or grouped heads are not supported")
+        fields |= {
+            "d_mlp": hf_config.intermediate_size,
+            "act_fn": hf_config.hidden_act,
+            "eps": 1e-5,
+            "normalization_type": "LNPre" if fold_norms else "LN",
+            "gated_mlp": True,
+            "positional_embedding_type": "rotary",
+            "rotary_dim": d_model // n_heads,
             "rotary_adjacent_pairs": False,
         } | _rope(hf_config, path)
     elif architecture == "GPT2LMHeadModel":
@@ -328,7 +289,7 @@ def _hooked_config(
         raise InputError(f"{path}: hidden_size {d_model} is not a multiple of {n_heads} heads")
     return HookedTransformerConfig(
         **fields,
-        model_name=directory.name,
+        model_name=files.name,
         original_architecture=architecture,
         device=str(device),
         dtype=dtype,
@@ -363,6 +324,7 @@ def _canonical_names(tensors: dict[str, Tensor], architecture: str) -> dict[str,
         "LlamaForCausalLM": ("model", "embed_tokens"),
         "GPT2LMHeadModel": ("transformer", "wte"),
         "GPTNeoXForCausalLM": ("gpt_neox", "embed_in"),
+        "OlmoForCausalLM": ("model", "embed_tokens"),
     }[architecture]
     if not any(name.startswith(trunk + ".") for name in tensors):
         # Older files (gpt2 on the hub among them) were saved from the trunk alone.
@@ -374,19 +336,25 @@ def _canonical_names(tensors: dict[str, Tensor], architecture: str) -> dict[str,
     return tensors
 
 
-def _load(model: HookedTransformer, directory: Path) -> None:
+def _load(model: HookedTransformer, files: ModelFiles) -> None:
     """Reads, checks, converts and copies the weights; the model changes only once everything has been checked."""
     config = model.cfg
     architecture = config.original_architecture or ""
-    tensors = _canonical_names(_read_tensors(directory), architecture)
+    tensors = _canonical_names(files.tensors(), architecture)
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise InputError(f"{directory}: tensor {name} holds NaN or infinity; this checkpoint is not usable")
+            raise InputError(f"{files.path}: tensor {name} holds NaN or infinity; this checkpoint is not usable")
     tensors = {n: t.to(config.device, config.dtype) if t.is_floating_point() else t for n, t in tensors.items()}
     try:
         state = _CONVERTERS[architecture](_Modules(tensors), config)
-        # GPT-2's converter leaves the unembedding's bias out, and folding would then lose the last norm's bias.
-        state.setdefault("unembed.b_U", torch.zeros(config.d_vocab, dtype=config.dtype, device=config.device))
+        # GPT-2's converter leaves the unembedding's bias out, and folding would then lose the last norm's bias; OLMo's
+        # leaves out the biases of queries, keys and values, which it does not have.
+        left_out = {"unembed.b_U": (config.d_vocab,)}
+        if architecture == "OlmoForCausalLM":
+            shape = (config.n_heads, config.d_head)
+            left_out |= {f"blocks.{i}.attn.b_{x}": shape for i in range(config.n_layers) for x in "QKV"}
+        for name, shape in left_out.items():
+            state.setdefault(name, torch.zeros(shape, dtype=config.dtype, device=config.device))
         if config.normalization_type in ("RMSPre", "LNPre"):
             state = ProcessWeights.process_weights(
                 {name: tensor.clone() for name, tensor in state.items()},
@@ -398,29 +366,19 @@ def _load(model: HookedTransformer, directory: Path) -> None:
                 refactor_factored_attn_matrices=False,
             )
     except AttributeError as error:
-        raise InputError(f"{directory}: the weights lack {error.args[0]}, which config.json calls for") from error
+        raise InputError(f"{files.path}: the weights lack {error.args[0]}, which config.json calls for") from error
     except (EinopsError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise InputError(f"{directory}: the weights do not fit config.json ({reason[:160]})") from error
+        raise InputError(f"{files.path}: the weights do not fit config.json ({reason[:160]})") from error
     parameters = dict(model.named_parameters())
     for name, parameter in parameters.items():
         if name not in state:
-            raise InputError(f"{directory}: the weights lack what TransformerLens calls {name}")
+            raise InputError(f"{files.path}: the weights lack what TransformerLens calls {name}")
         if state[name].shape != parameter.shape:
             raise InputError(
-                f"{directory}: {name} has shape {tuple(state[name].shape)} in the weights, but config.json says "
+                f"{files.path}: {name} has shape {tuple(state[name].shape)} in the weights, but config.json says "
                 f"{tuple(parameter.shape)}"
             )
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(state[name])
-
-
-def _attach_tokenizer(model: HookedTransformer, directory: Path) -> None:
-    if not (directory / "tokenizer.json").is_file():
-        return
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-        model.set_tokenizer(tokenizer, default_padding_side="right")
-    except Exception:  # measures work on token ids; text is a convenience that must not stop them
-        model.tokenizer = None

@@ -8,7 +8,16 @@ import pytest
 import torch
 from handmade import NO_SPECIAL, jitter, llama, saved
 from safetensors.torch import load_file, save_file
-from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    OlmoConfig,
+    OlmoForCausalLM,
+)
 
 from interp.models import conversion_error, load_hooked, load_weights_into, prove_conversion
 from training.checkpoints import InputError
@@ -38,6 +47,16 @@ def neox(**changes):
     return GPTNeoXForCausalLM(GPTNeoXConfig(vocab_size=90, max_position_embeddings=64, **size, **NO_SPECIAL, **changes))
 
 
+def olmo(**changes):
+    size: dict[str, Any] = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 50,
+    }
+    return OlmoForCausalLM(OlmoConfig(vocab_size=90, max_position_embeddings=64, **size, **NO_SPECIAL, **changes))
+
+
 MODELS = {
     "llama": lambda: llama(),
     "llama grouped queries": lambda: llama(num_key_value_heads=2),
@@ -50,6 +69,7 @@ MODELS = {
     "gpt2": gpt2,
     "neox": neox,
     "neox sequential": lambda: neox(use_parallel_residual=False),
+    "olmo": olmo,
 }
 
 
@@ -191,8 +211,71 @@ def test_encoder(tmp_path):
         load_hooked(tmp_path)
 
 
+def as_gguf(model, path, **changes):
+    """The Llama as llama.cpp writes it: its names, and queries and keys in the order of interleaved rotations."""
+    gguf = pytest.importorskip("gguf", reason="GGUF files need the package gguf (copyscope[gguf])")
+    c = model.config
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(c.max_position_embeddings)
+    writer.add_embedding_length(c.hidden_size)
+    writer.add_block_count(c.num_hidden_layers)
+    writer.add_feed_forward_length(c.intermediate_size)
+    writer.add_head_count(c.num_attention_heads)
+    writer.add_head_count_kv(c.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(c.rms_norm_eps)
+    writer.add_rope_freq_base(c.rope_parameters["rope_theta"])
+    writer.add_vocab_size(c.vocab_size)
+    names = {
+        "model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output",
+        "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm", "self_attn.q_proj": "attn_q",
+        "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
+        "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
+    }  # fmt: skip
+    for name, tensor in model.state_dict().items():
+        heads = {"q_proj": c.num_attention_heads, "k_proj": c.num_key_value_heads}.get(name.split(".")[-2])
+        if heads:
+            tensor = tensor.unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2)
+        stem = name.removesuffix(".weight")
+        if stem.startswith("model.layers."):
+            layer, rest = stem.removeprefix("model.layers.").split(".", 1)
+            stem = f"blk.{layer}.{names[rest]}"
+        else:
+            stem = names[stem]
+        writer.add_tensor(f"{stem}.weight", tensor.numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@pytest.mark.parametrize("heads", [4, 2])
+def test_gguf_gives_the_logits_of_the_folder(heads, tmp_path):
+    reference = llama(num_key_value_heads=heads)
+    with torch.no_grad():
+        for parameter in reference.parameters():  # q and k away from symmetry, so that a wrong order shows
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    path = as_gguf(reference, tmp_path / "tiny.gguf")
+    model = load_hooked(path)
+    tokens = torch.randint(0, 90, (2, 30), generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(model(tokens), reference(tokens).logits, atol=1e-4)
+    assert model.cfg.model_name == "tiny"
+
+
+def test_bad_gguf(tmp_path):
+    path = as_gguf(llama(), tmp_path / "tiny.gguf")
+    data = path.read_bytes()
+    for damaged, message in ((data[: len(data) // 2], "tiny.gguf: not a"), (b"PK" + data, "no GGUF file")):
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match=message) as error:
+            load_hooked(path)
+        assert "\n" not in str(error.value)
+    with pytest.raises(InputError, match="no such file"):
+        load_hooked(str(tmp_path / "none.gguf"))
+
+
 def test_missing_directory_and_unreachable_hub(tmp_path):
-    with pytest.raises(InputError, match="no such directory"):
+    with pytest.raises(InputError, match="no such file or directory"):
         load_hooked(tmp_path / "nothing")
     with pytest.raises(InputError, match="neither a local directory nor"):
         load_hooked("nobody/nothing", revision="step1")
