@@ -13,7 +13,6 @@ import plotly.graph_objects as go
 import polars as pl
 from plotly.subplots import make_subplots
 
-from analyses.curves import LossSettled
 from analyses.formation import formation_map
 from analyses.glossary import describe
 from analyses.panels import (
@@ -35,6 +34,7 @@ from analyses.panels import (
     measure_title,
     stack,
 )
+from analyses.settling import LossSettled
 from analyses.step_axis import step_axis
 from training.errors import InputError
 

@@ -22,7 +22,8 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float, Int
 
-from analyses.curves import LossSettled, copying_formation, loss_settled
+from analyses.curves import copying_formation
+from analyses.emergence import emergence
 from analyses.glossary import is_calibration
 from analyses.order import DepthTrend, depth_trend, ordered
 from analyses.rise import (
@@ -37,7 +38,8 @@ from analyses.rise import (
     step_noise,
     sustained_peak,
 )
-from analyses.series import check_rule, enough, measure_rows
+from analyses.series import check_rule, enough, has_errors, measure_rows
+from analyses.settling import LossSettled, loss_settled
 from training.errors import InputError
 
 __all__ = [
@@ -108,7 +110,7 @@ def formation_steps(
 def _beside(rows: pl.DataFrame, heads: pl.DataFrame, measure: str, kind: str) -> pl.DataFrame:
     """`rows` with the calibration `kind` of the measure as a column; null throughout where the table has none."""
     name = f"{measure}_{kind}"
-    if not (heads["measure"] == name).any():
+    if not (has_errors(heads, measure) if kind == "se" else (heads["measure"] == name).any()):
         return rows.with_columns(pl.lit(None, dtype=pl.Float64).alias(kind))
     keys = ["layer", "head", "step"]
     found = measure_rows(heads, "heads", name, ("layer", "head")).select(*keys, pl.col("value").alias(kind))
@@ -203,6 +205,8 @@ def order_of_appearance(
 
 def _plain(value: Any) -> Any:
     """JSON-safe: NaN and infinities become null, numpy numbers Python ones."""
+    if hasattr(value, "_asdict"):
+        value = value._asdict()
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -222,7 +226,8 @@ def formation_json(
     """Everything above as one JSON-safe dict, the content of results/formation.json.
 
     Keys: rule, checkpoints, heads (rows of `formation_steps` for each of `measures` that the table has), depth_trend
-    (by measure), copying, loss_settled, order. Raises InputError as its parts do.
+    (by measure), copying, emergence (`analyses.emergence`, with the settling of the loss; null without metrics), order.
+    Raises InputError as its parts do.
     """
     present = set(heads["measure"].to_list())
     used = [measure for measure in measures if measure in present]
@@ -233,13 +238,15 @@ def formation_json(
         (m for m in ("prefix_matching_sum", "induction_score", "induction_attention") if m in present), used[-1]
     )
     order = order_of_appearance(heads, model, induction, chance).to_dicts() if "previous_token" in present else []
+    known = set(model["measure"].to_list())
+    accuracy = next((m for m in ("copying_accuracy_token", "copying_loss_difference") if m in known), None)
     return _plain({
         "rule": {"confirm": CONFIRM, "z": Z, "least": LEAST, "horizon": HORIZON, "chance": chance,
                  "text": (__doc__ or "").strip()},
         "checkpoints": sorted(set(heads["step"].to_list())),
         "heads": {measure: table.to_dicts() for measure, table in tables.items()},
-        "depth_trend": {measure: depth_trend(table)._asdict() for measure, table in tables.items()},
+        "depth_trend": {measure: depth_trend(table) for measure, table in tables.items()},
         "copying": copying_formation(model, chance).to_dicts(),
-        "loss_settled": loss_settled(metrics)._asdict(),
+        "emergence": emergence(model, metrics, chance, accuracy) if accuracy and not metrics.is_empty() else None,
         "order": order,
     })  # fmt: skip

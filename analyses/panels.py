@@ -10,9 +10,9 @@ import plotly.graph_objects as go
 import polars as pl
 from plotly.subplots import make_subplots
 
-from analyses.curves import LossSettled
 from analyses.formation import FormationMap
 from analyses.glossary import describe
+from analyses.settling import LossSettled
 from analyses.step_axis import StepAxis, step_label
 
 VERMILLION, BLUE, SKY, GREEN, PURPLE, GREY = "#d55e00", "#0072b2", "#56b4e9", "#009e73", "#b5598f", "#808080"
@@ -162,7 +162,7 @@ def draw_loss(panel: Panel, axis: StepAxis, metrics: pl.DataFrame, settled: Loss
         if rows.height:
             panel.add(_curve(axis, rows, "validation_loss", "validation", BLUE, "circle"))
     if settled is not None and settled.step is not None:
-        words = f"{settled.share:.0%} of the fall done at {step_label(settled.step)}"
+        words = f"settled at {step_label(settled.step)} (a doubling brings < {settled.share:.0%})"
         _mark(panel, axis, settled.step, words)
     panel.figure.update_yaxes(title_text="nats per token", row=panel.row, col=1)
     _legend(panel)

@@ -42,6 +42,12 @@ def measure_rows(table: pl.DataFrame, name: str, measure: str, keys: tuple[str, 
     return rows.sort(*keys, "step")
 
 
+def has_errors(table: pl.DataFrame, measure: str) -> bool:
+    """Whether the table has standard errors of the measure; those of a single prompt are not a number, and none."""
+    errors = table.filter(pl.col("measure") == f"{measure}_se")["value"]
+    return len(errors) > 0 and bool(errors.is_finite().all())
+
+
 def enough(steps: Sequence[int], name: str, measure: str, confirm: int) -> None:
     """InputError unless there are at least `confirm` + 1 checkpoints: a start and a level held."""
     if len(steps) < confirm + 1:

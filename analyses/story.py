@@ -7,6 +7,7 @@ from typing import Any
 
 import polars as pl
 
+from analyses.emergence import emergence
 from analyses.formation import copying_formation, formation_steps, loss_settled, order_of_appearance
 from analyses.maps import chance
 from analyses.report import write_report
@@ -65,12 +66,13 @@ def _data_line(run: Run, heads: pl.DataFrame) -> str:
 
 def _loss_line(run: Run, heads: pl.DataFrame, model: pl.DataFrame) -> list[str]:
     settled = loss_settled(read_metrics(run))
-    if settled.step is None:
+    fall = f"Loss: {settled.start:.2f} nats at step 0, {settled.lowest:.2f} at its lowest"
+    if settled.lowest >= settled.start:
         return ["The loss did not fall."]
-    return [
-        f"Loss: {settled.start:.2f} nats at step 0, {settled.lowest:.2f} at its lowest; "
-        f"{settled.share:.0%} of that fall was done by step {settled.step:,}."
-    ]
+    rule = f"a doubling of the steps bringing less than {settled.share:.0%} of the fall so far"
+    if settled.step is None:
+        return [f"{fall}; not settled by step {settled.last // 2:,} ({rule})."]
+    return [f"{fall}; settled at step {settled.step:,} ({rule})."]
 
 
 def _head_lines(run: Run, heads: pl.DataFrame, model: pl.DataFrame) -> list[str]:
@@ -111,12 +113,18 @@ def _copying_lines(run: Run, heads: pl.DataFrame, model: pl.DataFrame) -> list[s
         "not yet": "has not appeared",
         "begun": f"began at step {token['onset'] or 0:,} and has not formed yet",
     }.get(token["status"], f"began at step {token['onset'] or 0:,} and was half-way up at step {token['step'] or 0:,}")
-    return [
+    lines = [
         f"Copying accuracy on random tokens {when}; at the end {value['copying_accuracy_token']:.3f} per token, "
         f"{value['copying_accuracy_exact']:.3f} exact (chance {chance(run):.4f}).",
         f"Copying loss at the end: {value['copying_loss_first']:.2f} nats the first time, "
         f"{value['copying_loss_second']:.2f} when repeated.",
     ]
+    if token["formed"]:
+        found = emergence(model, read_metrics(run), chance(run))
+        words = {"after": "Copying surged after the loss had settled", "before": "Copying did not wait for the loss"}
+        lines.append(f"{words.get(found.verdict, 'Whether copying came after the loss settled is undecided')}: "
+                     f"{found.reason}.")  # fmt: skip
+    return lines
 
 
 def _ablation_lines(run: Run) -> list[str]:

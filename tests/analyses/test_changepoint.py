@@ -41,7 +41,7 @@ def test_a_perfect_jump() -> None:
     before, after = log_steps(STEPS[STEPS < 1000])[-1], np.log1p(1000)
     assert fit.centre == pytest.approx((before + after) / 2, abs=0.02)
     assert (fit.low, fit.high) == pytest.approx((0, 1), abs=5e-3)
-    assert np.ptp(bootstrap_centres(STEPS, values, fit)) < 0.02
+    assert np.ptp(bootstrap_centres(STEPS, values, fit)) < 0.1  # of a gap of 0.29
 
 
 @settings(max_examples=30, deadline=None)

@@ -1,4 +1,4 @@
-"""Copying, the loss, depth and order, on series with known answers."""
+"""Copying, depth and order, on series with known answers."""
 
 import itertools
 import json
@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 from synthetic_run import checkpoint_steps, model_table, rise, series_table, synthetic_run
 
-from analyses.formation import copying_formation, depth_trend, formation_json, loss_settled, order_of_appearance
+from analyses.formation import copying_formation, depth_trend, formation_json, order_of_appearance
 from training.errors import InputError
 
 STEPS = checkpoint_steps(40)
@@ -68,41 +68,6 @@ def test_copying_bad_input() -> None:
         copying_formation(model_table({"copying_accuracy_token": AT[:2]}, STEPS[:2]))
     with pytest.raises(InputError, match="no measure 'copying_loss_first'"):
         copying_formation(model_table({"copying_loss_difference": AT}, STEPS))
-
-
-def losses(values: list[float], **more: list) -> pl.DataFrame:
-    steps = list(range(len(values)))
-    return pl.DataFrame({"step": steps, "tokens": [s * 10 for s in steps], "validation_loss": values, **more})
-
-
-def test_loss_settled_by_hand() -> None:
-    found = loss_settled(losses([10.0, 8.0, 4.0, 1.0, 0.5, 0.0]))
-    assert (found.step, found.bracket_low, found.tokens, found.level) == (3, 2, 30, 1.0)
-    assert loss_settled(losses([10.0, 8.0, 4.0, 1.0, 0.5, 0.0]), share=0.5).step == 2
-    assert loss_settled(losses([110.0, 108.0, 104.0, 101.0, 100.5, 100.0])).step == 3  # scale-free
-    assert loss_settled(losses([1.0, 2.0, 3.0])).step is None
-
-
-def test_loss_settled_falls_back_to_a_smoothed_training_loss() -> None:
-    rng = np.random.default_rng(0)
-    truth = 2 + 8 * np.exp(-np.arange(400) / 40)
-    table = losses([None] * 400, loss=(truth + 0.1 * rng.normal(size=400)).tolist())  # type: ignore[list-item]
-    found = loss_settled(table)
-    assert found.source == "loss"
-    assert found.step == pytest.approx(40 * math.log(10), abs=15)
-
-
-def test_loss_settled_bad_input() -> None:
-    with pytest.raises(InputError, match="fewer than three"):
-        loss_settled(losses([1.0]))
-    with pytest.raises(InputError, match="diverged"):
-        loss_settled(losses([3.0, math.nan, 1.0]))
-    with pytest.raises(InputError, match="twice"):
-        loss_settled(losses([3.0, 2.0, 1.0]).with_columns(step=pl.lit(1)))
-    with pytest.raises(InputError, match="share"):
-        loss_settled(losses([3.0, 2.0, 1.0]), share=90.0)
-    with pytest.raises(InputError, match="'tokens' is missing"):
-        loss_settled(losses([3.0, 2.0, 1.0]).drop("tokens"))
 
 
 def formation(rows: Sequence[tuple[int, int, int | None]]) -> pl.DataFrame:
@@ -195,8 +160,8 @@ def test_formation_json_is_json_and_complete() -> None:
     found = formation_json(run.heads, run.model, run.metrics)
     again = json.loads(json.dumps(found, allow_nan=False))
     assert again == found
-    assert set(found) == {"rule", "checkpoints", "heads", "depth_trend", "copying", "loss_settled", "order"}
+    assert set(found) == {"rule", "checkpoints", "heads", "depth_trend", "copying", "emergence", "order"}
     assert found["checkpoints"] == STEPS
-    assert found["loss_settled"]["step"] < found["copying"][0]["step"]
+    assert found["emergence"]["settled"]["step"] < found["copying"][0]["step"]
     with pytest.raises(InputError, match="no measure 'nothing'"):
         formation_json(run.heads, run.model, run.metrics, measures=("nothing",))

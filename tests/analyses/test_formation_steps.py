@@ -103,6 +103,8 @@ def test_standard_errors_over_prompts_make_the_interval() -> None:
         assert row["low"] <= row["bracket_low"] < row["bracket_high"] <= row["high"]
     assert (unsure["high"] - unsure["low"])[0] > 1.3 * (sure["high"] - sure["low"])[0]
     assert one(curve)["interval"] == "neighbours"
+    one_prompt = pl.concat([table, series_table({(0, 0): np.full(len(AT), np.nan)}, STEPS, f"{MEASURE}_se")])
+    assert formation_steps(one_prompt)["interval"].to_list() == ["neighbours"]
     with pytest.raises(InputError, match="prefix_matching_sum_se is missing at step 8, layer 0"):
         formation_steps(pl.concat([table, series_table({(0, 0): curve}, STEPS, f"{MEASURE}_se").remove(step=8)]))
 
