@@ -23,9 +23,10 @@ import polars as pl
 from jaxtyping import Float, Int
 
 from analyses.curves import copying_formation
+from analyses.depth import DepthTrend, depth_trend
 from analyses.emergence import emergence
 from analyses.glossary import is_calibration
-from analyses.order import DepthTrend, depth_trend, ordered
+from analyses.order import carriers, ordered
 from analyses.rise import (
     CONFIRM,
     HORIZON,
@@ -226,7 +227,8 @@ def formation_json(
     """Everything above as one JSON-safe dict, the content of results/formation.json.
 
     Keys: rule, checkpoints, heads (rows of `formation_steps` for each of `measures` that the table has), depth_trend
-    (by measure), copying, emergence (`analyses.emergence`, with the settling of the loss; null without metrics), order.
+    (by measure), copying, emergence (`analyses.emergence`, with the settling of the loss; null without metrics), order,
+    carriers (by measure: which head led when).
     Raises InputError as its parts do.
     """
     present = set(heads["measure"].to_list())
@@ -245,8 +247,12 @@ def formation_json(
                  "text": (__doc__ or "").strip()},
         "checkpoints": sorted(set(heads["step"].to_list())),
         "heads": {measure: table.to_dicts() for measure, table in tables.items()},
-        "depth_trend": {measure: depth_trend(table) for measure, table in tables.items()},
+        "depth_trend": {
+            measure: depth_trend(table, tables.get("previous_token") if measure != "previous_token" else None)
+            for measure, table in tables.items()
+        },
         "copying": copying_formation(model, chance).to_dicts(),
         "emergence": emergence(model, metrics, chance, accuracy) if accuracy and not metrics.is_empty() else None,
         "order": order,
+        "carriers": {measure: carriers(heads, measure).to_dicts() for measure in used},
     })  # fmt: skip

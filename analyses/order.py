@@ -1,110 +1,21 @@
-"""In what order: shallow to deep over heads, and stage after stage within a run."""
+"""In what order: stage after stage within a run, and which head carries a function when."""
 
-import itertools
-import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float, Int
-from scipy import stats
 
-from training.errors import InputError
+from analyses.rise import CONFIRM, LEAST
+from analyses.series import measure_rows
 
 ORDER_SCHEMA = {
     "stage": pl.String, "measure": pl.String, "layer": pl.Int64, "head": pl.Int64, "status": pl.String,
     "step": pl.Int64, "bracket_low": pl.Int64, "since_previous": pl.String,
 }  # fmt: skip
-ALPHA = 0.05
-DRAWS = 10_000
-
-
-class DepthTrend(NamedTuple):
-    """Do heads of earlier layers form earlier?"""
-
-    verdict: str
-    """`shallow to deep`, `deep to shallow`, or `undecided`."""
-    reason: str
-    tau: float
-    """Kendall's tau-b between layer and formation step, in [-1, 1]; NaN where undefined."""
-    rho: float
-    """Spearman's rho, in [-1, 1]."""
-    p_deep_later: float
-    """One-sided p-value of tau being this high if layers were exchangeable as wholes."""
-    p_deep_earlier: float
-    """The same for tau this low."""
-    p_heads_independent: float
-    """One-sided p of tau if every head were independent; too small when heads of one layer resemble each other."""
-    n_heads: int
-    n_layers: int
-    n_never: int
-    """Heads left out because they did not form."""
-
-
-def _pair_signs(
-    layer: Int[np.ndarray, " head"], step: Float[np.ndarray, " head"], layers: Int[np.ndarray, " layer"]
-) -> Float[np.ndarray, "layer layer"]:
-    """[a, b]: number of head pairs (one of layer a, one of layer b) with b later, minus those with b earlier."""
-    signs = np.sign(step[None, :] - step[:, None])
-    member = (layer[:, None] == layers[None, :]).astype(float)
-    return member.T @ signs @ member
-
-
-def _layer_statistics(signs: Float[np.ndarray, "layer layer"], seed: int) -> tuple[np.ndarray, bool]:
-    """Kendall's numerator under every order of the layers (exact), or under 10,000 drawn ones plus the order seen."""
-    count = len(signs)
-    exact = math.factorial(count) <= 5040
-    if exact:
-        orders = np.array(list(itertools.permutations(range(count))))
-    else:
-        rng = np.random.default_rng(seed)
-        orders = np.array([np.arange(count), *(rng.permutation(count) for _ in range(DRAWS))])
-    upper = np.triu(np.ones((count, count)), 1)
-    parts = np.array_split(orders, max(1, len(orders) // 1000))  # in parts: 48 layers at once would take 200 MB
-    return np.concatenate([(signs[o[:, :, None], o[:, None, :]] * upper).sum(axis=(1, 2)) for o in parts]), exact
-
-
-def depth_trend(formation: pl.DataFrame, seed: int = 0) -> DepthTrend:
-    """Rank correlation between layer and formation step, with a p-value from permuting the layers.
-
-    `formation`: as from `formation_steps`, one measure; heads that did not form are left out and counted. Steps are
-    the checkpoints' (heads of one bracket tie; interpolation decides nothing). Layers are permuted as wholes, since
-    heads of one layer are not independent: all orders up to 7 layers, 10,000 drawn ones beyond (`seed`). The verdict
-    needs p <= 0.05 one-sided, so fewer than four layers with formed heads are always `undecided`. Raises InputError:
-    missing columns, several measures. Cannot tell: whether depth itself is the cause; an induction head needs an
-    earlier previous-token head anyway.
-    """
-    for column in ("layer", "head", "formed", "step"):
-        if column not in formation.columns:
-            raise InputError(f"formation table: column {column!r} is missing; use the table formation_steps returns")
-    if "measure" in formation.columns and formation["measure"].n_unique() > 1:
-        raise InputError("formation table: holds several measures; filter it to one")
-    formed = formation.filter(pl.col("formed"))
-    layer, step = formed["layer"].to_numpy().astype(np.int64), formed["step"].to_numpy().astype(float)
-    layers = np.unique(layer)
-    counts = {"n_heads": len(layer), "n_layers": len(layers), "n_never": formation.height - formed.height}
-    if len(layers) < 2 or len(np.unique(step)) < 2:
-        why = "all formed heads are in one layer or formed at one checkpoint" if len(layer) else "no head formed"
-        return DepthTrend("undecided", why, math.nan, math.nan, 1.0, 1.0, 1.0, **counts)
-    tau, p_heads = map(float, stats.kendalltau(layer, step, alternative="greater"))
-    rho = float(np.corrcoef(stats.rankdata(layer), stats.rankdata(step))[0, 1])
-    signs = _pair_signs(layer, step, layers)
-    drawn, exact = _layer_statistics(signs, seed)
-    seen = np.triu(signs, 1).sum()
-    p_later, p_earlier = float((drawn >= seen).mean()), float((drawn <= seen).mean())
-    if exact and len(drawn) * ALPHA < 1:
-        verdict = "undecided"
-        reason = f"{len(layers)} layers with formed heads have {len(drawn)} orders: too few to decide at p <= {ALPHA}"
-    elif p_later <= ALPHA:
-        verdict, reason = "shallow to deep", f"tau {tau:.2f}, p {p_later:.3g} over permuted layers"
-    elif p_earlier <= ALPHA:
-        verdict, reason = "deep to shallow", f"tau {tau:.2f}, p {p_earlier:.3g} over permuted layers"
-    else:
-        verdict, reason = (
-            "undecided",
-            f"tau {tau:.2f} is not rare over permuted layers (p {min(p_later, p_earlier):.2g})",
-        )
-    return DepthTrend(verdict, reason, tau, rho, p_later, p_earlier, p_heads, **counts)
+CARRIER_SCHEMA = {
+    "measure": pl.String, "layer": pl.Int64, "head": pl.Int64, "from_step": pl.Int64, "to_step": pl.Int64,
+    "value": pl.Float64,
+}  # fmt: skip
 
 
 def ordered(found: list[dict[str, Any]]) -> pl.DataFrame:
@@ -123,3 +34,32 @@ def ordered(found: list[dict[str, Any]]) -> pl.DataFrame:
             before = row
         out.append({name: row.get(name) for name in ORDER_SCHEMA} | {"since_previous": since})
     return pl.DataFrame(out, schema=ORDER_SCHEMA)
+
+
+def carriers(heads: pl.DataFrame, measure: str, least: float = LEAST, confirm: int = CONFIRM) -> pl.DataFrame:
+    """Which head does most of what `measure` says, from which checkpoint to which; a row a stretch, in order of steps.
+
+    A stretch begins where a head scores highest of all, at `least` or more, and keeps the lead for `confirm`
+    checkpoints; it ends where another head's begins, or where the leader falls below half of `least`. Columns: measure,
+    layer, head, from_step, to_step, value (the leader's mean score over the stretch). Empty if no head gets there.
+    Raises InputError as `formation_steps` does. Cannot tell: whether two heads share the work.
+    """
+    rows = measure_rows(heads, "heads", measure, ("layer", "head"))
+    wide = rows.pivot(["layer", "head"], index="step", values="value").sort("step")
+    names = rows.select("layer", "head").unique(maintain_order=True).rows()
+    steps = wide["step"].to_list()
+    values = np.nan_to_num(wide.drop("step").to_numpy().astype(float), nan=-np.inf)
+    best = values.argmax(axis=1)
+    found: list[list[int]] = []  # head, first index, last index
+    for i in range(len(steps)):
+        leads = best[i : i + confirm]
+        taking_over = len(leads) == confirm and bool((leads == best[i]).all())
+        strong = bool((values[i : i + confirm, best[i]] >= least).all())
+        if found and found[-1][2] == i - 1 and values[i, found[-1][0]] >= least / 2:
+            found[-1][2] = i
+        if taking_over and strong and not (found and found[-1][2] == i and found[-1][0] == best[i]):
+            if found and found[-1][2] == i:
+                found[-1][2] = i - 1
+            found.append([int(best[i]), i, i])
+    out = [(measure, *names[head], steps[a], steps[b], float(values[a : b + 1, head].mean())) for head, a, b in found]
+    return pl.DataFrame(out, schema=CARRIER_SCHEMA, orient="row")

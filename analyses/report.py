@@ -82,7 +82,7 @@ def write_report(
     if copying is not None:
         parts.append(html_table(copying_table(copying), "Copying"))
     if main is not None and found[main] is not None:
-        trend = depth_trend(found[main])
+        trend = depth_trend(found[main], found.get("previous_token"))
         parts.append(f"<p>Shallow to deep? <strong>{text(trend.verdict)}</strong>: {text(trend.reason)}.</p>")
     parts.append(f'<p class="note">{text(_RULE)}</p>')
     parts += ["<h2>What the measures mean</h2>", html_table(definition_table(heads, model), "", words=True)]

@@ -1,17 +1,14 @@
-"""Copying, depth and order, on series with known answers."""
+"""Copying and order, on series with known answers."""
 
-import itertools
 import json
-import math
-from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
 import pytest
-from scipy import stats
 from synthetic_run import checkpoint_steps, model_table, rise, series_table, synthetic_run
 
-from analyses.formation import copying_formation, depth_trend, formation_json, order_of_appearance
+from analyses.formation import copying_formation, formation_json, order_of_appearance
+from analyses.order import carriers
 from training.errors import InputError
 
 STEPS = checkpoint_steps(40)
@@ -70,60 +67,6 @@ def test_copying_bad_input() -> None:
         copying_formation(model_table({"copying_loss_difference": AT}, STEPS))
 
 
-def formation(rows: Sequence[tuple[int, int, int | None]]) -> pl.DataFrame:
-    table = pl.DataFrame(rows, schema={"layer": pl.Int64, "head": pl.Int64, "step": pl.Int64}, orient="row")
-    return table.with_columns(formed=pl.col("step").is_not_null())
-
-
-def test_depth_trend_against_a_slow_version() -> None:
-    rng = np.random.default_rng(3)
-    rows = [(layer, head, int(rng.integers(1, 30)) * 10) for layer in range(5) for head in range(3)]
-    found = depth_trend(formation(rows))
-    layer, step = np.array([r[0] for r in rows]), np.array([r[2] for r in rows])
-    seen, _ = map(float, stats.kendalltau(layer, step))
-    every = [
-        next(map(float, stats.kendalltau(np.array(order)[layer], step))) for order in itertools.permutations(range(5))
-    ]
-    assert found.tau == pytest.approx(seen)
-    assert found.rho == pytest.approx(stats.spearmanr(layer, step)[0])
-    assert found.p_deep_later == pytest.approx(np.mean(np.array(every) >= float(seen) - 1e-9))
-    assert found.p_deep_earlier == pytest.approx(np.mean(np.array(every) <= float(seen) + 1e-9))
-
-
-@pytest.mark.parametrize("layers", [4, 6, 9])
-def test_planted_depth_is_found_both_ways(layers: int) -> None:
-    rows = [(layer, head, 100 * layer + 10 * head + 1) for layer in range(layers) for head in range(3)]
-    assert depth_trend(formation(rows)).verdict == "shallow to deep"
-    assert depth_trend(formation([(layers - layer, h, s) for layer, h, s in rows])).verdict == "deep to shallow"
-
-
-def test_depth_is_undecided_on_too_few() -> None:
-    assert depth_trend(formation([(0, 0, 1), (1, 0, 2), (2, 0, 3)])).verdict == "undecided"
-    single = depth_trend(formation([(0, 0, 5)]))
-    assert single.verdict == "undecided"
-    assert math.isnan(single.tau)
-    none = depth_trend(formation([(0, 0, None), (1, 0, None)]))
-    assert (none.verdict, none.n_heads, none.n_never) == ("undecided", 0, 2)
-    with pytest.raises(InputError, match="several measures"):
-        depth_trend(formation([(0, 0, 1), (1, 0, 2)]).with_columns(measure=pl.Series(["a", "b"])))
-    with pytest.raises(InputError, match="'formed' is missing"):
-        depth_trend(pl.DataFrame({"layer": [1], "head": [1], "step": [1]}))
-
-
-def test_depth_false_positives(capsys: pytest.CaptureFixture[str]) -> None:
-    """1,000 runs whose heads resemble each other within a layer but not across: each verdict in at most 5 %."""
-    rng = np.random.default_rng(4)
-    found = {"shallow to deep": 0, "deep to shallow": 0, "undecided": 0}
-    for _ in range(1000):
-        layer = rng.integers(50, 5000, size=6)
-        rows = [(i, h, int(step + rng.integers(0, 500))) for i, step in enumerate(layer) for h in range(2)]
-        found[depth_trend(formation(rows)).verdict] += 1
-    with capsys.disabled():
-        print(f"\ndepth trend: {found} over 1,000 runs without order")
-    assert found["shallow to deep"] <= 50 + 21  # 5 % and three standard errors of the simulation itself
-    assert found["deep to shallow"] <= 50 + 21
-
-
 def test_order_of_appearance_in_a_planted_run() -> None:
     run = synthetic_run()
     order = order_of_appearance(run.heads, run.model)
@@ -160,8 +103,28 @@ def test_formation_json_is_json_and_complete() -> None:
     found = formation_json(run.heads, run.model, run.metrics)
     again = json.loads(json.dumps(found, allow_nan=False))
     assert again == found
-    assert set(found) == {"rule", "checkpoints", "heads", "depth_trend", "copying", "emergence", "order"}
+    assert set(found) == {
+        "rule", "checkpoints", "heads", "depth_trend", "copying", "emergence", "order", "carriers"
+    }  # fmt: skip
     assert found["checkpoints"] == STEPS
     assert found["emergence"]["settled"]["step"] < found["copying"][0]["step"]
     with pytest.raises(InputError, match="no measure 'nothing'"):
         formation_json(run.heads, run.model, run.metrics, measures=("nothing",))
+
+
+def test_carriers_hand_over() -> None:
+    """L0H0 leads from step 16, L1H0 takes over at 2,000; a single checkpoint of L0H1 in front changes nothing."""
+    first = np.where((AT >= 16) & (AT < 4000), 0.6, 0.0)
+    second = np.where(AT >= 2000, 0.9, 0.0)
+    blip = np.where(AT == 500, 1.0, 0.0)
+    heads = series_table({(0, 0): first, (0, 1): blip, (1, 0): second}, STEPS, "previous_token")
+    found = carriers(heads, "previous_token")
+    assert found.select("layer", "head", "from_step", "to_step").rows() == [(0, 0, 16, 1750), (1, 0, 2000, STEPS[-1])]
+    assert found["value"].to_list() == pytest.approx([0.6, 0.9])
+    assert carriers(heads, "previous_token", least=0.95).is_empty()
+
+
+def test_a_carrier_that_fades_leaves_a_gap() -> None:
+    curve = np.where((AT >= 16) & (AT < 1000) | (AT >= 4000), 0.8, 0.05)
+    found = carriers(series_table({(0, 0): curve}, STEPS, "previous_token"), "previous_token")
+    assert found.select("from_step", "to_step").rows() == [(16, 750), (4000, STEPS[-1])]

@@ -1,0 +1,81 @@
+"""Intervals over runs: of a mean, of a difference between two groups, of a slope. Small pure functions on arrays."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from scipy import stats
+
+CONFIDENCE = 0.95
+
+
+class Difference(NamedTuple):
+    """second − first, in the unit of the values."""
+
+    difference: float
+    low: float
+    high: float
+    """95 % interval; NaN where a group has fewer than two values."""
+
+
+class Slope(NamedTuple):
+    """Least-squares line through points (x, y)."""
+
+    slope: float
+    low: float
+    high: float
+    """95 % interval; NaN with fewer than three points."""
+    intercept: float
+    left: float
+    """Root mean square of what the line leaves, in the unit of y."""
+
+
+def t_interval(values: Float[np.ndarray, " run"]) -> tuple[float, float]:
+    """95 % interval of the mean by Student's t; (NaN, NaN) for fewer than two values.
+
+    A bootstrap over three or four seeds would be far too narrow. It takes the values as roughly normal: give logs of
+    steps. Cannot tell: anything about other recipes than the one whose seeds these are.
+    """
+    if len(values) < 2:
+        return math.nan, math.nan
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values)))
+    return float(values.mean()) - half, float(values.mean()) + half
+
+
+def difference(first: Float[np.ndarray, " run"], second: Float[np.ndarray, " other"]) -> Difference:
+    """Mean of `second` minus mean of `first` with Welch's 95 % interval (the groups may scatter differently)."""
+    centre = float(np.mean(second) - np.mean(first))
+    if min(len(first), len(second)) < 2:
+        return Difference(centre, math.nan, math.nan)
+    parts = [np.var(group, ddof=1) / len(group) for group in (first, second)]
+    error = math.sqrt(sum(parts))
+    if error == 0:
+        return Difference(centre, centre, centre)
+    free = sum(parts) ** 2 / sum(p**2 / (len(g) - 1) for p, g in zip(parts, (first, second), strict=True))
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, free)) * error
+    return Difference(centre, centre - half, centre + half)
+
+
+def slope(
+    x: Float[np.ndarray, " run"], y: Float[np.ndarray, " run"], errors: Float[np.ndarray, " run"] | None = None
+) -> Slope:
+    """The line y = intercept + slope · x by least squares, with Student's 95 % interval of the slope.
+
+    `errors`: standard errors of `y` (half the width of a 95 % interval / 1.96). The scatter about the line is taken to
+    be no smaller than these: three points that happen to lie on a line are not known that well. `x` must not be
+    constant. Cannot tell: whether a line is right.
+    """
+    centred = x - x.mean()
+    spread = float((centred**2).sum())
+    found = float(centred @ y) / spread
+    intercept = float(y.mean() - found * x.mean())
+    rest = y - intercept - found * x
+    left = float(np.sqrt((rest**2).mean()))
+    if len(x) < 3:
+        return Slope(found, math.nan, math.nan, intercept, left)
+    variance = float((rest**2).sum()) / (len(x) - 2)
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(x) - 2)) * math.sqrt(variance / spread)
+    if errors is not None:
+        half = max(half, 1.96 * math.sqrt(float((centred**2 * errors**2).sum())) / spread)
+    return Slope(found, found - half, found + half, intercept, left)
