@@ -19,7 +19,12 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Source = Annotated[Path, typer.Argument(help="A run folder, a folder of Hugging Face models, or one model folder.")]
+Source = Annotated[
+    Path,
+    typer.Argument(
+        help="A run, a folder of Hugging Face models, one model's folder or GGUF file, or org/model@revision,revision."
+    ),
+]
 Assignments = Annotated[
     list[str] | None, typer.Option("--set", help="A config field, as in --set optimizer.lr=1e-3; may be repeated.")
 ]
@@ -165,18 +170,32 @@ def score(
     series: Source,
     measures: Annotated[str | None, typer.Option(help="Comma-separated measures of heads.  [default: all]")] = None,
     steps: Steps = None,
+    seeds: Annotated[
+        str | None, typer.Option(help="Comma-separated seeds of the random tokens.  [default: the run's own]")
+    ] = None,
 ) -> None:
     """Score every head and the whole model at every checkpoint, into results/heads and results/model.
 
+    Prints which heads exceed their random-target null at the last step (p <= 0.05, corrected for the number of heads).
     Example: copyscope score runs/demo --measures previous_token,prefix_matching_sum
     """
     _quiet()
     from analyses.console import Console
+    from analyses.run import open_run
+    from analyses.scores import above_null
     from analyses.scores import score as run_score
 
     with Console() as console:
-        result = run_score(series, _names(measures), _numbers(steps), console.advance)
-    typer.echo(f"{result.heads.height} scores of heads and {result.model.height} of models in {series / 'results'}")
+        chosen = _numbers(seeds, "--seeds")
+        result = run_score(
+            series, _names(measures), _numbers(steps), console.advance, seeds=chosen, say=console.say
+        )  # fmt: skip
+    for (measure,), found in above_null(result.heads).group_by("measure", maintain_order=True):
+        best = [f"L{r['layer']}H{r['head']} {r['value']:.2f} ({r['null']:.2f})" for r in found.head(5).to_dicts()]
+        more = ", …" if found.height > 5 else ""
+        typer.echo(f"{measure}: {found.height} heads above their null (in brackets): {', '.join(best)}{more}")
+    folder = open_run(series).folder / "results"
+    typer.echo(f"{result.heads.height} scores of heads and {result.model.height} of models in {folder}")
 
 
 @app.command()
@@ -240,14 +259,14 @@ def _names(text: str | None) -> list[str] | None:
     return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
 
 
-def _numbers(text: str | None) -> list[int] | None:
+def _numbers(text: str | None, option: str = "--steps") -> list[int] | None:
     from training.errors import InputError
 
     names = _names(text)
     try:
         return None if names is None else [int(name) for name in names]
     except ValueError:
-        raise InputError(f"--steps {text}: give whole numbers with commas between, as in 0,100,200") from None
+        raise InputError(f"{option} {text}: give whole numbers with commas between, as in 0,100,200") from None
 
 
 def _quiet() -> None:

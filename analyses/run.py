@@ -3,7 +3,7 @@
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,9 +27,9 @@ NATURAL_WINDOWS = 64
 
 
 class Prompts(NamedTuple):
-    """The same for every checkpoint of a series, drawn from `seed`."""
+    """The same for every checkpoint of a series, drawn from `seeds`."""
 
-    seed: int
+    seeds: tuple[int, ...]
     vocab: Int[Tensor, "vocab"]
     """Token ids that random prompts draw from."""
     bos_id: int | None
@@ -38,6 +38,11 @@ class Prompts(NamedTuple):
     """Repeated random tokens, for the copying loss."""
     natural: Int[Tensor, "window window_pos"] | None
     """Held-out text, where the run has it."""
+
+    @property
+    def seed(self) -> int:
+        """The first seed."""
+        return self.seeds[0]
 
 
 class Run(NamedTuple):
@@ -56,20 +61,20 @@ class Run(NamedTuple):
 
 
 def open_run(source: str | Path) -> Run:
-    """A run folder, a folder of Hugging Face model directories, or one such directory.
+    """A run, a folder of Hugging Face models, one model's folder or GGUF file, or `org/model@rev,rev` of the hub.
 
-    Raises InputError if there is no checkpoint in it.
+    Results go into the folder; for a file or a hub series, into `runs/<name>`. Raises InputError if there is no
+    checkpoint in it.
     """
     folder = Path(source)
+    if not folder.is_dir():
+        name = folder.stem if folder.is_file() else str(source).partition("@")[0].replace("/", "--")
+        return Run(name, Path("runs") / name, CheckpointSeries.open(source), None, {})
     config = RunConfig.load(folder / "config.toml") if (folder / "config.toml").is_file() else None
     if config and config.checkpoints.keep == "none" and not any((folder / "checkpoints").glob("step*")):
         series = CheckpointSeries(str(source), ())  # scored while it was trained; what is left is tables
     else:
         series = CheckpointSeries.open(source)
-    if not folder.is_dir():
-        raise InputError(
-            f"{source}: download the revisions into a folder first; only local series can be analysed so far"
-        )
     data = {}
     if (folder / "data.json").is_file():
         try:
@@ -79,21 +84,26 @@ def open_run(source: str | Path) -> Run:
     return Run(folder.resolve().name, folder, series, config, data)
 
 
-def run_prompts(run: Run, n_ctx: int, d_vocab: int, special: list[int]) -> Prompts:
-    """The prompts that measure this run; random tokens are ranked by the training text's counts where known."""
-    seed = run.eval_seed
+def run_prompts(run: Run, n_ctx: int, d_vocab: int, special: list[int], seeds: Sequence[int] | None = None) -> Prompts:
+    """The prompts that measure this run; random tokens are ranked by the training text's counts where known.
+
+    `seeds` of random tokens (None: the run's own for evaluation); prompts of several are taken together. Held-out text
+    is that of the run's own seed.
+    """
+    seeds = (run.eval_seed,) if seeds is None else tuple(seeds)
     counts, natural, bos_id = None, None, (special[0] if special else None)
     if run.data:
         store = open_store(run.folder.parent / "tokens" / run.data["store"])
         if store.index["fingerprint"] != run.data["fingerprint"]:
             raise InputError(f"{store.folder}: holds other text than this run was trained on; train the run again")
         counts = torch.from_numpy(store.counts)
-        natural = windows(store.validation, n_ctx - 1, NATURAL_WINDOWS, seed)
+        natural = windows(store.validation, n_ctx - 1, NATURAL_WINDOWS, run.eval_seed)
     vocab = random_token_vocab(counts, d_vocab, special)
-    test = copying_test(vocab, n_ctx, COPYING_SAMPLES, seed, bos_id)
+    tests = [copying_test(vocab, n_ctx, COPYING_SAMPLES, seed, bos_id) for seed in seeds]
+    test = CopyingTest(*(torch.cat(column) for column in zip(*tests, strict=True)))
     length = fitting_length(n_ctx, 100, 2, bos_id)
-    repeated = repeated_random_tokens(vocab, length, LOSS_PROMPTS, seed, bos_id, 2)
-    return Prompts(seed, vocab, bos_id, test, repeated, natural)
+    repeated = torch.cat([repeated_random_tokens(vocab, length, LOSS_PROMPTS, seed, bos_id, 2) for seed in seeds])
+    return Prompts(seeds, vocab, bos_id, test, repeated, natural)
 
 
 def result_key(checkpoint: Checkpoint, *parts: object) -> str:
@@ -117,7 +127,7 @@ def store_table(table: pl.DataFrame, path: Path, key: str) -> None:
 
 
 def read_tables(run: Run, kind: str) -> pl.DataFrame:
-    """All steps of `heads`, `model` or `ablations`. Raises InputError if nothing was computed yet."""
+    """All steps of a kind of table under results/. Raises InputError if nothing was computed yet."""
     paths = sorted((run.folder / "results" / kind).glob("step*.parquet"))
     if not paths:
         command = "ablate" if kind == "ablations" else "score"

@@ -90,8 +90,9 @@ def copying_accuracy(model: HookedModel, test: CopyingTest) -> CopyingAccuracy:
     )
     by_index = table.group_by("index").agg(pl.len().alias("samples"), pl.col("exact", "token").mean()).sort("index")
     contexts = table.group_by(pl.Series(test.context.tolist())).agg(pl.col("exact", "token").mean())
-    errors = (_standard_error(contexts[name].to_torch()) for name in ("exact", "token"))
-    return CopyingAccuracy(hits.all(dim=1).double().mean().item(), hits.double().mean().item(), by_index, *errors)
+    exact_se, token_se = (_standard_error(contexts[name].to_torch()) for name in ("exact", "token"))
+    exact, token = hits.all(dim=1).double().mean().item(), hits.double().mean().item()
+    return CopyingAccuracy(exact, token, by_index, exact_se, token_se)
 
 
 @torch.no_grad()
@@ -227,7 +228,8 @@ def split_loss(losses: Float[Tensor, "window pos_less_1"], predictable: Bool[Ten
         table = {"position": range(1, losses.shape[1] + 1), "count": count.tolist(), "total": total.tolist()}
         tables.append(pl.DataFrame(table).with_columns(kind=pl.lit(kind)).filter(pl.col("count") > 0))
     by_position = pl.concat(tables).select("position", "kind", "count", loss=pl.col("total") / pl.col("count"))
-    return SplitLoss(*means, predictable.double().mean().item(), by_position.sort("position", "kind"))
+    share = predictable.double().mean().item()
+    return SplitLoss(means[0], means[1], share, by_position.sort("position", "kind"))
 
 
 def _standard_error(values: Tensor) -> float:

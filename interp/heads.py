@@ -106,7 +106,7 @@ MEASURES = (
 def score_heads(
     model: HookedModel,
     measures: Sequence[str] | None = None,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
     *,
     vocab: Int[Tensor, "vocab"] | Sequence[int] | None = None,
     bos_id: int | None = None,
@@ -125,12 +125,13 @@ def score_heads(
             is far above: read it beside the score;
             `_value_weighted`: the same measure of `value_weighted` attention.
             `induction_score` is induction_attention × eigenvalue_positivity_folded (2409.09281; definition 4).
-        seed: of the prompts and of the random targets. The same seed gives every checkpoint the same prompts.
+        seed: of the prompts and of the random targets. The same seed gives every checkpoint the same prompts; of
+            several seeds the prompts are taken together.
         vocab: ids to draw prompts from; None takes `random_token_vocab` of the whole vocabulary without special
             tokens.
         bos_id: put first in each prompt if given.
-        n_prompts: prompts of each kind: repeated random tokens (100 × 2, or what fits n_ctx); 25 × 4 for prefix
-            matching; 25 distinct ones for the copying score.
+        n_prompts: prompts of each kind and seed: repeated random tokens (100 × 2, or what fits n_ctx); 25 × 4 for
+            prefix matching; 25 distinct ones for the copying score.
         layers: which to score; None for all. Layers after the last of them are not run.
 
     Raises:
@@ -139,7 +140,8 @@ def score_heads(
     """
     wanted = check_names(MEASURES if measures is None else measures, MEASURES, "measure")
     chosen = _check_layers(layers, model.cfg.n_layers)
-    if n_prompts < 2 and any(name.endswith(("_se", "_p")) for name in wanted):
+    seeds = [seed] if isinstance(seed, int) else list(seed)
+    if n_prompts * len(seeds) < 2 and any(name.endswith(("_se", "_p")) for name in wanted):
         raise InputError(f"n_prompts={n_prompts}: standard errors and p-values need at least 2 prompts")
     n_heads, n_ctx = model.cfg.n_heads, model.cfg.n_ctx
     if vocab is None:
@@ -148,7 +150,7 @@ def score_heads(
 
     def prompts(length: int, repeats: int) -> Tensor:
         fitting = fitting_length(n_ctx, length, repeats, bos_id)
-        return repeated_random_tokens(vocab, fitting, n_prompts, seed, bos_id, repeats)
+        return torch.cat([repeated_random_tokens(vocab, fitting, n_prompts, s, bos_id, repeats) for s in seeds])
 
     base = {_base(name) for name in wanted} | ({"induction_attention"} if "induction_score" in wanted else set())
     scores: dict[str, Tensor] = {}
@@ -157,7 +159,7 @@ def score_heads(
         if names:
             weighted = [name for name in names if f"{name}_value_weighted" in wanted]
             nulls = [name for name in names if f"{name}_null" in wanted or f"{name}_p" in wanted]
-            scores |= pattern_scores(model, prompts(length, repeats), names, nulls, weighted, chosen, seed)
+            scores |= pattern_scores(model, prompts(length, repeats), names, nulls, weighted, chosen, seeds[0])
     for kind in ("raw", "folded"):
         name = f"eigenvalue_positivity_{kind}"
         if name in wanted or (kind == "folded" and "induction_score" in wanted):

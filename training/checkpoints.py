@@ -41,7 +41,8 @@ class CheckpointSeries:
 
     @classmethod
     def open(cls, source: str | Path) -> "CheckpointSeries":
-        """A run folder, a folder of Hugging Face directories, one model directory, or `org/model@rev,rev`.
+        """A run folder, a folder of Hugging Face directories, one model's directory or GGUF file, or
+        `org/model@rev,rev`.
 
         Steps come from the manifest, else from the folder's or revision's name (`step100`, `checkpoint-100`), else
         from their order. Raises InputError naming the source if there is no checkpoint.
@@ -50,6 +51,8 @@ class CheckpointSeries:
         path = Path(text).expanduser()
         if path.is_dir():
             return cls(text, tuple(sorted(_local(path), key=lambda checkpoint: checkpoint.step)))
+        if path.is_file() and path.suffix == ".gguf":
+            return cls(text, (Checkpoint(step_of(path.stem, 0), None, text),))
         name, at, revisions = text.partition("@")
         if at and re.fullmatch(r"[\w.-]+/[\w.-]+", name):
             found = [
@@ -132,8 +135,9 @@ def manifest_hash(checkpoint: Checkpoint) -> str:
     if (folder / MANIFEST).is_file():
         read_manifest(folder)
         return sha256_of(folder / MANIFEST)
-    if (folder / "model.safetensors").is_file():
-        return sha256_of(folder / "model.safetensors")
+    for weights in (folder / "model.safetensors", folder):
+        if weights.is_file():
+            return sha256_of(weights)
     return hashlib.sha256(f"{checkpoint.path}@{checkpoint.revision}".encode()).hexdigest()
 
 

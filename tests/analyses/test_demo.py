@@ -51,12 +51,48 @@ def test_every_head_has_every_measure_at_every_step(done: DemoResult) -> None:
 def test_model_table_has_every_measure(done: DemoResult) -> None:
     model = parquet(done.run, "model")
     wanted = {"copying_accuracy_exact", "copying_accuracy_token", "copying_loss_first", "copying_loss_second"}
-    wanted |= {"copying_loss_difference", "icl_score", "natural_loss"}
+    wanted |= {"copying_loss_difference", "icl_score", "natural_loss", "copying_subsequences"}
+    wanted |= {"natural_loss_predictable", "natural_loss_other", "natural_predictable_share"}
+    errors = (
+        "copying_accuracy_exact",
+        "copying_accuracy_token",
+        "copying_loss_difference",
+        "icl_score",
+        "natural_loss",
+    )
+    wanted |= {f"{name}_se" for name in errors}
     for _, part in model.group_by("step"):
         assert set(part["measure"]) == wanted
     wide = model.pivot("measure", index="step", values="value")
     difference = wide["copying_loss_second"] - wide["copying_loss_first"]
     assert difference.to_list() == pytest.approx(wide["copying_loss_difference"].to_list())
+
+
+def test_losses_by_position_and_kind_add_up(done: DemoResult) -> None:
+    model, positions = parquet(done.run, "model"), parquet(done.run, "positions")
+    assert sorted(positions["step"].unique()) == STEPS
+    for step in STEPS:
+        value = dict(model.filter(step=step).select("measure", "value").iter_rows())
+        here = positions.filter(step=step)
+        total = (here["loss"] * here["count"]).sum() / here["count"].sum()
+        assert total == pytest.approx(value["natural_loss"], abs=1e-4)
+        share = here.filter(kind="predictable")["count"].sum() / here["count"].sum()
+        assert share == pytest.approx(value["natural_predictable_share"])
+
+
+def test_pairs_of_heads(done: DemoResult) -> None:
+    pairs, heads = parquet(done.run, "pairs"), parquet(done.run, "heads")
+    assert sorted(pairs["step"].unique()) == STEPS
+    assert (pairs["source_layer"] < pairs["layer"]).all()
+    wide = pairs.pivot("measure", index=["step", "source_layer", "source_head", "layer", "head"], values="value")
+    row = wide.row(-1, named=True)
+
+    def score(measure: str, layer: int, head: int) -> float:
+        return heads.filter(step=row["step"], layer=layer, head=head, measure=measure)["value"].item()
+
+    before = score("previous_token", row["source_layer"], row["source_head"])
+    after = score("induction_attention", row["layer"], row["head"])
+    assert row["path_score"] == pytest.approx(before * row["k_composition"] * after)
 
 
 @pytest.mark.parametrize("step", [0, 16])
@@ -94,7 +130,7 @@ def test_ablations_cover_every_head_at_the_last_step(done: DemoResult) -> None:
 
 def test_formation_and_report_are_written(done: DemoResult) -> None:
     formation = json.loads((done.run / "results" / "formation.json").read_text())
-    assert {"heads", "copying", "loss_settled"} <= formation.keys()
+    assert {"heads", "copying", "emergence"} <= formation.keys()
     assert done.report.read_text().startswith("<!DOCTYPE html>")
     assert len(done.summary) >= 8
     assert (done.run / "figures" / "formation_previous_token.html").is_file()
