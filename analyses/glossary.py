@@ -59,6 +59,42 @@ MEASURES: dict[str, Measure] = {
         "Wang et al. 2022 (arXiv 2211.00593)",
         "whether the model's output depends on it",
     ),
+    "anti_induction": Measure(
+        "Anti-induction attention", 0, 1, "",
+        "As induction attention, but to the token before the earlier occurrence: a control of direction.",
+        "control of arXiv 2409.09281's measure",
+        "anything by itself; high along with induction attention, the head looks around the earlier occurrence",
+    ),
+    "attention_entropy": Measure(
+        "Attention entropy", 0, None, "nats",
+        "Mean entropy of each position's attention: 0 for a single key, the log of their number for an even spread.",
+        "common practice",
+        "where the head looks; it grows with the length of the prompt",
+    ),
+    "bos_sink": Measure(
+        "Attention to the first token", 0, 1, "",
+        "Mean attention of every later position to the first one, where heads at rest put it.",
+        "Xiao et al. 2023 (arXiv 2309.17453)",
+        "whether the head rests or reads something there",
+    ),
+    "copying_score": Measure(
+        "Copying score", -1, 1, "",
+        "25 random tokens: share of the head's raise of logits that falls on the tokens it attends to.",
+        "Olsson et al. 2022, head activation evaluators",
+        "indirect effects through later layers; an indifferent head is near -0.9, not 0",
+    ),
+    "k_composition": Measure(
+        "K-composition", 0, 1, "",
+        "How much of what an earlier head writes a later head's keys pick up.",
+        "Elhage et al. 2021, composition scores",
+        "whether the two attend where it matters; random heads are not at 0",
+    ),
+    "path_score": Measure(
+        "Previous-token → induction path score", 0, 1, "",
+        "Previous-token score of the earlier head × K-composition × induction attention of the later one.",
+        "after Olsson et al. 2022, argument 4",
+        "whether the path has an effect: that takes path patching",
+    ),
     "eigenvalue_positivity_raw": Measure(
         "Eigenvalue positivity (raw weights)", -1, 1, "",
         "Sum of real parts over sum of magnitudes of the eigenvalues of the head's full OV circuit.",
@@ -125,6 +161,30 @@ MEASURES: dict[str, Measure] = {
         "common practice",
         "anything about one skill",
     ),
+    "natural_loss_predictable": Measure(
+        "Loss on what induction could predict", None, None, "nats",
+        "Held-out text: tokens that followed the current token earlier in the same window.",
+        "after Olsson et al. 2022",
+        "whether induction got them right; frequent pairs are also learnt by heart",
+    ),
+    "natural_loss_other": Measure(
+        "Loss on what induction could not predict", None, None, "nats",
+        "Held-out text: tokens that had not followed the current token in the window.",
+        "after Olsson et al. 2022",
+        "anything about copying",
+    ),
+    "natural_predictable_share": Measure(
+        "Share of tokens that induction could predict", 0, 1, "",
+        "Of held-out text.",
+        "after Olsson et al. 2022",
+        "anything about the model: it is a property of the text",
+    ),
+    "copying_subsequences": Measure(
+        "Subsequences in a context of the copying test", None, None, "",
+        "50 in the paper; fewer where the context is too short for them.",
+        "arXiv 2409.09281",
+        "accuracies with different numbers do not compare",
+    ),
 }  # fmt: skip
 
 
@@ -145,6 +205,12 @@ def describe(measure: str) -> Measure:
         if measure.endswith(suffix) and measure.removesuffix(suffix) in MEASURES:
             base = MEASURES[measure.removesuffix(suffix)]
             return base._replace(title=base.title + words)
+    if measure.endswith("_value_weighted") and measure.removesuffix("_value_weighted") in MEASURES:
+        base = MEASURES[measure.removesuffix("_value_weighted")]
+        return base._replace(
+            title=f"{base.title}, weighted by values", source=f"{base.source}; Kobayashi et al. 2020",
+            meaning=f"{base.meaning} Each key counts by the length of what its value writes.",
+        )  # fmt: skip
     if measure.endswith("_selectivity") and measure.removesuffix("_selectivity") in MEASURES:
         base = MEASURES[measure.removesuffix("_selectivity")]
         return base._replace(title=base.title + ", selectivity", low=None, high=None, unit="× uniform attention")

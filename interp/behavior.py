@@ -89,7 +89,9 @@ def copying_accuracy(model: HookedModel, test: CopyingTest) -> CopyingAccuracy:
         }
     )
     by_index = table.group_by("index").agg(pl.len().alias("samples"), pl.col("exact", "token").mean()).sort("index")
-    contexts = table.group_by(pl.Series(test.context.tolist())).agg(pl.col("exact", "token").mean())
+    contexts = table.group_by(pl.Series(test.context.tolist()), maintain_order=True).agg(
+        pl.col("exact", "token").mean()
+    )
     exact_se, token_se = (_standard_error(contexts[name].to_torch()) for name in ("exact", "token"))
     exact, token = hits.all(dim=1).double().mean().item(), hits.double().mean().item()
     return CopyingAccuracy(exact, token, by_index, exact_se, token_se)
