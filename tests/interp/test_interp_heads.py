@@ -173,6 +173,20 @@ def test_hand_built_circuit_through_score_heads():
     assert value[0, 1, "induction_attention_selectivity"] == pytest.approx(1, abs=1e-3)
     assert value[0, 1, "induction_attention_null"] == pytest.approx(value[0, 1, "induction_attention"], rel=0.01)
     assert value[0, 1, "eigenvalue_positivity_raw"] == 0
+    assert value[1, 0, "anti_induction"] < 0.01
+    # The codes of 24 other tokens in 64 dimensions overlap by 0.05 on average where they do: 1 / (1 + 24 · 0.05).
+    assert value[1, 0, "copying_score"] == pytest.approx(2 / 2.2 - 1, abs=0.1)
+    assert value[0, 0, "copying_score"] == -1  # it writes where no logit reads
+    for head, measure in ((0, "previous_token"), (1, "induction_attention")):
+        assert value[head, 0, f"{measure}_p"] < 1e-3
+        assert value[head, 0, f"{measure}_se"] < 0.01
+        assert value[head, 0, f"{measure}_value_weighted"] > 0.99
+    assert value[0, 0, "attention_entropy"] < 0.05
+    assert value[0, 1, "attention_entropy"] == pytest.approx(
+        sum(math.log(i + 1) for i in range(1, 127)) / 126, rel=1e-3
+    )
+    assert value[1, 0, "bos_sink"] < value[1, 1, "bos_sink"]
+    assert value[1, 1, "induction_attention_p"] > 0.05
 
 
 def test_score_heads_equals_patterns_from_a_cache(tmp_path):
