@@ -16,7 +16,7 @@ class Difference(NamedTuple):
     difference: float
     low: float
     high: float
-    """95 % interval; NaN where a group has fewer than two values."""
+    """Interval; NaN where a group has fewer than two values."""
 
 
 class Slope(NamedTuple):
@@ -31,29 +31,38 @@ class Slope(NamedTuple):
     """Root mean square of what the line leaves, in the unit of y."""
 
 
-def t_interval(values: Float[np.ndarray, " run"]) -> tuple[float, float]:
-    """95 % interval of the mean by Student's t; (NaN, NaN) for fewer than two values.
+def t_interval(values: Float[np.ndarray, " run"], confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Interval of the mean by Student's t; (NaN, NaN) for fewer than two values.
 
     A bootstrap over three or four seeds would be far too narrow. It takes the values as roughly normal: give logs of
     steps. Cannot tell: anything about other recipes than the one whose seeds these are.
     """
     if len(values) < 2:
         return math.nan, math.nan
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values)))
+    half = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values)))
     return float(values.mean()) - half, float(values.mean()) + half
 
 
-def difference(first: Float[np.ndarray, " run"], second: Float[np.ndarray, " other"]) -> Difference:
-    """Mean of `second` minus mean of `first` with Welch's 95 % interval (the groups may scatter differently)."""
+def difference(
+    first: Float[np.ndarray, " run"],
+    second: Float[np.ndarray, " other"],
+    confidence: float = CONFIDENCE,
+    error: float = 0.0,
+) -> Difference:
+    """Mean of `second` minus mean of `first` with Welch's interval (the groups may scatter differently).
+
+    `error`: standard error of a single value, where known: runs are taken to scatter by no less. Groups without any
+    scatter at all give no interval: two equal numbers do not show that a third would be equal too.
+    """
     centre = float(np.mean(second) - np.mean(first))
     if min(len(first), len(second)) < 2:
         return Difference(centre, math.nan, math.nan)
-    parts = [np.var(group, ddof=1) / len(group) for group in (first, second)]
-    error = math.sqrt(sum(parts))
-    if error == 0:
-        return Difference(centre, centre, centre)
-    free = sum(parts) ** 2 / sum(p**2 / (len(g) - 1) for p, g in zip(parts, (first, second), strict=True))
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, free)) * error
+    parts = [max(float(np.var(group, ddof=1)), error**2) / len(group) for group in (first, second)]
+    total = sum(parts)
+    if total == 0:
+        return Difference(centre, math.nan, math.nan)
+    free = total**2 / sum(p**2 / (len(g) - 1) for p, g in zip(parts, (first, second), strict=True))
+    half = float(stats.t.ppf((1 + confidence) / 2, free)) * math.sqrt(total)
     return Difference(centre, centre - half, centre + half)
 
 

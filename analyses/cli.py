@@ -232,6 +232,33 @@ def map_(series: Source) -> None:
 
 
 @app.command()
+def claims(
+    runs: Annotated[
+        list[Path], typer.Argument(help="Scored runs: seeds of a recipe, or runs that differ in a setting.")
+    ],
+    factor: Annotated[
+        str | None, typer.Option(help="A setting such as train.batch_size: refuse runs that differ in anything else.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The HTML file.  [default: claims.html beside the first run]")
+    ] = None,
+) -> None:
+    """Judge each claim of "Language Models 'Grok' to Copy" by scored runs: supported, contradicted or undecided.
+
+    Writes a page with effect sizes, intervals, rules and break conditions, and the same as JSON beside it.
+    Example: copyscope claims runs/seed0 runs/seed1 runs/seed2
+    """
+    _quiet()
+    from analyses.claims import claims as judge
+    from analyses.claims_page import verdict_line, write_claims
+
+    verdicts = judge(runs, factor)
+    for verdict in verdicts:
+        typer.echo(verdict_line(verdict))
+    typer.echo(str(write_claims(verdicts, [str(run) for run in runs], out or runs[0].resolve().parent / "claims.html")))
+
+
+@app.command()
 def report(
     series: Source,
     out: Annotated[Path | None, typer.Option(help="The HTML file.  [default: report.html in the folder]")] = None,

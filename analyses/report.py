@@ -89,8 +89,8 @@ def write_report(
     parts += ["<h2>What was measured</h2>", html_table(checkpoint_table(heads, model, ablations), "Checkpoints")]
     parts += ["<h2>Provenance</h2>", _provenance(provenance or {})]
     parts += ["<h2>Config</h2>", f"<pre>{text(config_toml)}</pre>" if config_toml else "<p>Not given.</p>"]
-    page = Template(_part("report.html")).substitute(
-        title=text(title), style=_part("report.css"), body="\n".join(parts), plotly=get_plotlyjs()
+    page = Template(page_part("report.html")).substitute(
+        title=text(title), style=page_part("report.css"), body="\n".join(parts), plotly=get_plotlyjs()
     )
     write_text(Path(out_path), page)
     return Path(out_path)
@@ -161,5 +161,6 @@ def _provenance(provenance: Mapping[str, Any]) -> str:
     return f'<div class="scroll"><table class="facts"><tbody>{rows}</tbody></table></div>'
 
 
-def _part(name: str) -> str:
+def page_part(name: str) -> str:
+    """A file of the page's template."""
     return files("analyses").joinpath("templates", name).read_text(encoding="utf-8")

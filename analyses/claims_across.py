@@ -1,0 +1,168 @@
+"""Claims on a setting, from runs that differ in it: batch size, regularization, learning rate."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+
+from analyses.bootstrap import slope
+from analyses.contrasts import contrast
+from analyses.evidence import Evidence
+from analyses.exponent import LAWS, batch_exponent
+from analyses.factors import comparable, varied
+from analyses.intensity import CLAIMED, intensity
+from analyses.verdicts import LEAST_RUNS, Verdict, blank, elsewhere, few, number, undecided
+
+REGULARIZATION = ("optimizer.weight_decay", "model.attention_dropout", "model.residual_dropout")
+RATE, BATCH = "optimizer.lr", "train.batch_size"
+SCHEDULE = ("optimizer.warmup_steps", "optimizer.schedule", "optimizer.decay_share", "optimizer.final_lr_share",
+            "train.steps")  # fmt: skip
+"""What may vary along with the learning rate: it belongs to it."""
+
+
+def updates_not_tokens(runs: list[Evidence]) -> Verdict:
+    """Claim 2: it is updates that count, not tokens."""
+    laws = ", ".join(f"{law:g} {name}" for law, name in LAWS.items())
+    claim = blank(
+        "Updates count, not tokens: copying forms at the same step for every batch size",
+        f"exponent of the batch size in the formation step ({laws})",
+        "Least squares of ln step on ln batch size; 0 is the only one of the three exponents in the 95 % interval. "
+        "Three batch sizes, the largest four times the smallest.",
+        "The interval does not hold 0.",
+    )
+    used, notes, formed = _formed(runs, BATCH)
+    if not used:
+        return undecided(claim, 0, notes)
+    sizes = np.array([run.config[BATCH] for run in formed], dtype=float)
+    steps, low, high = (
+        np.array([run.copying[name] for run in formed], dtype=float) for name in ("estimate", "low", "high")
+    )
+    fit = batch_exponent(sizes, steps, low, high)
+    details = pl.DataFrame({"run": [run.run for run in formed], "batch size": sizes, "copying forms": steps,
+                            "low": low, "high": high})  # fmt: skip
+    found = claim._replace(value=number(fit.exponent), low=number(fit.low), high=number(fit.high), runs=len(formed),
+                           reason=fit.reason + notes, details=details.sort("batch size"))  # fmt: skip
+    if fit.law == LAWS[0.0]:
+        return found._replace(verdict="supported")
+    if fit.enough and not fit.low <= 0 <= fit.high:
+        law = f"the {fit.law} law fits: " if fit.law else ""
+        return found._replace(verdict="contradicted", reason=law + found.reason)
+    return found
+
+
+def regularization(runs: list[Evidence]) -> Verdict:
+    """Claim 4: regularization makes copying earlier or stronger."""
+    claim = blank(
+        "Regularization helps copying: it forms earlier or ends more accurate",
+        "relative change of the formation step, for the strongest setting",
+        "Welch's intervals, 95 % for all that decide together, of ln step and of final accuracy: one on the better "
+        "side of 0, none on the worse. Loss and ICL score stand beside them and do not decide.",
+        "Copying forms later or ends less accurate, and nothing speaks for it.",
+    )
+    settings = [name for name in REGULARIZATION if name in varied([run.config for run in runs])]
+    verdicts = [_contrasted(runs, name, len(settings), claim) for name in settings]
+    if not verdicts:
+        return undecided(claim, 0, f"the runs differ in none of {', '.join(REGULARIZATION)}")
+    decided = [one for one in verdicts if one.verdict != "undecided"]
+    details = pl.concat([one.details for one in verdicts if one.details is not None])
+    if len({one.verdict for one in decided}) > 1:
+        return verdicts[0]._replace(
+            verdict="undecided", reason="; ".join(one.reason for one in verdicts), details=details
+        )
+    chosen = (decided or verdicts)[0]
+    return chosen._replace(reason="; ".join(one.reason for one in verdicts), details=details)
+
+
+def learning_rate(runs: list[Evidence]) -> Verdict:
+    """Claim 4: a higher learning rate makes copying form in fewer updates."""
+    claim = blank(
+        "A higher learning rate makes copying form in fewer updates",
+        "exponent of the learning rate in the formation step",
+        "Least squares of ln step on ln learning rate over at least three runs and two rates; the 95 % interval lies "
+        "below 0.",
+        "The interval lies above 0.",
+    )
+    used, notes, formed = _formed(runs, RATE, SCHEDULE)
+    if not used:
+        return undecided(claim, 0, notes)
+    rates, steps = (np.array(x, dtype=float) for x in ([r.config[RATE] for r in formed], [r.step for r in formed]))
+    details = contrast([run.config[RATE] for run in used], [_outcome(run) for run in used]).table
+    found = claim._replace(runs=len(formed), details=_named(details, RATE))
+    if len(np.unique(rates)) < 2:
+        return undecided(found, len(formed), f"copying formed at one learning rate only{notes}")
+    fit = slope(np.log(rates), np.log(steps), np.array([run.log_error for run in formed], dtype=float))
+    found = found._replace(value=fit.slope, low=number(fit.low), high=number(fit.high))
+    if found.low is None:
+        return undecided(found, len(formed), few(len(formed)) + notes)
+    verdict = "supported" if fit.high < 0 else "contradicted" if fit.low > 0 else "undecided"
+    return found._replace(verdict=verdict, reason=f"{len(np.unique(rates))} learning rates{notes}")
+
+
+def optimization_intensity(runs: list[Evidence]) -> Verdict:
+    """Copying forms when the summed learning rate passes a threshold."""
+    claim = blank(
+        "Optimization intensity: copying forms when the summed learning rate passes a threshold",
+        "typical error of a left-out run, as a factor in steps",
+        "Each run is foretold from the others' threshold; the summed learning rate errs less than updates, tokens and "
+        "sums of other powers, by Student's 95 % interval over runs. Two learning rates, three runs.",
+        "Another rule errs less, by the same test.",
+    )
+    used, notes, formed = _formed(runs, RATE, (*SCHEDULE, BATCH))
+    formed = [run for run in formed if run.rates is not None]
+    if not used:
+        return undecided(claim, 0, notes)
+    if len({run.config[RATE] for run in formed}) < 2 or len(formed) < LEAST_RUNS:
+        return undecided(claim, len(formed), f"copying formed in {len(formed)} runs that can be compared{notes}")
+    found = intensity(
+        [run.rates for run in formed if run.rates is not None], np.array([run.step for run in formed], dtype=float),
+        np.array([run.tokens_per_step for run in formed]),
+    )  # fmt: skip
+    error = found.rivals.filter(pl.col("rival") == CLAIMED)["error"][0]
+    verdict = "undecided" if found.best is None else "supported" if found.best == CLAIMED else "contradicted"
+    return claim._replace(verdict=verdict, value=math.exp(error), runs=len(formed), reason=found.reason + notes,
+                          details=found.rivals)  # fmt: skip
+
+
+def _formed(runs: list[Evidence], factor: str, also: Sequence[str] = ()) -> tuple[list[Evidence], str, list[Evidence]]:
+    """The runs that differ in the factor alone, a note on the others, and those of them in which copying formed.
+
+    Without any to compare the list is empty, and the note says why.
+    """
+    known = [run for run in runs if run.config]
+    if factor not in varied([run.config for run in known]):
+        return [], f"the runs do not differ in {factor}", []
+    found = comparable([run.config for run in known], factor, also)
+    used = [known[i] for i in found.used]
+    notes = ""
+    if found.left_out:
+        i, differs = next(iter(found.left_out.items()))
+        notes = f"; {len(found.left_out)} left out, such as {known[i].run}, which differs in {', '.join(differs)} too"
+    if len({run.config[factor] for run in used}) < 2:
+        return [], f"the runs that differ in {factor} differ in more{notes}", []
+    formed = [run for run in used if run.step is not None]
+    return used, notes + elsewhere(len(used) - len(formed), "no copying yet"), formed
+
+
+def _contrasted(runs: list[Evidence], factor: str, settings: int, claim: Verdict) -> Verdict:
+    used, notes, _ = _formed(runs, factor)
+    if not used:
+        return undecided(claim, 0, notes)
+    found = contrast([run.config[factor] for run in used], [_outcome(run) for run in used], settings)
+    verdict = {"helps": "supported", "harms": "contradicted"}.get(found.verdict, "undecided")
+    steps = found.table.filter(pl.col("quantity") == "log_step").tail(1)
+    effect = [
+        None if steps.is_empty() else number(math.exp(steps[name][0]) - 1) for name in ("difference", "low", "high")
+    ]
+    return claim._replace(verdict=verdict, value=effect[0], low=effect[1], high=effect[2], runs=len(used),
+                          reason=f"{factor}: {found.reason}{notes}", details=_named(found.table, factor))  # fmt: skip
+
+
+def _outcome(run: Evidence) -> dict[str, float | None]:
+    """What `contrast` compares."""
+    step = None if run.step is None else math.log(max(run.step, 0.5))
+    return {"log_step": step, "log_step_error": run.log_error, **run.final}
+
+
+def _named(table: pl.DataFrame, factor: str) -> pl.DataFrame:
+    return table.select(pl.lit(factor).alias("setting"), pl.all())

@@ -1,0 +1,76 @@
+"""Verdicts on the claims as lines, as one HTML page that opens offline, and as JSON."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import polars as pl
+
+from analyses.report import page_part, text
+from analyses.report_tables import html_table
+from analyses.verdicts import Verdict
+from training.checkpoints import write_json, write_text
+
+SIGNS = {"supported": "✓", "contradicted": "✗", "undecided": "?"}
+
+
+def verdict_line(verdict: Verdict) -> str:
+    """One line: verdict, claim, effect with interval, runs, reason."""
+    return f"{verdict.verdict}: {verdict.claim}. {_effect(verdict)}{_runs(verdict.runs)}; {verdict.reason}."
+
+
+def _effect(verdict: Verdict) -> str:
+    if verdict.value is None:
+        return ""
+    interval = "" if verdict.low is None or verdict.high is None else f" [{verdict.low:.3g}, {verdict.high:.3g}]"
+    effect = verdict.effect[:1].upper() + verdict.effect[1:]
+    return f"{effect}: {verdict.value:.3g}{interval}; "
+
+
+def _runs(count: int) -> str:
+    return f"{count} run{'s' * (count != 1)}"
+
+
+def overview(verdicts: Sequence[Verdict]) -> pl.DataFrame:
+    """A row a claim: verdict, effect, value, low, high, runs."""
+    rows = [(f"{SIGNS[v.verdict]} {v.verdict}", v.claim, v.effect, v.value, v.low, v.high, v.runs) for v in verdicts]
+    names = {"verdict": pl.String, "claim": pl.String, "effect": pl.String, "estimate": pl.Float64, "low": pl.Float64,
+             "high": pl.Float64, "runs": pl.Int64}  # fmt: skip
+    return pl.DataFrame(rows, schema=names, orient="row")
+
+
+def write_claims(verdicts: Sequence[Verdict], runs: Sequence[str], out: Path) -> Path:
+    """Writes the page to `out` and the same as JSON beside it (`.json`); returns the page's path.
+
+    Raises InputError if it cannot be written.
+    """
+    parts = [
+        "<h1>Does this training speak for the claims of “Language Models ‘Grok’ to Copy”?</h1>",
+        f'<p class="note">{_runs(len(runs))}: {text(", ".join(runs))}. Undecided is the default: a verdict needs runs '
+        "that can decide it. Intervals are 95 %.</p>",
+        html_table(overview(verdicts), "", words=True),
+    ]
+    for verdict in verdicts:
+        facts = (("Verdict", f"{SIGNS[verdict.verdict]} {verdict.verdict}"), ("Why", verdict.reason),
+                 ("Estimate", _effect(verdict).rstrip("; ") or "none"), ("Runs", str(verdict.runs)),
+                 ("Rule", verdict.rule), ("What would contradict it", verdict.breaks))  # fmt: skip
+        rows = "".join(f'<tr><th scope="row">{text(name)}</th><td>{text(value)}</td></tr>' for name, value in facts)
+        parts.append(f"<h2>{text(verdict.claim)}</h2>")
+        parts.append(f'<div class="scroll"><table class="facts"><tbody>{rows}</tbody></table></div>')
+        if verdict.details is not None and not verdict.details.is_empty():
+            parts.append(html_table(verdict.details, "Behind it"))
+    page = Template(page_part("report.html")).substitute(
+        title="copyscope: claims", style=page_part("report.css"), body="\n".join(parts), plotly=""
+    )
+    write_json(out.with_suffix(".json"), {"runs": list(runs), "claims": [_plain(verdict) for verdict in verdicts]})
+    write_text(out, page)
+    return out
+
+
+def _plain(verdict: Verdict) -> dict[str, Any]:
+    """JSON-safe: tables become lists of rows, NaN becomes null."""
+    details = [] if verdict.details is None else verdict.details.to_dicts()
+    rows = [{k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in r.items()} for r in details]
+    return verdict._asdict() | {"details": rows}

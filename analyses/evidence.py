@@ -1,0 +1,91 @@
+"""What one scored run has to say on the claims: formation steps, the order of events, and how it ended."""
+
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float
+
+from analyses.emergence import Emergence, emergence
+from analyses.factors import flat
+from analyses.formation import copying_formation, formation_steps, order_of_appearance
+from analyses.maps import chance
+from analyses.run import open_run, read_metrics
+from analyses.scores import tables
+from training.errors import InputError
+from training.schedule import learning_rate
+
+COPYING = "copying_accuracy_token"
+INDUCTION = ("prefix_matching_sum", "induction_score", "induction_attention")
+LAST = 3
+"""Checkpoints behind a final value: copying jumps about from one to the next."""
+
+
+class Evidence(NamedTuple):
+    run: str
+    source: str
+    run_id: str | None
+    config: dict[str, Any]
+    """`analyses.factors.flat`; empty for a series that copyscope did not train."""
+    n_layers: int
+    """Layers whose heads were scored."""
+    induction: pl.DataFrame
+    """`formation_steps` of induction heads."""
+    previous: pl.DataFrame | None
+    """The same of previous-token heads."""
+    order: pl.DataFrame
+    copying: dict[str, Any]
+    """The row of `copying_formation` for the accuracy per token."""
+    emergence: Emergence | None
+    """None without losses."""
+    final: dict[str, float]
+    """Mean over the last three checkpoints, by measure of the model table."""
+    rates: Float[np.ndarray, " update"] | None
+    """Learning rate of every update; None where the configuration is not known."""
+    tokens_per_step: float
+
+    @property
+    def step(self) -> float | None:
+        """Formation step of copying."""
+        return self.copying["estimate"]
+
+    @property
+    def log_error(self) -> float | None:
+        """Standard error of ln of that step, from its 95 % interval."""
+        if self.step is None:
+            return None
+        return (math.log(self.copying["high"]) - math.log(max(self.copying["low"], 0.5))) / (2 * 1.96)
+
+
+def gather(source: str | Path) -> Evidence:
+    """Reads a scored run. Raises InputError, with the run's name in front, for what its tables lack."""
+    run = open_run(source)
+    try:
+        heads, model = tables(run)
+        metrics, at_chance = read_metrics(run), chance(run)
+        known = set(heads["measure"].to_list())
+        induction = next((measure for measure in INDUCTION if measure in known), INDUCTION[0])
+        formed = formation_steps(heads, induction)
+        has_previous = "previous_token" in known
+        rows = copying_formation(model, at_chance).filter(pl.col("measure") == COPYING)
+        if rows.is_empty():
+            raise InputError(f"model table: no {COPYING}; score the series again")
+        last = model.filter(pl.col("step").is_in(model["step"].unique().sort().tail(LAST).implode()))
+        final = last.group_by("measure").agg(pl.col("value").mean())
+        return Evidence(
+            run=run.name, source=str(source), run_id=run.config.run_id if run.config else None,
+            config=flat(run.config) if run.config else {}, n_layers=heads["layer"].n_unique(), induction=formed,
+            previous=formation_steps(heads, "previous_token") if has_previous else None,
+            order=order_of_appearance(heads, model, induction, at_chance) if has_previous else pl.DataFrame(),
+            copying=rows.row(0, named=True),
+            emergence=None if metrics.is_empty() else emergence(model, metrics, at_chance, COPYING),
+            final=dict(final.iter_rows()),
+            rates=np.array([learning_rate(run.config, step) for step in range(run.config.train.steps)])
+            if run.config else None,
+            tokens_per_step=float(heads["tokens"].max() / max(heads["step"].max(), 1)),  # type: ignore[operator]
+        )  # fmt: skip
+    except InputError as error:
+        message = str(error)
+        raise InputError(message if message.startswith(str(run.folder)) else f"{run.name}: {message}") from None
