@@ -21,7 +21,7 @@ from interp.heads import check_names
 from interp.models import load_hooked, special_ids
 from training.checkpoints import step_folder
 
-VERSION = 1
+VERSION = 2
 """Raised when an ablation or its prompts change, so that stored results are computed anew."""
 WINDOWS = 16
 """Held-out sequences behind the effect on natural text: fewer than for scores, as each head runs them again."""

@@ -98,7 +98,7 @@ def test_a_cache_goes_on_at_its_position(model, method):
     parts = []
     with ablate_heads(model, [(0, 2), (1, 1), (1, "mlp")], method, reference=OTHERS, seed=3):
         for piece in TOKENS.split([9, 1, 10], dim=1):
-            parts.append(model(piece, past_kv_cache=cache))
+            parts.append(model(piece, past_kv_cache=cache, attention_mask=torch.ones_like(piece)))
     assert torch.allclose(torch.cat(parts, dim=1), whole, atol=1e-4)
 
 
