@@ -29,7 +29,7 @@ class Intensity(NamedTuple):
 
 
 def intensity(
-    rates: Sequence[Float[np.ndarray, " update"]],
+    rates: Sequence[Float[np.ndarray, " _update"]],
     steps: Float[np.ndarray, " run"],
     tokens_per_step: Float[np.ndarray, " run"],
 ) -> Intensity:

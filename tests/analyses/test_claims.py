@@ -1,0 +1,215 @@
+"""Verdicts: right where planted runs decide, undecided by default, one clear line for runs that cannot be compared."""
+
+import json
+import shutil
+from pathlib import Path
+
+import polars as pl
+import pytest
+from written_run import AT, STEPS, config, write_run
+
+from analyses.claims import claims
+from analyses.claims_across import updates_not_tokens
+from analyses.claims_page import SIGNS, verdict_line, write_claims
+from analyses.evidence import gather
+from analyses.factors import comparable, flat, varied
+from analyses.report import text
+from analyses.verdicts import Verdict
+from training.errors import InputError
+
+DELAY, UPDATES, DEPTH, STAGES, REGULARIZATION, RATE, INTENSITY = range(7)
+
+
+def runs(folder: Path, count: int, copies_at: float = 4000, **values: object) -> list[Path]:
+    return [
+        write_run(folder / f"seed{i}", config(**{"seeds.init": i} | values), copies_at * (1 + 0.03 * i), seed=i)
+        for i in range(count)
+    ]
+
+
+@pytest.fixture(scope="module")
+def late(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return runs(tmp_path_factory.mktemp("late"), 3)
+
+
+def test_one_run_decides_nothing(late: list[Path]) -> None:
+    found = claims(late[:1])
+    assert [verdict.verdict for verdict in found] == ["undecided"] * 7
+    assert "a verdict needs 3" in found[DELAY].reason
+    assert found[DELAY].value is not None
+    assert found[DELAY].low is None
+
+
+def test_three_seeds_that_copy_late_from_shallow_to_deep(late: list[Path]) -> None:
+    found = claims(late)
+    assert [found[i].verdict for i in (DELAY, DEPTH, STAGES)] == ["supported"] * 3
+    assert [found[i].runs for i in (DELAY, DEPTH, STAGES)] == [3, 3, 3]
+    delay = found[DELAY]
+    assert delay.low is not None
+    assert delay.value is not None
+    assert 1 < delay.low < delay.value
+    assert [found[i].verdict for i in (UPDATES, REGULARIZATION, RATE, INTENSITY)] == ["undecided"] * 4
+    assert "do not differ in train.batch_size" in found[UPDATES].reason
+
+
+def test_copying_before_the_loss_settles_contradicts(tmp_path: Path) -> None:
+    folders = [
+        write_run(tmp_path / f"{i}", config(**{"seeds.init": i}), 300 + 10 * i, settles_at=900, seed=i)
+        for i in range(3)
+    ]
+    assert claims(folders)[DELAY].verdict == "contradicted"
+
+
+@pytest.mark.parametrize(("exponent", "verdict"), [(0.0, "supported"), (-1.0, "contradicted"), (-0.5, "contradicted")])
+def test_updates_or_tokens(tmp_path: Path, exponent: float, verdict: str) -> None:
+    folders = [
+        write_run(tmp_path / f"b{size}s{i}", config(**{"train.batch_size": size, "seeds.init": i}),
+                  (1 + 0.02 * i) * 2500 * (size / 8) ** exponent, seed=i)
+        for size in (4, 8, 16, 32) for i in range(2)
+    ]  # fmt: skip
+    known = [gather(folder) for folder in folders]
+    found = updates_not_tokens(known)
+    assert found.verdict == verdict
+    assert found.runs == 8
+    assert found.low is not None
+    assert found.high is not None
+    assert found.low <= exponent <= found.high
+    odd = write_run(tmp_path / "odd", config(**{"train.batch_size": 8, "optimizer.lr": 5e-4, "seeds.init": 9}), 100)
+    with_odd = updates_not_tokens([*known, gather(odd)])
+    assert (with_odd.verdict, with_odd.value) == (verdict, pytest.approx(found.value))
+    assert "1 left out, such as odd, which differs in optimizer.lr too" in with_odd.reason
+
+
+def test_one_factor_asked_about_and_another_in_the_way(tmp_path: Path) -> None:
+    folders = [write_run(tmp_path / f"b{size}", config(**{"train.batch_size": size}), 3000) for size in (4, 8, 16)]
+    assert claims(folders, factor="train.batch_size")[UPDATES].runs == 3
+    odd = write_run(tmp_path / "odd", config(**{"train.batch_size": 8, "optimizer.lr": 5e-4}), 100)
+    with pytest.raises(InputError, match=r"odd: differs in more than train.batch_size: optimizer.lr = 0.0005"):
+        claims([*folders, odd], factor="train.batch_size")
+
+
+@pytest.mark.parametrize(("at", "top", "verdict"), [(1500, 0.6, "supported"), (3000, 0.9, "supported"),
+                                                    (5000, 0.6, "contradicted"), (1500, 0.3, "undecided"),
+                                                    (3000, 0.6, "undecided")])  # fmt: skip
+def test_regularization(tmp_path: Path, at: float, top: float, verdict: str) -> None:
+    """Three seeds without dropout copy at 3,000 and reach 0.6; three with it do as given."""
+    folders = [
+        write_run(tmp_path / f"{drop}-{i}", config(**{"model.attention_dropout": drop, "seeds.init": i}),
+                  (at if drop else 3000) * (1 + 0.04 * i), top=(top if drop else 0.6) + 0.004 * i,
+                  seed=i + int(drop * 100))
+        for drop in (0.0, 0.1) for i in range(3)
+    ]  # fmt: skip
+    found = claims(folders)[REGULARIZATION]
+    assert found.verdict == verdict
+    assert found.details is not None
+    assert set(found.details["quantity"]) == {"log_step", "copying_accuracy_token", "natural_loss", "icl_score"}
+
+
+def test_learning_rate_and_intensity(tmp_path: Path) -> None:
+    """Copying forms when the learning rates add up to 3: three times as early with three times the rate."""
+    folders = [
+        write_run(tmp_path / f"{lr}-{i}", config(**{"optimizer.lr": lr, "optimizer.warmup_steps": 1, "seeds.init": i}),
+                  3.0 / lr * (1 + 0.01 * i), seed=i)
+        for lr in (1e-3, 2e-3, 4e-3) for i in range(2)
+    ]  # fmt: skip
+    found = claims(folders)
+    assert found[RATE].verdict == "supported"
+    assert found[RATE].value == pytest.approx(-1, abs=0.1)
+    assert found[INTENSITY].verdict == "supported"
+    assert (found[INTENSITY].value or 9) < 1.1
+
+
+def test_the_same_experiment_twice(late: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="the same experiment as"):
+        claims([late[0], late[0]])
+    copy = shutil.copytree(late[0], tmp_path / "copy")
+    with pytest.raises(InputError, match="copy: the same experiment as"):
+        claims([late[0], copy])
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda t: t.filter(pl.col("step") == 0), "1 checkpoint; a formation step needs at least 4"),
+        (lambda t: pl.concat([t, t.filter(pl.col("step") == 8)]), "step 8, layer 1, head 0 twice"),
+        (lambda t: t.with_columns(tokens=10**9 - pl.col("tokens")), "tokens fall at step 1; the steps are out"),
+        (lambda t: t.with_columns(pl.when(step=4).then(float("nan")).otherwise("value").alias("value")), "at step 4"),
+    ],
+)  # fmt: skip
+def test_damaged_tables_get_one_line_with_the_runs_name(late: list[Path], tmp_path: Path, damage, words: str) -> None:
+    broken = shutil.copytree(late[0], tmp_path / "broken")
+    paths = sorted((broken / "results" / "heads").glob("*.parquet"))
+    table = damage(pl.concat([pl.read_parquet(path) for path in paths]))
+    for path in paths:
+        path.unlink()
+    table.write_parquet(paths[0])
+    with pytest.raises(InputError) as raised:
+        claims([*late, broken])
+    assert str(raised.value).startswith("broken: ")
+    assert words in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_runs_that_are_not_there_or_not_scored(late: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no run given"):
+        claims([])
+    with pytest.raises(InputError, match="no such"):
+        claims([tmp_path / "nowhere"])
+    bare = shutil.copytree(late[0], tmp_path / "bare")
+    shutil.rmtree(bare / "results")
+    with pytest.raises(InputError, match="copyscope score"):
+        claims([bare])
+    with pytest.raises(InputError, match=r"--factor optimizer\.rate: no run has such a setting"):
+        claims(late, factor="optimizer.rate")
+
+
+def test_what_a_run_says(late: list[Path]) -> None:
+    found = gather(late[0])
+    assert found.step == pytest.approx(4000, rel=0.05)
+    assert found.n_layers == 5
+    assert found.induction["formed"].sum() == 4
+    assert found.final["copying_accuracy_token"] == pytest.approx(0.6, abs=0.03)
+    assert found.tokens_per_step == 2048
+    assert found.rates is not None
+    assert len(found.rates) == STEPS[-1] == AT[-1]
+
+
+def test_settings_that_do_not_change_an_update_are_no_factors() -> None:
+    base = config()
+    same = config(**{"seeds.init": 3, "train.log_every": 7, "train.steps": 900, "checkpoints.every": 50})
+    assert varied([flat(base), flat(same)]) == []
+    other = config(**{"optimizer.lr": 2e-3, "model.n_layers": 6})
+    assert varied([flat(base), flat(other)]) == ["model.n_layers", "optimizer.lr"]
+    decays, longer = (
+        config(**{"optimizer.schedule": "cosine"}),
+        config(**{"optimizer.schedule": "cosine", "train.steps": 9}),
+    )
+    assert varied([flat(decays), flat(longer)]) == ["train.steps"]
+
+
+def test_comparable_takes_the_usual_recipe() -> None:
+    configs = [{"lr": 1, "b": b} for b in (4, 8, 16)] + [{"lr": 2, "b": 8}, {"lr": 1, "b": 4}]
+    found = comparable(configs, "b")
+    assert (found.used, found.values, found.left_out) == ([0, 1, 2, 4], [4, 8, 16, 4], {3: ["lr"]})
+    assert comparable(configs, "b", also=["lr"]).used == [0, 1, 2, 3, 4]
+    with pytest.raises(InputError, match=r"d: differs in more than b: lr = 2 \(others 1\)"):
+        comparable(configs, "b", names=list("abcde"))
+
+
+def test_the_page_and_the_lines(late: list[Path], tmp_path: Path) -> None:
+    found = claims(late)
+    hostile = Verdict("<script>x</script>", "undecided", "e", 1.0, None, None, 1, "r <b>", "rule", "breaks")
+    page = write_claims([*found, hostile], ["a<b"], tmp_path / "claims.html")
+    html = page.read_text()
+    assert "<script>x" not in html
+    assert "a&lt;b" in html
+    for verdict in found:
+        assert text(verdict.rule) in html
+        assert text(verdict.breaks) in html
+        assert SIGNS[verdict.verdict] in html
+        line = verdict_line(verdict)
+        assert line.startswith(verdict.verdict)
+        assert "\n" not in line
+    stored = json.loads((tmp_path / "claims.json").read_text())
+    assert [one["verdict"] for one in stored["claims"]] == [verdict.verdict for verdict in [*found, hostile]]
+    assert len(html) < 200_000

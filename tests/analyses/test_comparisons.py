@@ -1,0 +1,165 @@
+"""The statistics behind comparisons of runs: known answers, false positives and power over at least 1,000 studies."""
+
+import math
+from itertools import pairwise
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from analyses.bootstrap import difference, slope, t_interval
+from analyses.contrasts import contrast
+from analyses.exponent import batch_exponent
+from analyses.intensity import intensity
+
+SIZES = np.repeat([4.0, 8.0, 16.0, 32.0], 3)
+
+
+def test_intervals_against_scipy() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(0, 1, 6), rng.normal(1, 3, 4)
+    assert t_interval(a) == pytest.approx(stats.ttest_1samp(a, 0).confidence_interval(0.95))
+    welch = stats.ttest_ind(b, a, equal_var=False).confidence_interval(0.975)
+    found = difference(a, b, 0.975)
+    assert (found.low, found.high) == pytest.approx((welch.low, welch.high))
+    line, wanted = slope(a, a**2 + a), cast(Any, stats.linregress(a, a**2 + a))
+    assert (line.slope, line.intercept) == pytest.approx((wanted.slope, wanted.intercept))
+    half = stats.t.ppf(0.975, 4) * wanted.stderr
+    assert (line.low, line.high) == pytest.approx((wanted.slope - half, wanted.slope + half))
+
+
+def test_intervals_that_there_are_not() -> None:
+    assert all(map(math.isnan, t_interval(np.array([1.0]))))
+    assert math.isnan(difference(np.array([1.0]), np.array([2.0, 3.0])).low)
+    assert math.isnan(difference(np.array([1.0, 1.0]), np.array([2.0, 2.0])).low)
+    assert difference(np.array([1.0, 1.0]), np.array([2.0, 2.0]), error=0.1).low < 1
+    assert math.isnan(slope(np.array([0.0, 1.0]), np.array([0.0, 1.0])).low)
+
+
+def test_points_on_a_line_are_not_known_better_than_each_of_them() -> None:
+    x, error = np.array([0.0, 1.0, 2.0]), np.full(3, 0.5)
+    assert slope(x, 2 * x).high == pytest.approx(2)
+    assert slope(x, 2 * x, error).high == pytest.approx(2 + 1.96 * 0.5 / math.sqrt(2))
+
+
+def study(alpha: float, rng: np.random.Generator, scatter: float = 0.1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Formation steps of twelve runs and their intervals, ± 10 %."""
+    steps = 2000 * (SIZES / 8) ** alpha * np.exp(scatter * rng.normal(size=len(SIZES)))
+    return steps, steps / 1.1, steps * 1.1
+
+
+@pytest.mark.parametrize(("alpha", "law"), [(0.0, "updates only"), (-0.5, "square root"), (-1.0, "tokens only")])
+def test_the_law_is_found(alpha: float, law: str, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(1)
+    found = [batch_exponent(SIZES, *study(alpha, rng)) for _ in range(1000)]
+    named = sum(one.law == law for one in found)
+    wrong = sum(one.law not in (law, None) for one in found)
+    covered = sum(one.low <= alpha <= one.high for one in found)
+    with capsys.disabled():
+        print(f"\nexponent {alpha}: {named} of 1,000 studies name the law, {wrong} another; {covered / 10:.1f} % of "
+              "the intervals hold the truth")  # fmt: skip
+    assert named >= 900
+    assert wrong <= 50
+    assert covered >= 930
+
+
+def test_no_law_on_too_little() -> None:
+    two = batch_exponent(np.array([8.0, 32.0]), *(np.array([2000.0, 2000.0]) * f for f in (1, 0.9, 1.1)))
+    assert (two.law, two.enough) == (None, False)
+    assert "it takes three" in two.reason
+    narrow = batch_exponent(np.array([8.0, 12.0, 16.0]), *(np.full(3, 2000.0) * f for f in (1, 0.9, 1.1)))
+    assert (narrow.law, narrow.enough) == (None, False)
+    one = batch_exponent(np.array([8.0, 8.0]), *(np.full(2, 2000.0) * f for f in (1, 0.9, 1.1)))
+    assert math.isnan(one.exponent)
+    between = batch_exponent(SIZES, *study(-0.25, np.random.default_rng(0), 0.02))
+    assert (between.law, between.reason) == (None, "the interval holds none of the three laws")
+
+
+def outcomes(shift: float, stronger: float, rng: np.random.Generator, count: int = 4) -> tuple[list[float], list[dict]]:
+    values = [0.0] * count + [0.1] * count
+    rows = [
+        {"log_step": 7.6 + (value > 0) * shift + 0.1 * rng.normal(), "log_step_error": 0.05,
+         "copying_accuracy_token": 0.5 + (value > 0) * stronger + 0.05 * rng.normal(),
+         "natural_loss": 3 + 0.02 * rng.normal(), "icl_score": -0.3 + 0.05 * rng.normal()}
+        for value in values
+    ]  # fmt: skip
+    return values, rows
+
+
+def test_contrasts_without_effect(capsys: pytest.CaptureFixture[str]) -> None:
+    """1,000 studies, four seeds a side: verdicts other than `open` in at most 5 %."""
+    rng = np.random.default_rng(2)
+    verdicts = [contrast(*outcomes(0, 0, rng)).verdict for _ in range(1000)]
+    with capsys.disabled():
+        print(f"\ncontrast without effect: {1000 - verdicts.count('open')} of 1,000 studies decide")
+    assert verdicts.count("open") >= 950 - 21
+
+
+@pytest.mark.parametrize(("shift", "stronger", "verdict"), [(-0.5, 0, "helps"), (0, 0.25, "helps"), (0.5, 0, "harms"),
+                                                            (-0.5, -0.25, "mixed")])  # fmt: skip
+def test_contrasts_with_effect(shift: float, stronger: float, verdict: str, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(3)
+    found = [contrast(*outcomes(shift, stronger, rng)).verdict for _ in range(300)].count(verdict)
+    with capsys.disabled():
+        print(f"\ncontrast, ln step {shift:+}, accuracy {stronger:+}: {found} of 300 studies say {verdict}")
+    assert found >= 240
+
+
+def test_contrast_by_hand() -> None:
+    rows = [{"log_step": 1.0, "copying_accuracy_token": 0.2}, {"log_step": None, "copying_accuracy_token": 0.4}]
+    found = contrast([0, 1], rows)
+    assert (found.verdict, found.reason) == ("open", "fewer than two runs of a value")
+    assert found.table.select("quantity", "difference").rows() == [("copying_accuracy_token", pytest.approx(0.2))]
+    assert contrast([1, 1], rows).table.is_empty()
+
+
+RATES = np.repeat([5e-4, 1e-3, 2e-3, 4e-3], 2)
+
+
+def rising(rate: float, steps: int = 40_000) -> np.ndarray:
+    """Warm-up over 200 updates, then constant: sums of different powers part from each other."""
+    return rate * np.minimum(1, np.arange(1, steps + 1) / 200)
+
+
+@pytest.mark.parametrize(
+    ("power", "best"), [(1.0, "summed learning rate"), (0.0, "updates"), (2.0, "summed square of the learning rate")]
+)
+def test_the_sum_that_decides_is_found(power: float, best: str, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(4)
+    rates = [rising(rate) for rate in RATES]
+    sums = [np.cumsum(rate**power) for rate in rates]
+    wanted = float(np.exp(np.mean([np.log(one[3000]) for one in sums])))
+    clean = np.array([float(np.searchsorted(one, wanted)) + 1 for one in sums])
+    found = []
+    for _ in range(100):
+        steps = np.minimum(clean * np.exp(0.05 * rng.normal(size=len(clean))), 39_000)
+        # Batch sizes vary, so that tokens are another rule than updates.
+        found.append(intensity(rates, steps, np.tile([1000.0, 3000.0], 4)).best)
+    with capsys.disabled():
+        print(f"\nintensity, power {power}: {found.count(best)} of 100 studies name it, "
+              f"{100 - found.count(best) - found.count(None)} another")  # fmt: skip
+    assert found.count(best) >= 90
+    assert found.count(best) + found.count(None) >= 98
+
+
+def test_intensity_by_hand() -> None:
+    rates = [np.full(4000, rate) for rate in (1e-3, 2e-3, 4e-3)]
+    found = intensity(rates, np.array([3000.0, 1500.0, 750.0]), np.full(3, 512.0))
+    table = {row["rival"]: row for row in found.rivals.to_dicts()}
+    assert table["summed learning rate"]["threshold"] == pytest.approx(3)
+    assert table["summed learning rate"]["error"] == pytest.approx(0, abs=1e-6)
+    assert table["updates"]["threshold"] == pytest.approx(1500)
+    # Left out, each is foretold from the other two: 1,061, 1,500 and 2,121 updates.
+    errors = [math.log(3000 / 1061), 0, math.log(2121 / 750)]
+    assert table["updates"]["error"] == pytest.approx(np.mean(errors), abs=1e-3)
+    assert table["updates"]["error"] == pytest.approx(table["tokens"]["error"])
+    assert all(a["error"] <= b["error"] + 1e-12 for a, b in pairwise(found.rivals.to_dicts()))
+    assert intensity(rates[:2], np.array([3000.0, 1500.0]), np.full(2, 512.0)).best is None
+
+
+def test_a_sum_that_ends_early_goes_on() -> None:
+    rates = [np.full(3000, 1e-3), np.full(1500, 2e-3), np.full(800, 4e-3)]
+    found = intensity(rates, np.array([3000.0, 1500.0, 800.0]), np.full(3, 512.0))
+    row = {r["rival"]: r for r in found.rivals.to_dicts()}["updates"]
+    assert np.isfinite(row["error"])
