@@ -21,8 +21,8 @@ from interp.questions import Question
 from interp.runs import is_hooked
 from training.errors import InputError
 
-MAX_BYTES = 256 * 2**20
-"""Memory that activations may take at once, beside the model."""
+MAX_BYTES = 64 * 2**20
+"""Memory that activations may take at once, beside the model. More is no faster on a CPU."""
 
 
 class Means(NamedTuple):
