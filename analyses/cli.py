@@ -218,15 +218,25 @@ def ablate(
 
 
 @app.command(name="map")
-def map_(series: Source) -> None:
+def map_(
+    series: Source,
+    measures: Annotated[
+        str | None,
+        typer.Option(
+            help="Comma-separated measures to draw, or the effect of an ablation such as zero:copying_loss.  "
+            "[default: previous_token, prefix_matching_sum, induction_score; an effect where several steps have one]"
+        ),
+    ] = None,
+    figures: Annotated[str, typer.Option(help="Comma-separated formats: html, pdf, svg, png.")] = "html",
+) -> None:
     """Find when heads formed and draw the formation maps, into results/formation.json and figures/.
 
-    Example: copyscope map runs/demo
+    Example: copyscope map runs/demo --figures html,pdf
     """
     _quiet()
     from analyses.maps import map_formation
 
-    result = map_formation(series)
+    result = map_formation(series, _names(measures), _names(figures) or [])
     for path in [series / "results" / "formation.json", *result.figures]:
         typer.echo(str(path))
 

@@ -15,6 +15,7 @@ from plotly.subplots import make_subplots
 
 from analyses.formation import formation_map
 from analyses.glossary import describe
+from analyses.map_picture import Band, scale_of, scale_words
 from analyses.panels import (
     BLUE,
     BOTTOM,
@@ -49,17 +50,20 @@ def formation_map_figure(
     measure: str = "induction_score",
     formation: pl.DataFrame | None = None,
     steps: Sequence[int] | None = None,
+    band: Band | None = None,
 ) -> go.Figure:
     """The formation map: one row a head, one column a checkpoint, colour the measure (fixed scale).
 
-    `formation`: from `formation_steps`, to mark; `steps`: checkpoints that should be there (gaps where they are not).
-    Raises InputError as `formation_map` does. Cannot tell: anything between two checkpoints; cells meet half-way by
+    `formation`: from `formation_steps`, to mark; `steps`: checkpoints that should be there (gaps where they are not);
+    `band`: from `phase_change`, drawn as an outline. `analyses.paper_figures.paper_map` is the same on paper. Raises
+    InputError as `formation_map` does. Cannot tell: anything between two checkpoints; cells meet half-way by
     convention.
     """
     found = formation_map(heads, measure, steps)
     axis = step_axis(found.steps.tolist())
-    figure, panels = stack([map_height(len(found.rows))], [measure_title(measure)], axis)
-    draw_map(panels[0], axis, found, formation)
+    title = f"{describe(measure).title}, {scale_words(measure, scale_of(measure, found.values))}"
+    figure, panels = stack([map_height(len(found.rows))], [escape(title)], axis)
+    draw_map(panels[0], axis, found, formation, band=band)
     return figure
 
 

@@ -179,6 +179,12 @@ MEASURES: dict[str, Measure] = {
         "after Olsson et al. 2022",
         "anything about the model: it is a property of the text",
     ),
+    "copying_samples": Measure(
+        "Samples of the copying test", None, None, "",
+        "How many prefixes were asked for.",
+        "arXiv 2409.09281",
+        "how many contexts they come from; samples of one context are not independent",
+    ),
     "copying_subsequences": Measure(
         "Subsequences in a context of the copying test", None, None, "",
         "50 in the paper; fewer where the context is too short for them.",
@@ -198,9 +204,16 @@ def is_calibration(measure: str) -> bool:
 
 
 def describe(measure: str) -> Measure:
-    """The words for `measure`, also with `_null`, `_selectivity` or `_control` added; unknown: its own title."""
+    """The words for `measure`, also for an ablation's effect on it (`zero:copying_loss`) and with `_null`,
+    `_selectivity` or `_control` added; unknown: its own title."""
     if measure in MEASURES:
         return MEASURES[measure]
+    method, colon, base = measure.partition(":")
+    if colon and base in MEASURES:
+        words = MEASURES[base]
+        bounded = words.low is not None and words.high is not None
+        low, high = (-1, 1) if bounded else (None, None)
+        return words._replace(title=f"{words.title}: change when the head is removed ({method})", low=low, high=high)
     for suffix, words in (("_null", ", random target"), ("_control", ", mean of the layer's other heads")):
         if measure.endswith(suffix) and measure.removesuffix(suffix) in MEASURES:
             base = MEASURES[measure.removesuffix(suffix)]

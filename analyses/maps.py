@@ -1,17 +1,24 @@
 """The formation map of a series: formation.json and its figures."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import polars as pl
+
 from analyses.figures import CONFIG, formation_map_figure
-from analyses.formation import formation_json, formation_steps
-from analyses.run import Run, open_run, read_metrics
+from analyses.formation import copying_formation, formation_json, formation_steps
+from analyses.map_picture import Band, phase_change
+from analyses.run import Run, open_run, read_metrics, read_tables
 from analyses.scores import tables
 from interp.prompts import random_token_vocab
-from training.checkpoints import write_json, write_text
+from training.checkpoints import write_bytes, write_json, write_text
+from training.errors import InputError
 from training.tokens import open_store
 
 MAPPED = ("previous_token", "prefix_matching_sum", "induction_score")
+"""Measures drawn unless others are asked for."""
+FORMATS = ("html", "pdf", "svg", "png")
 
 
 class FormationResult(NamedTuple):
@@ -20,23 +27,75 @@ class FormationResult(NamedTuple):
     figures: list[Path]
 
 
-def map_formation(source: str | Path) -> FormationResult:
+def map_formation(
+    source: str | Path, measures: Sequence[str] | None = None, formats: Sequence[str] = ("html",)
+) -> FormationResult:
     """Finds the formation steps of a scored series; writes results/formation.json and a map per measure in figures/.
 
-    Raises InputError if the series was not scored, or has too few checkpoints to say when anything formed.
+    `measures`: of heads, by name, or an ablation's effect as `zero:copying_loss` (the causal map, of the checkpoints
+    that were ablated). None: `MAPPED`, and the effect of the first method on the copying loss where several checkpoints
+    were ablated. `formats`: html (Plotly, in the browser), pdf, svg, png (matplotlib, for paper). Raises InputError if
+    the series was not scored, has too few checkpoints to say when anything formed, or lacks a measure; for a format
+    that is not there, or without matplotlib.
     """
+    wrong = [name for name in formats if name not in FORMATS]
+    if wrong:
+        raise InputError(f"--figures {wrong[0]}: no such format; use {', '.join(FORMATS)}")
     run = open_run(source)
     heads, model = tables(run)
+    effects = _effects(run)
+    drawn = _drawn(heads, effects) if measures is None else list(measures)
     formation = formation_json(heads, model, read_metrics(run), chance=chance(run))
+    pictured = pl.concat([heads.select(effects.columns), effects]) if effects is not None else heads
+    band = phase_change(copying_formation(model, chance(run)))
+    pictures = [(measure, _formed(heads, measure)) for measure in drawn]
+    contents = [
+        (f"formation_{measure.replace(':', '_')}.{kind}", _content(pictured, measure, formed, band, kind))
+        for measure, formed in pictures
+        for kind in formats
+    ]
     write_json(run.folder / "results" / "formation.json", formation)
     written = []
-    for measure in MAPPED:
-        if measure in heads["measure"]:
-            figure = formation_map_figure(heads, measure, formation_steps(heads, measure))
-            path = run.folder / "figures" / f"formation_{measure}.html"
-            write_text(path, figure.to_html(include_plotlyjs=True, config=CONFIG))
-            written.append(path)
+    for name, content in contents:
+        path = run.folder / "figures" / name
+        write_text(path, content) if isinstance(content, str) else write_bytes(path, content)
+        written.append(path)
     return FormationResult(formation, written)
+
+
+def _effects(run: Run) -> pl.DataFrame | None:
+    """Ablations of single heads as measures named method:measure; None without any."""
+    if not any((run.folder / "results" / "ablations").glob("step*.parquet")):
+        return None
+    table = read_tables(run, "ablations").drop_nulls(["layer", "head"])
+    return table.select("step", "tokens", "layer", "head", pl.format("{}:{}", "method", "measure").alias("measure"),
+                        "value")  # fmt: skip
+
+
+def _drawn(heads: pl.DataFrame, effects: pl.DataFrame | None) -> list[str]:
+    names = [measure for measure in MAPPED if (heads["measure"] == measure).any()]
+    causal = [] if effects is None else sorted(m for m in set(effects["measure"]) if m.endswith(":copying_loss"))
+    if effects is not None and causal and effects.filter(pl.col("measure") == causal[0])["step"].n_unique() > 1:
+        names.append(causal[0])
+    return names
+
+
+def _formed(heads: pl.DataFrame, measure: str) -> pl.DataFrame | None:
+    """Formation steps to mark; an ablation's effect has none of its own."""
+    return None if ":" in measure else formation_steps(heads, measure)
+
+
+def _content(
+    heads: pl.DataFrame, measure: str, formed: pl.DataFrame | None, band: Band | None, kind: str
+) -> str | bytes:
+    if kind == "html":
+        figure = formation_map_figure(heads, measure, formed, band=band)
+        return figure.to_html(include_plotlyjs=True, config=CONFIG)
+    try:
+        from analyses.paper_figures import paper_map, rendered
+    except ImportError:
+        raise InputError(f"--figures {kind}: needs matplotlib; install copyscope[figures]") from None
+    return rendered(paper_map(heads, measure, formed, band=band), kind)
 
 
 def chance(run: Run) -> float:

@@ -12,6 +12,7 @@ from plotly.subplots import make_subplots
 
 from analyses.formation import FormationMap
 from analyses.glossary import describe
+from analyses.map_picture import NO_SCORE, Band, band_positions, blocks, layer_starts, marks, scale_of
 from analyses.settling import LossSettled
 from analyses.step_axis import StepAxis, step_label
 
@@ -182,51 +183,58 @@ def draw_model(
 
 
 def draw_map(
-    panel: Panel, axis: StepAxis, found: FormationMap, formation: pl.DataFrame | None, colorbar: bool = True
+    panel: Panel,
+    axis: StepAxis,
+    found: FormationMap,
+    formation: pl.DataFrame | None,
+    colorbar: bool = True,
+    band: Band | None = None,
 ) -> None:
     """One heatmap: a row a head, layer 0 on top, lines between layers, formation steps marked and written out."""
-    words, rows = describe(found.measure), found.rows
-    positive = found.steps > 0
-    steps, values = found.steps[positive], found.values[:, positive]
-    scale = (
-        {"colorscale": "RdBu", "reversescale": True, "zmin": -1, "zmax": 1}
-        if words.signed
-        else {"colorscale": "Viridis", "zmin": 0, "zmax": 1}
-    )
-    blocks = []
-    if positive.any():
-        blocks.append((axis.edges(steps), steps, values))
-    if not positive.all() and axis.zero is not None:
-        blocks.append((np.array(axis.zero), found.steps[~positive], found.values[:, ~positive]))
+    rows, scale = found.rows, scale_of(found.measure, found.values)
     bottom, top = panel.domain
     bar = {"title": {"text": "score", "side": "top"}, "thickness": 12, "len": top - bottom, "lenmode": "fraction",
            "y": (top + bottom) / 2, "x": 1, "xpad": 62, "outlinewidth": 0}  # fmt: skip
-    for number, (edges, shown, part) in enumerate(blocks):
+    for number, block in enumerate(blocks(found, axis)):
         # Grey under every cell: what shows through was not measured, and cannot be taken for a score near 0.
         panel.figure.add_shape(
-            type="rect", x0=float(edges[0]), x1=float(edges[-1]), y0=-0.5, y1=len(rows) - 0.5, layer="below",
-            line_width=0, fillcolor="rgba(128,128,128,0.45)", row=panel.row, col=1,
+            type="rect", x0=float(block.edges[0]), x1=float(block.edges[-1]), y0=-0.5, y1=len(rows) - 0.5,
+            layer="below", line_width=0, fillcolor=NO_SCORE, row=panel.row, col=1,
         )  # fmt: skip
-        label = [[f"{head_label(*name)}, step {step:,}" for step in shown] for name in rows]
+        label = [[f"{head_label(*name)}, step {step:,}" for step in block.steps] for name in rows]
         panel.add(go.Heatmap(
-            x=edges.astype(np.float32), y=np.arange(len(rows) + 1) - 0.5, z=part.astype(np.float32), text=label,
-            hovertemplate="%{text}: %{z:.3f}<extra></extra>", hoverongaps=False, showscale=number == 0 and colorbar,
-            colorbar=bar, **scale,
+            x=block.edges.astype(np.float32), y=np.arange(len(rows) + 1) - 0.5, z=block.values.astype(np.float32),
+            text=label, hovertemplate="%{text}: %{z:.3f}<extra></extra>", hoverongaps=False,
+            showscale=number == 0 and colorbar, colorbar=bar, colorscale=scale.colors, zmin=scale.low, zmax=scale.high,
         ))  # fmt: skip
     _rows_axis(panel, rows)
+    if band is not None:
+        _draw_band(panel, axis, len(rows), band)
     if formation is not None:
-        _draw_formation(panel, axis, rows, formation)
+        _draw_formation(panel, axis, found, formation)
+
+
+def _draw_band(panel: Panel, axis: StepAxis, rows: int, band: Band) -> None:
+    """The outline of the phase change, its rule written inside the foot of it or beside it."""
+    low, high = band_positions(band, axis)
+    box = {"type": "rect", "x0": low, "x1": high, "y0": -0.5, "y1": rows - 0.5, "row": panel.row, "col": 1}
+    panel.figure.add_shape(line={"color": "white", "width": 3}, fillcolor="rgba(0,0,0,0)", **box)
+    panel.figure.add_shape(line={"color": VERMILLION, "width": 1.5, "dash": "dash"}, fillcolor="rgba(0,0,0,0)",
+                           name=band.rule, **box)  # fmt: skip
+    panel.figure.add_annotation(
+        text=escape(band.rule), x=axis.high, xref=f"x{panel.number}", y=1, yref=f"y{panel.number} domain",
+        xanchor="right", yanchor="bottom", yshift=5, showarrow=False, font={"size": 11, "color": VERMILLION},
+    )  # fmt: skip
 
 
 def _rows_axis(panel: Panel, rows: list[tuple[int, int]]) -> None:
     """Row labels and thin lines between layers; with more than `NAMED` heads one label a layer."""
-    layers = [layer for layer, _ in rows]
-    starts = [i for i in range(len(rows)) if i == 0 or layers[i] != layers[i - 1]]
+    starts = layer_starts(rows)
     if len(rows) <= NAMED:
         at, words = list(range(len(rows))), [head_label(*row) for row in rows]
     else:
         ends = [*starts[1:], len(rows)]
-        at, words = [(a + b - 1) / 2 for a, b in zip(starts, ends, strict=True)], [f"L{layers[i]}" for i in starts]
+        at, words = [(a + b - 1) / 2 for a, b in zip(starts, ends, strict=True)], [f"L{rows[i][0]}" for i in starts]
     panel.figure.update_yaxes(
         range=[len(rows) - 0.5, -0.5], tickvals=at, ticktext=words, showgrid=False, row=panel.row, col=1,
         tickfont={"size": 11 if len(rows) <= NAMED else 12},
@@ -235,24 +243,20 @@ def _rows_axis(panel: Panel, rows: list[tuple[int, int]]) -> None:
         panel.figure.add_hline(y=start - 0.5, line={"color": "#9a9a9a", "width": 1}, row=panel.row, col=1)  # type: ignore[arg-type]
 
 
-def _draw_formation(panel: Panel, axis: StepAxis, rows: list[tuple[int, int]], formation: pl.DataFrame) -> None:
+def _draw_formation(panel: Panel, axis: StepAxis, found: FormationMap, formation: pl.DataFrame) -> None:
     """A marker at each formation step, and the step in words at the row's right end."""
-    formed = {(r["layer"], r["head"]): r for r in formation.iter_rows(named=True) if r["formed"]}
-    marked = [(i, formed[row]) for i, row in enumerate(rows) if row in formed]
+    rows, shown = found.rows, marks(found, axis, formation)
     panel.add(go.Scatter(
-        x=axis.positions(np.array([r["step"] for _, r in marked], dtype=np.int64)), y=[i for i, _ in marked],
-        mode="markers", name="formed", showlegend=False,
+        x=[mark.x for mark in shown], y=[mark.row for mark in shown], mode="markers", name="formed", showlegend=False,
         marker={"symbol": "diamond", "size": 9, "color": VERMILLION, "line": {"color": "white", "width": 1.2}},
-        text=[f"{head_label(r['layer'], r['head'])} formed between steps {r['bracket_low']:,} and {r['step']:,}"
-              + (", fell back later" if r["fell_back"] else "") for _, r in marked],
-        hovertemplate="%{text}<extra></extra>",
+        text=[mark.hover for mark in shown], hovertemplate="%{text}<extra></extra>",
     ))  # fmt: skip
     note = {"xref": "paper", "x": 1, "xanchor": "left", "xshift": 6, "showarrow": False}
     panel.figure.add_annotation(
         text="formed at", yref=f"y{panel.number} domain", y=1, yanchor="bottom", yshift=5,
         font={"size": 11, "color": VERMILLION}, **note,
     )  # fmt: skip
-    words = {i: step_label(row["step"]) + ("↓" if row["fell_back"] else "") for i, row in marked}
+    words = {mark.row: mark.word for mark in shown}
     early = {(r["layer"], r["head"]) for r in formation.iter_rows(named=True) if r["status"] == "from the start"}
     words |= {i: "start" for i, row in enumerate(rows) if row in early}
     last = -math.inf
