@@ -83,7 +83,7 @@ class Rerun:
         self.runs_at_once = max(2, max_bytes // (4 * floats))
         """How many rows × ablations fit."""
         groups = groups_of_rows(len(question.tokens), seed)
-        self.batches = list(_batched(groups, max(1, self.runs_at_once // (2 * c.n_heads))))
+        self.batches = list(batched(groups, max(1, self.runs_at_once // (2 * c.n_heads))))
         if method == "resample":
             donors(len(question.tokens), seed)  # refuses a single row
         self.means = self._means() if method.startswith("mean") else None
@@ -103,7 +103,7 @@ class Rerun:
         for rows in self.batches:
             x = self.embed(rows)
             for i, layer in enumerate(self.layers):
-                read = self._read_in(i)
+                read = self.read_in(i)
                 z = layer.z(x, read)
                 if read is not None:
                     x = x[:, read]
@@ -111,8 +111,9 @@ class Rerun:
                 mid, written = layer.rest(x, attention)
                 chosen, size = starting.get(i, []), max(1, self.runs_at_once // len(rows))
                 for chunk in (chosen[s : s + size] for s in range(0, len(chosen), size)):
-                    start = _Start(i, x, z, attention, mid, written, self._donors_in(rows))
-                    final = self._from(start, [variants[v] for v in chunk])
+                    start = Start(i, x, z, attention, mid, written, self.donors_in(rows))
+                    some = [variants[v] for v in chunk]
+                    final = self.onward(start, self._change(start, some), some)
                     got = self.question.score(final.flatten(0, 1), rows.repeat(len(chunk)))
                     ablated[torch.tensor(chunk)[:, None], rows] = got.unflatten(0, (len(chunk), -1))
                     if progress:
@@ -128,10 +129,11 @@ class Rerun:
             x = x + self.model.pos_embed.W_pos[self.positions]
         return x
 
-    def _read_in(self, layer: int) -> Tensor | None:
+    def read_in(self, layer: int) -> Tensor | None:
+        """The positions that go on from this layer's attention; None for all."""
         return self.read if layer == len(self.layers) - 1 else None
 
-    def _donors_in(self, rows: Tensor) -> Tensor | None:
+    def donors_in(self, rows: Tensor) -> Tensor | None:
         """Where in the batch each row's donor stands."""
         if self.method != "resample":
             return None
@@ -139,16 +141,18 @@ class Rerun:
         donor = donors(len(self.question.tokens), self.seed)
         return torch.tensor([place[int(donor[row])] for row in rows], device=self.device)
 
-    def _from(self, start: "_Start", variants: Sequence[Parts]) -> Float[Tensor, "variant row read d_model"]:
-        """The final residual stream of a batch under each variant, all of which begin in layer `start.layer`."""
+    def onward(
+        self, start: "Start", change: Float[Tensor, "variant row pos d_model"], variants: Sequence[Parts]
+    ) -> Float[Tensor, "variant row read d_model"]:
+        """The final residual stream of a batch, for each variant: `change` is added to what attention writes in layer
+        `start.layer`, and from that layer's MLP on the variant's parts are replaced."""
         first, later = start.layer, range(start.layer + 1, len(self.layers))
         # What a variant holds or resamples in a later layer is that of the clean run, which then goes along in front.
         beside = self.method == "frozen_patterns" or (
-            self.method == "resample" and any(parts.layers[-1] > first for parts in variants)
+            self.method == "resample" and any(parts.layers[-1] > first for parts in variants if parts.layers)
         )
         n, clean = len(start.x), int(beside)
-        attention = start.attention + self._change(start, variants)
-        mid, written = self.layers[first].rest(start.x, attention)  # (variant, row, pos, d_model)
+        mid, written = self.layers[first].rest(start.x, start.attention + change)  # (variant, row, pos, d_model)
         x = mid
         if written is not None:  # one for all variants where the MLP does not read what attention writes
             x = mid + self._put(written.expand(mid.shape), first, variants, start.written, start.donor)
@@ -156,7 +160,7 @@ class Rerun:
             own = start.mid if start.written is None else start.mid + start.written
             x = torch.cat([own[None], x])
         for i in later:
-            layer, read = self.layers[i], self._read_in(i)
+            layer, read = self.layers[i], self.read_in(i)
             z = layer.z(x.flatten(0, 1), read, n if self.method == "frozen_patterns" else 0).unflatten(0, (-1, n))
             own = self._put(z[clean:], i, variants, z[0] if beside else None, start.donor, heads=True)
             attention = layer.write(torch.cat([z[:clean], own]) if clean else own)
@@ -168,23 +172,23 @@ class Rerun:
             x = mid + (torch.cat([written[:clean], own]) if clean else own)
         return x[clean:]
 
-    def _change(self, start: "_Start", variants: Sequence[Parts]) -> Float[Tensor, "variant row pos d_model"]:
+    def _change(self, start: "Start", variants: Sequence[Parts]) -> Float[Tensor, "variant row pos d_model"]:
         """What the first layer's attention writes under each variant, less what it writes in the clean run."""
         heads = sorted({head for parts in variants for head in parts.heads.get(start.layer, ())})
         if not heads:
             return start.attention.new_zeros(len(variants), *start.attention.shape)
-        source = self._source(start.layer, start.z, start.donor, heads=True)
+        source = self.source(start.layer, start.z, start.donor, heads=True)
         w_o = self.layers[start.layer].w_o
         changes = torch.stack([(_pick(source, h) - start.z[..., h, :]) @ w_o[h] for h in heads])
         on = torch.tensor([[h in parts.heads.get(start.layer, ()) for h in heads] for parts in variants])
         return (on.to(changes) @ changes.flatten(1)).unflatten(1, changes.shape[1:])
 
-    def _source(self, layer: int, clean: Tensor | None, donor: Tensor | None, heads: bool = False) -> Tensor | float:
+    def source(self, layer: int, clean: Tensor | None, donor: Tensor | None, heads: bool = False) -> Tensor | float:
         """What is put in the place of outputs: (row or 1, pos, …), or 0. `clean`: the clean outputs of the batch."""
         if self.means is not None:
             value = (self.means.z if heads else self.means.mlp)[layer]
             assert value is not None
-            read = self._read_in(layer)
+            read = self.read_in(layer)
             return (value if read is None else value[read])[None]
         if donor is not None and clean is not None:
             return clean[donor]
@@ -207,7 +211,7 @@ class Rerun:
         if not any(map(any, on)):
             return value
         mask = torch.tensor(on, device=value.device)[:, None, None]
-        source = self._source(layer, clean, donor, heads)
+        source = self.source(layer, clean, donor, heads)
         return torch.where(mask[..., None] if heads else mask, source, value)
 
     @torch.no_grad()
@@ -231,7 +235,7 @@ class Rerun:
         return Means(z, mlp)
 
 
-class _Start(NamedTuple):
+class Start(NamedTuple):
     """The clean run of a batch in the layer that ablations begin in; in the last layer only the rows that are read."""
 
     layer: int
@@ -247,7 +251,7 @@ def _pick(source: Tensor | float, head: int) -> Tensor | float:
     return source[..., head, :] if isinstance(source, Tensor) else source
 
 
-def _batched(groups: Sequence[Tensor], size: int) -> Iterator[Tensor]:
+def batched(groups: Sequence[Tensor], size: int) -> Iterator[Tensor]:
     """Groups joined into batches of at most `size` rows, or of one group."""
     batch: list[Tensor] = []
     for group in groups:

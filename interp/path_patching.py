@@ -1,0 +1,163 @@
+"""Path patching: what an earlier head gives a later one directly, by the residual stream alone (2304.05969)."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import polars as pl
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens import HookedTransformer
+
+from interp.circuits import composition_table
+from interp.heads import check_names
+from interp.models import HookedModel
+from interp.parts import Head, Parts, check_parts
+from interp.questions import loss_question
+from interp.rerun import MAX_BYTES, Rerun, Start, can_rerun
+from interp.sweep import standard_error
+from training.errors import InputError
+
+INTO = ("keys", "queries", "values")
+METHODS = ("zero", "mean", "mean_over_positions", "resample")
+
+
+@torch.no_grad()
+def patch_paths(
+    model: HookedModel,
+    sources: Sequence[Head],
+    readers: Sequence[Head],
+    repeated: Int[Tensor, "prompt pos"],
+    *,
+    into: str = "keys",
+    method: str = "mean",
+    seed: int = 0,
+    max_bytes: int = MAX_BYTES,
+) -> pl.DataFrame:
+    """What happens when a source head's output is replaced in the keys of one reader head, and nowhere else.
+
+    For each source and each reader of a later layer: the reader's keys (or queries, or values) are computed from the
+    clean residual stream with the source's output replaced (as `method` says); no head or MLP between the two sees
+    that. The reader's own output then changes, and all layers after it run on. A previous-token head feeds an induction
+    head if its path into the *keys* matters.
+
+    Args:
+        repeated: repeated random tokens, with or without BOS.
+
+    Returns:
+        source_layer, source_head, layer, head, into, method, measure, value: `copying_loss` (nats, patched - clean:
+        above 0 if the path helps) and `induction_attention` (of the reader, patched - clean, definition 2: below 0 if
+        the path draws its attention), each with `_se` over prompts, and `induction_attention_clean`.
+
+    Raises:
+        InputError: no pair with the source in an earlier layer, unknown heads or names, or a model with hooks on it or
+            with attention other than plain causal softmax.
+    """
+    check_names([into], INTO, "input of a reader")
+    check_names([method], METHODS, "method of path patching")
+    check_parts(model, sources)
+    check_parts(model, readers)
+    pairs = [(s, r) for r in sorted(set(readers)) for s in sorted(set(sources)) if s[0] < r[0]]
+    if not pairs:
+        raise InputError("path patching: no source lies in an earlier layer than a reader; give other heads")
+    if not isinstance(model, HookedTransformer) or not can_rerun(model):
+        raise InputError("path patching: needs a model from load_hooked without hooks on it; remove them first")
+    half = repeated.shape[1] // 2
+    question = loss_question(model, "copying_loss", repeated, half)
+    runs = Rerun(model, question, method, seed, max_bytes)
+    values: dict[str, Tensor] = {
+        name: torch.empty(len(pairs), len(repeated), dtype=torch.float64) for name in ("loss", "attention", "clean")
+    }
+    clean = runs.answers([]).clean[:, 0]
+    for rows in runs.batches:
+        x, taken = runs.embed(rows), {}
+        donor = runs.donors_in(rows)
+        for i, layer in enumerate(runs.layers):
+            read, whole = runs.read_in(i), x
+            reading = [p for p, (_, reader) in enumerate(pairs) if reader[0] == i]
+            z = layer.z(x, read)
+            x = x if read is None else x[:, read]
+            attention = layer.write(z)
+            mid, written = layer.rest(x, attention)
+            if reading:
+                start = Start(i, x, z, attention, mid, written, donor)
+                path = _Paths(runs, i, whole, into, half)
+                size = max(1, runs.runs_at_once // len(rows))
+                for chunk in (reading[s : s + size] for s in range(0, len(reading), size)):
+                    found = [path.patched(taken[pairs[p][0]], pairs[p][1][1]) for p in chunk]
+                    change = torch.stack([f.change for f in found])
+                    final = runs.onward(start, change, [Parts({}, frozenset())] * len(chunk))
+                    score = question.score(final.flatten(0, 1), rows.repeat(len(chunk)))
+                    at = torch.tensor(chunk)[:, None]
+                    values["loss"][at, rows] = score.unflatten(0, (len(chunk), -1))[..., 0]
+                    values["attention"][at, rows] = torch.stack([f.attention for f in found]).double().cpu()
+                    values["clean"][at, rows] = torch.stack([f.clean for f in found]).double().cpu()
+            source = runs.source(i, z, donor, heads=True)
+            for _, head in {s for s, _ in pairs if s[0] == i}:
+                new = source[..., head, :] if isinstance(source, Tensor) else source
+                taken[i, head] = (new - z[..., head, :]) @ layer.w_o[head]
+            x = mid if written is None else mid + written
+    rows_out = []
+    for p, ((source_layer, source_head), (layer_, head)) in enumerate(pairs):
+        label = (source_layer, source_head, layer_, head, into, method)
+        loss, attention = values["loss"][p] - clean, values["attention"][p] - values["clean"][p]
+        for measure, change in (("copying_loss", loss), ("induction_attention", attention)):
+            rows_out.append((*label, measure, change.mean().item()))
+            rows_out.append((*label, f"{measure}_se", standard_error(change)))
+        rows_out.append((*label, "induction_attention_clean", values["clean"][p].mean().item()))
+    schema = dict.fromkeys(("source_layer", "source_head", "layer", "head"), pl.Int64)
+    schema |= dict.fromkeys(("into", "method", "measure"), pl.String)
+    return pl.DataFrame(rows_out, schema=schema | {"value": pl.Float64}, orient="row")
+
+
+def paths_beside_composition(model: HookedModel, paths: pl.DataFrame) -> pl.DataFrame:
+    """A row a pair, the strongest first: columns of `patch_paths`, its measures side by side, and `k_composition`.
+
+    K-composition knows weights only; the causal weight also needs the heads to attend where it matters. Where the two
+    disagree, believe the second.
+    """
+    pair = ["source_layer", "source_head", "layer", "head"]
+    wide = paths.pivot("measure", index=[*pair, "into", "method"], values="value")
+    composition = composition_table(model).rename({"value": "k_composition"})
+    return wide.join(composition, on=pair, how="left").sort("copying_loss", descending=True)
+
+
+class _Patched(NamedTuple):
+    change: Float[Tensor, "row query d_model"]
+    """In what the reader's layer writes."""
+    attention: Float[Tensor, "row"]
+    """The reader's induction attention."""
+    clean: Float[Tensor, "row"]
+
+
+class _Paths:
+    """The readers of one layer in one batch."""
+
+    def __init__(self, runs: Rerun, index: int, x: Float[Tensor, "row pos d_model"], into: str, half: int) -> None:
+        self.layer, self.read, self.x, self.into = runs.layers[index], runs.read_in(index), x, into
+        self.positions = torch.arange(x.shape[1], device=x.device) if self.read is None else self.read
+        self.mask = self.layer.layout.mask[self.positions]
+        last = x.shape[1] - 1  # nothing is read there, so the last layer does not compute it
+        inside = (self.positions > last - half) & (self.positions < last)
+        self.queries = inside.nonzero().flatten()
+        self.targets = self.positions[inside] - half + 1
+        self.clean = self._inputs(x)
+
+    def _inputs(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        normed = self.layer.block.ln1(x)
+        q = self.layer.queries(normed if self.read is None else normed[:, self.read], self.read)
+        return q, *self.layer.keys_values(normed)
+
+    def _attend(self, inputs: tuple[Tensor, Tensor, Tensor], head: int) -> tuple[Tensor, Tensor]:
+        q, k, v = (part[:, head] for part in inputs)  # (row, pos, d_head)
+        pattern = (q @ k.transpose(1, 2) * self.layer.scale + self.mask).softmax(dim=-1)
+        return pattern @ v, pattern[:, self.queries, self.targets].mean(dim=1)
+
+    def patched(self, delta: Float[Tensor, "row pos d_model"], head: int) -> _Patched:
+        """`delta`: the change of what the source writes."""
+        inputs = list(self.clean)
+        at = ("queries", "keys", "values").index(self.into)
+        inputs[at] = self._inputs(self.x + delta)[at]
+        before, clean = self._attend(self.clean, head)
+        after, attention = self._attend((inputs[0], inputs[1], inputs[2]), head)
+        return _Patched((after - before) @ self.layer.w_o[head], attention, clean)
