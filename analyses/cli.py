@@ -173,6 +173,7 @@ def score(
     seeds: Annotated[
         str | None, typer.Option(help="Comma-separated seeds of the random tokens.  [default: the run's own]")
     ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Samples of the copying test; fewer are faster.")] = 500,
 ) -> None:
     """Score every head and the whole model at every checkpoint, into results/heads and results/model.
 
@@ -188,7 +189,8 @@ def score(
     with Console() as console:
         chosen = _numbers(seeds, "--seeds")
         result = run_score(
-            series, _names(measures), _numbers(steps), console.advance, seeds=chosen, say=console.say
+            series, _names(measures), _numbers(steps), console.advance, seeds=chosen, samples=samples,
+            say=console.say,
         )  # fmt: skip
     for (measure,), found in above_null(result.heads).group_by("measure", maintain_order=True):
         best = [f"L{r['layer']}H{r['head']} {r['value']:.2f} ({r['null']:.2f})" for r in found.head(5).to_dicts()]
@@ -262,10 +264,10 @@ def claims(
     from analyses.claims import claims as judge
     from analyses.claims_page import verdict_line, write_claims
 
-    verdicts = judge(runs, factor)
-    for verdict in verdicts:
+    found = judge(runs, factor)
+    for verdict in found.verdicts:
         typer.echo(verdict_line(verdict))
-    typer.echo(str(write_claims(verdicts, [str(run) for run in runs], out or runs[0].resolve().parent / "claims.html")))
+    typer.echo(str(write_claims(found, [str(run) for run in runs], out or runs[0].resolve().parent / "claims.html")))
 
 
 @app.command()

@@ -37,7 +37,7 @@ def demo(
     # A context too short would show only after training; a vocabulary of the right size is enough to find out.
     copying_test(range(1, config.data.vocab_size), config.model.n_ctx, n_samples=1, bos_id=0)
     run = train(config, out, progress=on_line, say=say)
-    score(run, progress=progress)
+    score(run, progress=progress, say=say)
     ablate(run, progress=progress)
     map_formation(run)
     return DemoResult(run, report(run), summary_lines(open_run(run)))

@@ -84,11 +84,18 @@ def open_run(source: str | Path) -> Run:
     return Run(folder.resolve().name, folder, series, config, data)
 
 
-def run_prompts(run: Run, n_ctx: int, d_vocab: int, special: list[int], seeds: Sequence[int] | None = None) -> Prompts:
+def run_prompts(
+    run: Run,
+    n_ctx: int,
+    d_vocab: int,
+    special: list[int],
+    seeds: Sequence[int] | None = None,
+    samples: int = COPYING_SAMPLES,
+) -> Prompts:
     """The prompts that measure this run; random tokens are ranked by the training text's counts where known.
 
-    `seeds` of random tokens (None: the run's own for evaluation); prompts of several are taken together. Held-out text
-    is that of the run's own seed.
+    `seeds` of random tokens (None: the run's own for evaluation); prompts of several are taken together. `samples` of
+    the copying test for each. Held-out text is that of the run's own seed.
     """
     seeds = (run.eval_seed,) if seeds is None else tuple(seeds)
     counts, natural, bos_id = None, None, (special[0] if special else None)
@@ -99,7 +106,7 @@ def run_prompts(run: Run, n_ctx: int, d_vocab: int, special: list[int], seeds: S
         counts = torch.from_numpy(store.counts)
         natural = windows(store.validation, n_ctx - 1, NATURAL_WINDOWS, run.eval_seed)
     vocab = random_token_vocab(counts, d_vocab, special)
-    tests = [copying_test(vocab, n_ctx, COPYING_SAMPLES, seed, bos_id) for seed in seeds]
+    tests = [copying_test(vocab, n_ctx, samples, seed, bos_id) for seed in seeds]
     test = CopyingTest(*(torch.cat(column) for column in zip(*tests, strict=True)))
     length = fitting_length(n_ctx, 100, 2, bos_id)
     repeated = torch.cat([repeated_random_tokens(vocab, length, LOSS_PROMPTS, seed, bos_id, 2) for seed in seeds])

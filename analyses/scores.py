@@ -10,6 +10,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from analyses.run import (
+    COPYING_SAMPLES,
     Progress,
     Prompts,
     Run,
@@ -58,12 +59,14 @@ def score(
     progress: Progress | None = None,
     *,
     seeds: Sequence[int] | None = None,
+    samples: int = COPYING_SAMPLES,
     say: Callable[[str], None] | None = None,
 ) -> Scores:
     """Scores a series and returns the tables of heads and model of all its steps.
 
-    `measures`: of heads, by name; None for all. `seeds` of the random tokens; None for the run's own. What is stored
-    already is not computed again, and an interrupted call goes on where it was. `say` is told how far the logits are
+    `measures`: of heads, by name; None for all. `seeds` of the random tokens; None for the run's own. `samples` of the
+    copying test, for each seed: most of the time that a large model takes. What is stored already is not computed
+    again, and an interrupted call goes on where it was. `say` is told how far the logits are
     from those of transformers. Raises InputError for a source, step or measure that is not there, and for
     checkpoints whose configs differ.
     """
@@ -72,7 +75,7 @@ def score(
     todo = []
     for checkpoint in selected(run, steps):
         paths = {kind: run.folder / "results" / kind / f"{step_folder(checkpoint.step)}.parquet" for kind in KINDS}
-        key = result_key(checkpoint, VERSION, wanted, seeds or run.eval_seed)
+        key = result_key(checkpoint, VERSION, wanted, seeds or run.eval_seed, samples)
         if not all(is_stored(paths[kind], key) for kind in ("heads", "model")):
             todo.append((checkpoint, paths, key))
     model: HookedTransformer | None = None
@@ -80,7 +83,7 @@ def score(
     for done, (checkpoint, paths, key) in enumerate(todo):
         if model is None:
             model = load_hooked(checkpoint.path, checkpoint.revision, prove=False)
-            prompts = run_prompts(run, model.cfg.n_ctx, model.cfg.d_vocab, special_ids(model), seeds)
+            prompts = run_prompts(run, model.cfg.n_ctx, model.cfg.d_vocab, special_ids(model), seeds, samples)
         else:
             load_weights_into(model, checkpoint.path, checkpoint.revision)
         if checkpoint in (todo[0][0], todo[-1][0]):
@@ -116,6 +119,7 @@ def score_model(
         "copying_accuracy_exact_se": accuracy.exact_se,
         "copying_accuracy_token": accuracy.token,
         "copying_accuracy_token_se": accuracy.token_se,
+        "copying_samples": float(len(prompts.test.index)),
         "copying_subsequences": float(prompts.test.n_subsequences),
         "copying_loss_first": loss.first_half,
         "copying_loss_second": loss.second_half,

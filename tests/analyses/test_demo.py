@@ -51,7 +51,7 @@ def test_every_head_has_every_measure_at_every_step(done: DemoResult) -> None:
 def test_model_table_has_every_measure(done: DemoResult) -> None:
     model = parquet(done.run, "model")
     wanted = {"copying_accuracy_exact", "copying_accuracy_token", "copying_loss_first", "copying_loss_second"}
-    wanted |= {"copying_loss_difference", "icl_score", "natural_loss", "copying_subsequences"}
+    wanted |= {"copying_loss_difference", "icl_score", "natural_loss", "copying_subsequences", "copying_samples"}
     wanted |= {"natural_loss_predictable", "natural_loss_other", "natural_predictable_share"}
     errors = (
         "copying_accuracy_exact",
