@@ -2,7 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
+import polars as pl
+
+from analyses.bootstrap import over_runs
 from analyses.claims_across import (
     RATE,
     SCHEDULE,
@@ -12,13 +17,19 @@ from analyses.claims_across import (
     updates_not_tokens,
 )
 from analyses.claims_within import delayed_emergence, shallow_to_deep, stage_after_stage
-from analyses.evidence import Evidence, gather
-from analyses.factors import comparable
+from analyses.evidence import STAGES, Evidence, gather
+from analyses.factors import comparable, varied
 from analyses.verdicts import Verdict
 from training.errors import InputError
 
 
-def claims(sources: Sequence[str | Path], factor: str | None = None) -> list[Verdict]:
+class Claims(NamedTuple):
+    verdicts: list[Verdict]
+    runs: pl.DataFrame
+    """A row a run, and one for all seeds of a recipe: when each stage formed, with 95 % intervals."""
+
+
+def claims(sources: Sequence[str | Path], factor: str | None = None) -> Claims:
     """A verdict on each claim from scored runs (`copyscope score`); undecided unless the runs decide it.
 
     `factor`: a setting such as `train.batch_size`; then the runs must differ in it alone (apart from seeds and from
@@ -37,7 +48,36 @@ def claims(sources: Sequence[str | Path], factor: str | None = None) -> list[Ver
         delayed_emergence, updates_not_tokens, shallow_to_deep, stage_after_stage, regularization, learning_rate,
         optimization_intensity,
     )  # fmt: skip
-    return [judge(runs) for judge in judges]
+    return Claims([judge(runs) for judge in judges], runs_table(runs))
+
+
+def runs_table(runs: Sequence[Evidence]) -> pl.DataFrame:
+    """When things formed in each run, and over the seeds of each recipe (Student's interval of the log step).
+
+    Columns: run, then for the first strong previous-token and induction head and for copying (accuracy per token) the
+    step, low and high; null where it did not form. Rows over seeds are named by how many there are, and take the seeds
+    in which the stage formed.
+    """
+    varying = varied([run.config for run in runs])
+    recipes: dict[tuple[Any, ...], list[Evidence]] = {}
+    for run in runs:
+        recipes.setdefault(tuple(run.config.get(name) for name in varying), []).append(run)
+    rows: list[dict[str, Any]] = []
+    for recipe, seeds in recipes.items():
+        settings = dict(zip(varying, map(str, recipe), strict=True))
+        rows += [{"run": run.run, **settings, **_columns([run])} for run in seeds]
+        if len(seeds) > 1:
+            rows.append({"run": f"{len(seeds)} seeds together", **settings, **_columns(seeds)})
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def _columns(runs: Sequence[Evidence]) -> dict[str, float | None]:
+    out: dict[str, float | None] = {}
+    for stage in STAGES:
+        known = [run.steps[stage] for run in runs if stage in run.steps]
+        found = over_runs(*np.array(known, dtype=float).T) if known else (None, None, None)
+        out |= dict(zip((stage, f"{stage}, low", f"{stage}, high"), found, strict=True))
+    return out
 
 
 def _no_doubles(runs: list[Evidence]) -> None:

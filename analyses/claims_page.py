@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 
+from analyses.claims import Claims
 from analyses.report import page_part, text
 from analyses.report_tables import html_table
 from analyses.verdicts import Verdict
@@ -41,18 +42,20 @@ def overview(verdicts: Sequence[Verdict]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=names, orient="row")
 
 
-def write_claims(verdicts: Sequence[Verdict], runs: Sequence[str], out: Path) -> Path:
+def write_claims(found: Claims, sources: Sequence[str], out: Path) -> Path:
     """Writes the page to `out` and the same as JSON beside it (`.json`); returns the page's path.
 
     Raises InputError if it cannot be written.
     """
     parts = [
         "<h1>Does this training speak for the claims of “Language Models ‘Grok’ to Copy”?</h1>",
-        f'<p class="note">{_runs(len(runs))}: {text(", ".join(runs))}. Undecided is the default: a verdict needs runs '
-        "that can decide it. Intervals are 95 %.</p>",
-        html_table(overview(verdicts), "", words=True),
+        f'<p class="note">{_runs(len(sources))}: {text(", ".join(sources))}. Undecided is the default: a verdict needs '
+        "runs that can decide it. Intervals are 95 %.</p>",
+        html_table(overview(found.verdicts), "", words=True),
+        "<h2>When things formed</h2>",
+        html_table(found.runs, "Steps, with 95 % intervals; low and high are never closer than the checkpoints"),
     ]
-    for verdict in verdicts:
+    for verdict in found.verdicts:
         facts = (("Verdict", f"{SIGNS[verdict.verdict]} {verdict.verdict}"), ("Why", verdict.reason),
                  ("Estimate", _effect(verdict).rstrip("; ") or "none"), ("Runs", str(verdict.runs)),
                  ("Rule", verdict.rule), ("What would contradict it", verdict.breaks))  # fmt: skip
@@ -64,7 +67,8 @@ def write_claims(verdicts: Sequence[Verdict], runs: Sequence[str], out: Path) ->
     page = Template(page_part("report.html")).substitute(
         title="copyscope: claims", style=page_part("report.css"), body="\n".join(parts), plotly=""
     )
-    write_json(out.with_suffix(".json"), {"runs": list(runs), "claims": [_plain(verdict) for verdict in verdicts]})
+    write_json(out.with_suffix(".json"), {"sources": list(sources), "runs": found.runs.to_dicts(),
+                                          "claims": [_plain(verdict) for verdict in found.verdicts]})  # fmt: skip
     write_text(out, page)
     return out
 

@@ -17,7 +17,7 @@ from analyses.verdicts import LEAST_RUNS, Verdict, blank, elsewhere, few, number
 def delayed_emergence(runs: list[Evidence]) -> Verdict:
     """Claim 1: copying surges only after the loss has settled."""
     claim = blank(
-        "Copying emerges late: after the loss has settled, and abruptly",
+        "Copying emerges late: after the loss has settled",
         "step of copying ÷ step at which the loss settled",
         f"The mean log ratio over runs (Student's 95 % interval, at least {LEAST_RUNS} runs) lies above 0 by two rules "
         f"for settling: a doubling of the steps brings less than {SHARE:.0%}, and less than {OTHER_SHARE:.0%}, of the "

@@ -173,7 +173,6 @@ def score(
     seeds: Annotated[
         str | None, typer.Option(help="Comma-separated seeds of the random tokens.  [default: the run's own]")
     ] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Samples of the copying test; fewer are faster.")] = 500,
 ) -> None:
     """Score every head and the whole model at every checkpoint, into results/heads and results/model.
 
@@ -189,8 +188,7 @@ def score(
     with Console() as console:
         chosen = _numbers(seeds, "--seeds")
         result = run_score(
-            series, _names(measures), _numbers(steps), console.advance, seeds=chosen, samples=samples,
-            say=console.say,
+            series, _names(measures), _numbers(steps), console.advance, seeds=chosen, say=console.say
         )  # fmt: skip
     for (measure,), found in above_null(result.heads).group_by("measure", maintain_order=True):
         best = [f"L{r['layer']}H{r['head']} {r['value']:.2f} ({r['null']:.2f})" for r in found.head(5).to_dicts()]

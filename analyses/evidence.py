@@ -19,6 +19,7 @@ from training.schedule import learning_rate
 
 COPYING = "copying_accuracy_token"
 INDUCTION = ("prefix_matching_sum", "induction_score", "induction_attention")
+STAGES = ("previous-token head", "induction head", "copying")
 LAST = 3
 """Checkpoints behind a final value: copying jumps about from one to the next."""
 
@@ -45,6 +46,19 @@ class Evidence(NamedTuple):
     rates: Float[np.ndarray, " update"] | None
     """Learning rate of every update; None where the configuration is not known."""
     tokens_per_step: float
+
+    @property
+    def steps(self) -> dict[str, tuple[float, float, float]]:
+        """Formation step with its 95 % interval, by stage (`STAGES`); a stage that did not form is missing."""
+        found = {}
+        for stage, table in zip(STAGES, (self.previous, self.induction), strict=False):
+            stays = None if table is None else table.filter(pl.col("formed") & ~pl.col("fell_back"))
+            if stays is not None and not stays.is_empty():
+                strong = stays.filter(pl.col("peak") >= pl.col("peak").max() / 2).sort("estimate")
+                found[stage] = tuple(strong.select("estimate", "low", "high").row(0))
+        if self.step is not None:
+            found[STAGES[2]] = (self.step, self.copying["low"], self.copying["high"])
+        return found
 
     @property
     def step(self) -> float | None:

@@ -72,6 +72,8 @@ def paper_map(
             _band(axes, axis, band)
         if formation is not None:
             _marks(axes, found, axis, formation)
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # laid out once: every file shows the same
     return figure
 
 

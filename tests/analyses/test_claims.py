@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from written_run import AT, STEPS, config, write_run
@@ -33,7 +34,7 @@ def late(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 def test_one_run_decides_nothing(late: list[Path]) -> None:
-    found = claims(late[:1])
+    found = claims(late[:1]).verdicts
     assert [verdict.verdict for verdict in found] == ["undecided"] * 7
     assert "a verdict needs 3" in found[DELAY].reason
     assert found[DELAY].value is not None
@@ -41,7 +42,7 @@ def test_one_run_decides_nothing(late: list[Path]) -> None:
 
 
 def test_three_seeds_that_copy_late_from_shallow_to_deep(late: list[Path]) -> None:
-    found = claims(late)
+    found = claims(late).verdicts
     assert [found[i].verdict for i in (DELAY, DEPTH, STAGES)] == ["supported"] * 3
     assert [found[i].runs for i in (DELAY, DEPTH, STAGES)] == [3, 3, 3]
     delay = found[DELAY]
@@ -57,7 +58,7 @@ def test_copying_before_the_loss_settles_contradicts(tmp_path: Path) -> None:
         write_run(tmp_path / f"{i}", config(**{"seeds.init": i}), 300 + 10 * i, settles_at=900, seed=i)
         for i in range(3)
     ]
-    assert claims(folders)[DELAY].verdict == "contradicted"
+    assert claims(folders).verdicts[DELAY].verdict == "contradicted"
 
 
 @pytest.mark.parametrize(("exponent", "verdict"), [(0.0, "supported"), (-1.0, "contradicted"), (-0.5, "contradicted")])
@@ -82,7 +83,7 @@ def test_updates_or_tokens(tmp_path: Path, exponent: float, verdict: str) -> Non
 
 def test_one_factor_asked_about_and_another_in_the_way(tmp_path: Path) -> None:
     folders = [write_run(tmp_path / f"b{size}", config(**{"train.batch_size": size}), 3000) for size in (4, 8, 16)]
-    assert claims(folders, factor="train.batch_size")[UPDATES].runs == 3
+    assert claims(folders, factor="train.batch_size").verdicts[UPDATES].runs == 3
     odd = write_run(tmp_path / "odd", config(**{"train.batch_size": 8, "optimizer.lr": 5e-4}), 100)
     with pytest.raises(InputError, match=r"odd: differs in more than train.batch_size: optimizer.lr = 0.0005"):
         claims([*folders, odd], factor="train.batch_size")
@@ -99,7 +100,7 @@ def test_regularization(tmp_path: Path, at: float, top: float, verdict: str) -> 
                   seed=i + int(drop * 100))
         for drop in (0.0, 0.1) for i in range(3)
     ]  # fmt: skip
-    found = claims(folders)[REGULARIZATION]
+    found = claims(folders).verdicts[REGULARIZATION]
     assert found.verdict == verdict
     assert found.details is not None
     assert set(found.details["quantity"]) == {"log_step", "copying_accuracy_token", "natural_loss", "icl_score"}
@@ -112,7 +113,7 @@ def test_learning_rate_and_intensity(tmp_path: Path) -> None:
                   3.0 / lr * (1 + 0.01 * i), seed=i)
         for lr in (1e-3, 2e-3, 4e-3) for i in range(2)
     ]  # fmt: skip
-    found = claims(folders)
+    found = claims(folders).verdicts
     assert found[RATE].verdict == "supported"
     assert found[RATE].value == pytest.approx(-1, abs=0.1)
     assert found[INTENSITY].verdict == "supported"
@@ -163,6 +164,17 @@ def test_runs_that_are_not_there_or_not_scored(late: list[Path], tmp_path: Path)
         claims(late, factor="optimizer.rate")
 
 
+def test_when_things_formed_over_seeds(late: list[Path]) -> None:
+    table = claims(late).runs
+    assert table["run"].to_list() == ["seed0", "seed1", "seed2", "3 seeds together"]
+    for row in table.iter_rows(named=True):
+        assert row["previous-token head"] < row["induction head"] < row["copying"]
+        assert row["copying, low"] < row["copying"] < row["copying, high"]
+    seeds, together = table["copying"].to_numpy()[:3], table.row(3, named=True)
+    assert together["copying"] == pytest.approx(np.exp(np.log(seeds).mean()))
+    assert together["copying, low"] < 4000 < together["copying, high"]
+
+
 def test_what_a_run_says(late: list[Path]) -> None:
     found = gather(late[0])
     assert found.step == pytest.approx(4000, rel=0.05)
@@ -199,11 +211,11 @@ def test_comparable_takes_the_usual_recipe() -> None:
 def test_the_page_and_the_lines(late: list[Path], tmp_path: Path) -> None:
     found = claims(late)
     hostile = Verdict("<script>x</script>", "undecided", "e", 1.0, None, None, 1, "r <b>", "rule", "breaks")
-    page = write_claims([*found, hostile], ["a<b"], tmp_path / "claims.html")
+    page = write_claims(found._replace(verdicts=[*found.verdicts, hostile]), ["a<b"], tmp_path / "claims.html")
     html = page.read_text()
     assert "<script>x" not in html
     assert "a&lt;b" in html
-    for verdict in found:
+    for verdict in found.verdicts:
         assert text(verdict.rule) in html
         assert text(verdict.breaks) in html
         assert SIGNS[verdict.verdict] in html
@@ -211,5 +223,5 @@ def test_the_page_and_the_lines(late: list[Path], tmp_path: Path) -> None:
         assert line.startswith(verdict.verdict)
         assert "\n" not in line
     stored = json.loads((tmp_path / "claims.json").read_text())
-    assert [one["verdict"] for one in stored["claims"]] == [verdict.verdict for verdict in [*found, hostile]]
+    assert [one["verdict"] for one in stored["claims"]] == [verdict.verdict for verdict in [*found.verdicts, hostile]]
     assert len(html) < 200_000

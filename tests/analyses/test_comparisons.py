@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analyses.bootstrap import difference, slope, t_interval
+from analyses.bootstrap import difference, over_runs, slope, t_interval
 from analyses.contrasts import contrast
 from analyses.exponent import batch_exponent
 from analyses.intensity import intensity
@@ -41,6 +41,29 @@ def test_points_on_a_line_are_not_known_better_than_each_of_them() -> None:
     x, error = np.array([0.0, 1.0, 2.0]), np.full(3, 0.5)
     assert slope(x, 2 * x).high == pytest.approx(2)
     assert slope(x, 2 * x, error).high == pytest.approx(2 + 1.96 * 0.5 / math.sqrt(2))
+
+
+def test_a_step_over_seeds() -> None:
+    steps = np.array([1000.0, 1200.0, 1440.0])
+    centre, low, high = over_runs(steps, steps / 1.01, steps * 1.01)
+    between = np.exp(t_interval(np.log(steps)))
+    assert (centre, low, high) == pytest.approx((1200, *between))
+    alike = np.full(3, 1000.0)  # equal seeds are known no better than their checkpoints lie apart
+    assert over_runs(alike, alike / 2, alike * 3) == pytest.approx((1000, 500, 3000))
+    assert over_runs(alike[:1], alike[:1] / 2, alike[:1] * 3) == pytest.approx((1000, 500, 3000))
+
+
+def test_intervals_over_seeds_hold_the_truth(capsys: pytest.CaptureFixture[str]) -> None:
+    """1,000 studies of three seeds that scatter by a fifth, checkpoints 10 % apart."""
+    rng = np.random.default_rng(5)
+    covered = 0
+    for _ in range(1000):
+        steps = 2000 * np.exp(0.2 * rng.normal(size=3))
+        _, low, high = over_runs(steps, steps / 1.1, steps * 1.1)
+        covered += low <= 2000 <= high
+    with capsys.disabled():
+        print(f"\nover seeds: {covered / 10:.1f} % of 95 % intervals hold the truth")
+    assert covered >= 930
 
 
 def study(alpha: float, rng: np.random.Generator, scatter: float = 0.1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
