@@ -55,8 +55,8 @@ def usual(model: HookedTransformer, prompts: Tensor) -> dict[str, Tensor]:
         pattern = cache["pattern", layer]
         for name, offset in (("induction_attention", 1 - half), ("previous_token", -1), ("duplicate_token", -half)):
             diagonal = pattern.diagonal(offset, dim1=-2, dim2=-1)
-            if name == "induction_attention":
-                diagonal = diagonal[..., 1:]  # the BOS is followed by no second half
+            # Queries of the second half only, which begins after a BOS and the first half.
+            diagonal = diagonal[..., {"induction_attention": 2, "duplicate_token": 1}.get(name, 0) :]
             ones = torch.ones(diagonal.shape[0], diagonal.shape[-1]) / diagonal[:, 0].numel()
             found[name].append(einsum(diagonal, ones, "batch head pos, batch pos -> head"))
     return {name: torch.stack(values) for name, values in found.items()}
@@ -136,7 +136,7 @@ def compare(title: str, folder: Path, ways: tuple[str, ...]) -> None:
     for process in processes.values():
         process.communicate()
     print(f"\n{title}, {torch.get_num_threads()} threads, median of {ROUNDS} rounds")
-    print(f"{'':16} {'seconds':>8} {'ratio':>6} {'MB beyond the model':>20} {'largest difference':>19}")
+    print(f"{'':16} {'seconds':>8} {'ratio':>6} {'MB beyond loading':>20} {'largest difference':>19}")
     seconds = {way: statistics.median(r["seconds"] for r in rows) for way, rows in results.items()}
     for way, rows in results.items():
         values, wanted = rows[-1]["values"], results["copyscope"][-1]["values"]
