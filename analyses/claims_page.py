@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 
 from analyses.claims import Claims
+from analyses.evidence import STAGES
 from analyses.report import page_part, text
 from analyses.report_tables import html_table
 from analyses.verdicts import Verdict
@@ -42,6 +43,22 @@ def overview(verdicts: Sequence[Verdict]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=names, orient="row")
 
 
+def _in_words(runs: pl.DataFrame) -> pl.DataFrame:
+    """Each stage as one column, such as "1,105 [1,000, 1,250]"."""
+    words = [
+        pl.struct(stage, f"{stage}, low", f"{stage}, high").map_elements(_interval, return_dtype=pl.String).alias(stage)
+        for stage in STAGES
+    ]
+    return runs.select(pl.exclude(*(f"{stage}, {end}" for stage in STAGES for end in ("low", "high")))).with_columns(
+        runs.select(words).get_columns()
+    )
+
+
+def _interval(row: dict[str, float | None]) -> str:
+    step, low, high = row.values()
+    return "not formed" if step is None else f"{step:,.0f} [{low:,.0f}, {high:,.0f}]"
+
+
 def write_claims(found: Claims, sources: Sequence[str], out: Path) -> Path:
     """Writes the page to `out` and the same as JSON beside it (`.json`); returns the page's path.
 
@@ -53,7 +70,7 @@ def write_claims(found: Claims, sources: Sequence[str], out: Path) -> Path:
         "runs that can decide it. Intervals are 95 %.</p>",
         html_table(overview(found.verdicts), "", words=True),
         "<h2>When things formed</h2>",
-        html_table(found.runs, "Steps, with 95 % intervals; low and high are never closer than the checkpoints"),
+        html_table(_in_words(found.runs), "Steps, with 95 % intervals, which are never narrower than the checkpoints"),
     ]
     for verdict in found.verdicts:
         facts = (("Verdict", f"{SIGNS[verdict.verdict]} {verdict.verdict}"), ("Why", verdict.reason),

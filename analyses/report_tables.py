@@ -38,7 +38,9 @@ def head_table(
     table = table.join(_last(heads, "previous_token", "previous-token", keys), on=keys, how="left")
     if formation is not None:
         step = pl.format("{} – {}", "bracket_low", "bracket_high").alias("formed between steps")
-        table = table.join(formation.select(*keys, "status", step), on=keys, how="left")
+        ends = [pl.col(name).round(0).cast(pl.Int64) for name in ("low", "high")]
+        interval = pl.format("{} – {}", *ends).alias("95 % interval")
+        table = table.join(formation.select(*keys, "status", step, interval), on=keys, how="left")
     if ablations is not None and not ablations.is_empty():
         first = ablations.filter(pl.col("method") == ablations["method"][0])
         for name, short in (("copying_accuracy_token", "accuracy"), ("copying_loss", "copying loss, nats")):

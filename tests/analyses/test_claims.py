@@ -1,6 +1,7 @@
 """Verdicts: right where planted runs decide, undecided by default, one clear line for runs that cannot be compared."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -215,6 +216,7 @@ def test_the_page_and_the_lines(late: list[Path], tmp_path: Path) -> None:
     html = page.read_text()
     assert "<script>x" not in html
     assert "a&lt;b" in html
+    assert re.search(r"3 seeds together</td><td>[\d,]+ \[[\d,]+, [\d,]+\]</td>", html)
     for verdict in found.verdicts:
         assert text(verdict.rule) in html
         assert text(verdict.breaks) in html

@@ -108,6 +108,7 @@ def test_formation_json_is_json_and_complete() -> None:
     }  # fmt: skip
     assert found["checkpoints"] == STEPS
     assert found["emergence"]["settled"]["step"] < found["copying"][0]["step"]
+    assert formation_json(run.heads, run.model, run.metrics.clear())["emergence"] is None
     with pytest.raises(InputError, match="no measure 'nothing'"):
         formation_json(run.heads, run.model, run.metrics, measures=("nothing",))
 
