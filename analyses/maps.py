@@ -14,6 +14,7 @@ from analyses.scores import tables
 from interp.prompts import random_token_vocab
 from training.checkpoints import write_bytes, write_json, write_text
 from training.errors import InputError
+from training.schedule import checkpoint_steps
 from training.tokens import open_store
 
 MAPPED = ("previous_token", "prefix_matching_sum", "induction_score")
@@ -48,12 +49,14 @@ def map_formation(
     formation = formation_json(heads, model, read_metrics(run), chance=chance(run))
     pictured = pl.concat([heads.select(effects.columns), effects]) if effects is not None else heads
     band = phase_change(copying_formation(model, chance(run)))
-    pictures = [(measure, _formed(heads, measure)) for measure in drawn]
-    contents = [
-        (f"formation_{measure.replace(':', '_')}.{kind}", _content(pictured, measure, formed, band, kind))
-        for measure, formed in pictures
-        for kind in formats
-    ]
+    contents = []
+    for measure in drawn:
+        # The effect of an ablation is there for chosen checkpoints only, and has no formation step of its own.
+        causal = ":" in measure
+        formed, steps = (None, None) if causal else (formation_steps(heads, measure), _expected(run))
+        for kind in formats:
+            name = f"formation_{measure.replace(':', '_')}.{kind}"
+            contents.append((name, _content(pictured, measure, formed, steps, band, kind)))
     write_json(run.folder / "results" / "formation.json", formation)
     written = []
     for name, content in contents:
@@ -80,22 +83,30 @@ def _drawn(heads: pl.DataFrame, effects: pl.DataFrame | None) -> list[str]:
     return names
 
 
-def _formed(heads: pl.DataFrame, measure: str) -> pl.DataFrame | None:
-    """Formation steps to mark; an ablation's effect has none of its own."""
-    return None if ":" in measure else formation_steps(heads, measure)
+def _expected(run: Run) -> list[int]:
+    """The checkpoints that should have scores; those without become gaps."""
+    if run.config and run.config.checkpoints.keep != "all":
+        return checkpoint_steps(run.config)
+    return [checkpoint.step for checkpoint in run.series.checkpoints]
 
 
 def _content(
-    heads: pl.DataFrame, measure: str, formed: pl.DataFrame | None, band: Band | None, kind: str
+    heads: pl.DataFrame,
+    measure: str,
+    formed: pl.DataFrame | None,
+    steps: list[int] | None,
+    band: Band | None,
+    kind: str,
 ) -> str | bytes:
+    """One file: text for html, bytes for the formats of paper."""
     if kind == "html":
-        figure = formation_map_figure(heads, measure, formed, band=band)
+        figure = formation_map_figure(heads, measure, formed, steps, band)
         return figure.to_html(include_plotlyjs=True, config=CONFIG)
     try:
         from analyses.paper_figures import paper_map, rendered
     except ImportError:
         raise InputError(f"--figures {kind}: needs matplotlib; install copyscope[figures]") from None
-    return rendered(paper_map(heads, measure, formed, band=band), kind)
+    return rendered(paper_map(heads, measure, formed, steps, band), kind)
 
 
 def chance(run: Run) -> float:

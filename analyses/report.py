@@ -20,6 +20,7 @@ from analyses import figures
 from analyses.formation import copying_formation, depth_trend, formation_steps, loss_settled, order_of_appearance
 from analyses.glossary import describe
 from analyses.report_tables import (
+    carrier_table,
     checkpoint_table,
     copying_table,
     definition_table,
@@ -81,6 +82,9 @@ def write_report(
         parts.append(html_table(order_table(order), "Order of appearance"))
     if copying is not None:
         parts.append(html_table(copying_table(copying), "Copying"))
+    leaders = [carrier_table(heads, measure) for measure, table in found.items() if table is not None]
+    if any(not table.is_empty() for table in leaders):
+        parts.append(html_table(pl.concat(leaders), "Which head scores highest, and from when to when"))
     if main is not None and found[main] is not None:
         trend = depth_trend(found[main], found.get("previous_token"))
         parts.append(f"<p>Shallow to deep? <strong>{text(trend.verdict)}</strong>: {text(trend.reason)}.</p>")

@@ -6,6 +6,7 @@ from typing import Any
 import polars as pl
 
 from analyses.glossary import MEASURES, describe, is_calibration
+from analyses.order import carriers
 from analyses.visible import visible
 
 SHOWN = ("previous_token", "prefix_matching_sum", "induction_score")
@@ -69,6 +70,16 @@ def order_table(order: pl.DataFrame) -> pl.DataFrame:
         "status",
         pl.format("{} – {}", "bracket_low", "step").alias("between steps"),
         pl.col("since_previous").alias("compared with the stage before"),
+    )
+
+
+def carrier_table(heads: pl.DataFrame, measure: str) -> pl.DataFrame:
+    """`carriers` in words: which head led, from which checkpoint to which."""
+    return carriers(heads, measure).select(
+        pl.col("measure").map_elements(lambda measure: describe(measure).title, return_dtype=pl.String),
+        pl.format("L{} H{}", "layer", "head").alias("head"),
+        pl.format("{} – {}", "from_step", "to_step").alias("leads at steps"),
+        pl.col("value").alias("mean score"),
     )
 
 
