@@ -1,61 +1,150 @@
-"""Ablation of every head at chosen checkpoints of a series, stored as one table a step."""
+"""Ablations at chosen checkpoints of a series, stored as one table a step and kind, with all that a number needs to be
+computed again in the file's metadata."""
 
+import io
+import json
 from collections.abc import Iterable
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
+from analyses.ablation_kinds import KINDS, WINDOWS, Asked, clean_values, default_methods, usable_methods
 from analyses.run import (
+    COPYING_SAMPLES,
     Progress,
+    Prompts,
+    Run,
     is_stored,
     labelled,
     open_run,
-    read_tables,
     result_key,
     run_prompts,
     selected,
-    store_table,
 )
-from interp.ablation import METHODS, sweep_heads
 from interp.heads import check_names
-from interp.models import load_hooked, special_ids
-from training.checkpoints import step_folder
+from interp.models import load_hooked, load_weights_into, special_ids
+from interp.rerun import MAX_BYTES
+from training.checkpoints import step_folder, write_bytes
+from training.errors import InputError
 
 VERSION = 2
 """Raised when an ablation or its prompts change, so that stored results are computed anew."""
-WINDOWS = 16
-"""Held-out sequences behind the effect on natural text: fewer than for scores, as each head runs them again."""
 
 
 def ablate(
     source: str | Path,
     steps: Iterable[int] | None = None,
-    methods: Iterable[str] = ("zero",),
+    methods: Iterable[str] | None = None,
     progress: Progress | None = None,
+    *,
+    what: str = "heads",
+    samples: int = COPYING_SAMPLES,
+    max_bytes: int = MAX_BYTES,
 ) -> pl.DataFrame:
-    """Removes every head in turn and returns the effects: run, step, tokens, layer, head, method, measure, value.
+    """Removes parts of the model and returns the effects, with columns run, step and tokens in front.
 
-    `steps`: None for the last checkpoint. `value` is ablated minus clean. What is stored already is not computed
-    again. Raises InputError for a source, step or method that is not there.
+    `what` is one of `heads` (every head in turn), `layers`, `pairs`, `sets` (the smallest that copying needs), `paths`
+    (previous-token heads into induction heads' keys) and `attribution` (the quick estimate beside the exact effect);
+    for the columns see the function of that name in `analyses.ablation_kinds`.
+
+    Args:
+        steps: None for the last checkpoint.
+        methods: as in `interp.ablation.ablate_heads`; None for `zero`, or for `mean` where pairs, sets or paths are
+            asked for.
+        samples: of the copying test.
+        max_bytes: memory for activations beside the model.
+
+    Tables are in results/ablations (heads) and results/ablations/<what>; what is stored already under the same
+    conditions is not computed again. Raises InputError for a source, step, method or kind that is not there.
     """
     run = open_run(source)
-    wanted = check_names(list(methods), METHODS, "ablation method")
-    steps = [c.step for c in run.series.checkpoints[-1:]] or [-1] if steps is None else steps
-    for checkpoint in selected(run, steps):
-        path = run.folder / "results" / "ablations" / f"{step_folder(checkpoint.step)}.parquet"
-        key = result_key(checkpoint, VERSION, wanted, run.eval_seed)
+    check_names([what], list(KINDS), "kind of ablation")
+    wanted = default_methods(what) if methods is None else list(methods)
+    wanted = check_names(wanted, usable_methods(what), "ablation method")
+    if samples < 1:
+        raise InputError(f"samples={samples}: the copying test needs at least 1")
+    chosen = selected(run, [c.step for c in run.series.checkpoints[-1:]] or [-1] if steps is None else list(steps))
+    model = None
+    for number, checkpoint in enumerate(chosen):
+        path = table_path(run, what, checkpoint.step)
+        key = result_key(checkpoint, VERSION, what, wanted, run.eval_seed, samples)
         if is_stored(path, key):
             continue
-        model = load_hooked(checkpoint.path, prove=False)
-        prompts = run_prompts(run, model.cfg.n_ctx, model.cfg.d_vocab, special_ids(model))
-        table = sweep_heads(
-            model,
-            prompts.test,
-            wanted,
-            windows=None if prompts.natural is None else prompts.natural[:WINDOWS],
-            repeated=prompts.repeated,
-            seed=prompts.seed,
-            progress=(lambda done, total: progress("ablating heads", done, total)) if progress else None,
-        )
-        store_table(labelled(table, run, checkpoint), path, key)
-    return read_tables(run, "ablations")
+        if model is None:
+            model = load_hooked(checkpoint.path, checkpoint.revision, prove=False)
+        else:
+            load_weights_into(model, checkpoint.path, checkpoint.revision)
+        prompts = run_prompts(run, model.cfg.n_ctx, model.cfg.d_vocab, special_ids(model), samples=samples)
+        asked = Asked(model, prompts, wanted, max_bytes, _progress(progress, what, number, len(chosen)))
+        table = labelled(KINDS[what](asked), run, checkpoint)
+        _store(table, path, key, _metadata(run, asked, what))
+    return read(run, what)
+
+
+def kinds(names: Iterable[str]) -> list[str]:
+    """Kinds by name, or `all`, in the order they are computed in. Raises InputError for an unknown one."""
+    chosen = check_names(list(names), [*KINDS, "all"], "kind of ablation")
+    return [kind for kind in KINDS if kind in chosen or "all" in chosen]
+
+
+def table_path(run: Run, what: str, step: int) -> Path:
+    """Where the table of a kind and step lies."""
+    return _folder(run, what) / f"{step_folder(step)}.parquet"
+
+
+def read(run: Run, what: str = "heads") -> pl.DataFrame:
+    """All stored steps of a kind. Raises InputError if there is none or one is damaged."""
+    paths = sorted(_folder(run, what).glob("step*.parquet"))
+    if not paths:
+        raise InputError(f"{_folder(run, what)}: empty; run `copyscope ablate {run.folder} --what {what}` first")
+    known = {checkpoint.step for checkpoint in run.series.checkpoints}
+    try:
+        return pl.concat([pl.read_parquet(path) for path in paths]).filter(pl.col("step").is_in(known))
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise InputError(
+            f"{_folder(run, what)}: a table is damaged ({error}); delete the folder and ablate again"
+        ) from None
+
+
+def metadata(run: Run, what: str, step: int) -> dict[str, Any]:
+    """What a stored table was computed with: seed, samples, prompts, methods, clean values, versions."""
+    return json.loads(pl.read_parquet_metadata(table_path(run, what, step))["computed_with"])
+
+
+def _folder(run: Run, what: str) -> Path:
+    folder = run.folder / "results" / "ablations"
+    return folder if what == "heads" else folder / what
+
+
+def _metadata(run: Run, asked: Asked, what: str) -> dict[str, Any]:
+    p: Prompts = asked.prompts
+    return {
+        "what": what,
+        "methods": asked.methods,
+        "seed": p.seed,
+        "eval_seed": run.eval_seed,
+        "copying_samples": len(p.test.tokens),
+        "contexts": int(p.test.context.max()) + 1,
+        "subsequences": p.test.n_subsequences,
+        "repeated_prompts": len(p.repeated),
+        "windows": 0 if p.natural is None else min(WINDOWS, len(p.natural)),
+        "clean": clean_values(asked),
+        "version": VERSION,
+        "copyscope": version("copyscope"),
+        "torch": version("torch"),
+    }
+
+
+def _store(table: pl.DataFrame, path: Path, key: str, facts: dict[str, Any]) -> None:
+    data = io.BytesIO()
+    table.write_parquet(data, metadata={"key": key, "computed_with": json.dumps(facts)})
+    write_bytes(path, data.getvalue())
+
+
+def _progress(progress: Progress | None, what: str, number: int, count: int) -> Any:
+    if progress is None:
+        return None
+    words = f"ablating {what}" + (f" ({number + 1} of {count})" if count > 1 else "")
+    return lambda done, total: progress(words, done, total)

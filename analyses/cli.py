@@ -173,6 +173,7 @@ def score(
     seeds: Annotated[
         str | None, typer.Option(help="Comma-separated seeds of the random tokens.  [default: the run's own]")
     ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Samples of the copying test; fewer are faster.")] = 500,
 ) -> None:
     """Score every head and the whole model at every checkpoint, into results/heads and results/model.
 
@@ -188,7 +189,8 @@ def score(
     with Console() as console:
         chosen = _numbers(seeds, "--seeds")
         result = run_score(
-            series, _names(measures), _numbers(steps), console.advance, seeds=chosen, say=console.say
+            series, _names(measures), _numbers(steps), console.advance, seeds=chosen, samples=samples,
+            say=console.say,
         )  # fmt: skip
     for (measure,), found in above_null(result.heads).group_by("measure", maintain_order=True):
         best = [f"L{r['layer']}H{r['head']} {r['value']:.2f} ({r['null']:.2f})" for r in found.head(5).to_dicts()]
@@ -202,19 +204,54 @@ def score(
 def ablate(
     series: Source,
     steps: Annotated[str | None, typer.Option(help="Comma-separated steps.  [default: the last]")] = None,
-    method: Annotated[str, typer.Option(help="Comma-separated: zero, mean, resample, frozen_patterns.")] = "zero",
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="Comma-separated: zero, mean, mean_over_positions, resample, frozen_patterns.  "
+            "[default: zero; mean for pairs, sets and paths]"
+        ),
+    ] = None,
+    what: Annotated[
+        str, typer.Option(help="Comma-separated: heads, layers, pairs, sets, paths, attribution; or all.")
+    ] = "heads",
+    over_training: Annotated[
+        bool,
+        typer.Option("--over-training", help="At --map-steps steps, half of them where copying formed."),
+    ] = False,
+    map_steps: Annotated[int, typer.Option(min=2, help="Steps of --over-training.")] = 12,
+    samples: Annotated[int, typer.Option(min=1, help="Samples of the copying test; fewer are faster.")] = 500,
+    memory: Annotated[int, typer.Option(min=1, help="Megabytes for activations, beside the model.")] = 64,
 ) -> None:
-    """Remove every head in turn and measure what that does to copying, into results/ablations.
+    """Remove heads and layers, find the smallest set that copying needs, patch paths; into results/ablations.
 
-    Example: copyscope ablate runs/demo --method zero,mean
+    heads: each in turn. layers: each attention layer and MLP. pairs: which heads back each other up. sets: the fewest
+    heads and layers that are enough for copying, and the fewest that break it. paths: from previous-token heads into
+    induction heads' keys. attribution: a quick estimate beside the exact effect.
+    Example: copyscope ablate runs/demo --what heads,sets,paths
     """
     _quiet()
+    from analyses.ablation_words import in_words
     from analyses.ablations import ablate as run_ablate
+    from analyses.ablations import kinds
+    from analyses.causal_map import causal_steps
     from analyses.console import Console
+    from analyses.run import open_run
 
+    chosen = _numbers(steps)
+    run = open_run(series)
+    if over_training and chosen is None:
+        chosen = causal_steps(run, map_steps)
     with Console() as console:
-        table = run_ablate(series, _numbers(steps), _names(method) or [], console.advance)
-    typer.echo(f"{table.height} effects in {series / 'results' / 'ablations'}")
+        tables = {
+            kind: run_ablate(
+                series, chosen, _names(method), console.advance, what=kind, samples=samples, max_bytes=memory * 2**20
+            )
+            for kind in kinds(_names(what) or [])
+        }
+    for kind, table in tables.items():
+        for line in in_words(kind, table):
+            typer.echo(line)
+    typer.echo(f"{sum(t.height for t in tables.values())} rows in {run.folder / 'results' / 'ablations'}")
 
 
 @app.command(name="map")
