@@ -170,6 +170,31 @@ class SeedConfig(_Section):
     eval: _Seed = 0
 
 
+class InterventionConfig(_Section):
+    """What is done to the model while it trains; nothing by default. Checkpoints are measured without it, and the
+    validation loss is taken with heads replaced but with every token."""
+
+    heads: tuple[tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]], ...] = ()
+    """(layer, head), as in `[[2, 3], [3, 1]]`."""
+    mode: Literal["zero", "previous_token", "uniform"] = "zero"
+    """Of these heads: output 0, or attention clamped to the token before (a perfect previous-token head from the start;
+    2404.07129 clamps so) or to all visible tokens alike."""
+    skip_predictable: bool = False
+    """Leave out of the loss each token that followed the current one before in the sequence. A left-out token counts as
+    loss 0 in the mean, so that every other token weighs as much as without; metrics.jsonl has the mean over the others
+    and `predictable_share`."""
+    from_step: int = Field(default=0, ge=0)
+    """First update that is concerned, counted from 0."""
+    until_step: int | None = Field(default=None, ge=1)
+    """First update that is no longer concerned; none given: to the end."""
+
+    @model_validator(mode="after")
+    def _lasts(self) -> "InterventionConfig":
+        if self.until_step is not None and self.until_step <= self.from_step:
+            raise ValueError(f"until_step {self.until_step} must be after from_step {self.from_step}")
+        return self
+
+
 class RunConfig(_Section):
     """All that decides a run. Two runs with equal `run_id` are the same experiment."""
 
@@ -179,6 +204,17 @@ class RunConfig(_Section):
     train: TrainConfig = TrainConfig()
     checkpoints: CheckpointConfig = CheckpointConfig()
     seeds: SeedConfig = SeedConfig()
+    intervention: InterventionConfig = InterventionConfig()
+
+    @model_validator(mode="after")
+    def _heads_exist(self) -> "RunConfig":
+        m = self.model
+        for layer, head in self.intervention.heads:
+            if layer >= m.n_layers or head >= m.n_heads:
+                raise ValueError(
+                    f"intervention.heads: [{layer}, {head}] does not exist in {m.n_layers} layers × {m.n_heads} heads"
+                )
+        return self
 
     @classmethod
     def load(cls, source: str | Path) -> "RunConfig":
@@ -219,8 +255,10 @@ class RunConfig(_Section):
 
     @property
     def run_id(self) -> str:
-        """First 12 hex digits of the sha256 of the canonical form (JSON, sorted keys)."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        """First 12 hex digits of the sha256 of the canonical form (JSON, sorted keys). Plain training is the same
+        experiment whether or not the file spells out that there is no intervention."""
+        plain = {"intervention"} if self.intervention == InterventionConfig() else None
+        canonical = json.dumps(self.model_dump(mode="json", exclude=plain), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
     def to_toml(self) -> str:

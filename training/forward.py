@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
+from training.interventions import Intervention, predictable
 from training.kernels import causal_attention, gated_mlp, rms_norm, vocabulary_loss
 from training.parts import loss_in_parts
 
@@ -38,6 +39,7 @@ class NextTokenLoss(torch.nn.Module):
         super().__init__()
         self.model, self.dtype = model, dtype
         self.attention_dropout, self.residual_dropout = attention_dropout, residual_dropout
+        self.intervention: Intervention | None = None
         config: Any = model.config  # transformers' modules are untyped to a checker
         self.kv_heads, self.d_head = config.num_key_value_heads, config.head_dim
         self.n_layers, self.norm_eps = config.num_hidden_layers, config.rms_norm_eps
@@ -70,12 +72,20 @@ class NextTokenLoss(torch.nn.Module):
             normed = rms_norm(x, w["input_layernorm"], self.norm_eps)
             w_qkv = torch.cat([w[f"self_attn.{name}_proj"] for name in "qkv"])
             mixed = causal_attention(normed, w_qkv, cos, sin, self.kv_heads, dropout)
+            if self.intervention:
+                mixed = self.intervention.apply(layer, mixed, normed, w["self_attn.v_proj"])
             x = x + self._drop(F.linear(mixed.flatten(2), w["self_attn.o_proj"]))
             normed = rms_norm(x, w["post_attention_layernorm"], self.norm_eps)
             x = x + self._drop(gated_mlp(normed, w["mlp.gate_proj"], w["mlp.up_proj"], w["mlp.down_proj"]))
         x = rms_norm(x, weights["model.norm.weight"], self.norm_eps)
         w_u = weights.get("lm_head.weight", weights[_EMBEDDING]).to(self.dtype)  # tied ones have one name
-        return vocabulary_loss(x.flatten(0, 1), w_u, sequences[:, 1:].flatten())
+        rows, targets = x.flatten(0, 1), sequences[:, 1:].flatten()
+        if self.intervention and self.intervention.skip_predictable and self.training:
+            kept = ~predictable(sequences).flatten()
+            if not kept.any():
+                return rows.sum() * 0.0
+            return vocabulary_loss(rows[kept], w_u, targets[kept]) * kept.float().mean()
+        return vocabulary_loss(rows, w_u, targets)
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.residual_dropout) if self.residual_dropout and self.training else x

@@ -22,6 +22,7 @@ from training.checkpoints import Checkpoint, step_folder, write_folder, write_js
 from training.config import RunConfig
 from training.errors import InputError, Stopped
 from training.forward import NextTokenLoss
+from training.interventions import active, predictable
 from training.machine import keep_freed_memory, native_bf16
 from training.model import build_model
 from training.schedule import checkpoint_steps, kept_steps, learning_rate
@@ -98,6 +99,7 @@ def run_updates(
     held_out = windows(store.validation, m.n_ctx, config.train.validation_sequences, config.seeds.eval)
 
     step = load_state([*states(out / "resume"), *start_from], model, optimizer, say)
+    plain.intervention = active(config.intervention, step)
     parts = config.train.gradient_accumulation
     tokens_a_step = config.train.batch_size * m.n_ctx
     log = RunLog(config, out, step, accelerator, progress) if main else None
@@ -138,6 +140,7 @@ def run_updates(
         save_checkpoint()
         write_line(validation_loss=validation_loss())
     losses: list[torch.Tensor] = []
+    left_out: list[torch.Tensor] = []
     started, started_step = time.perf_counter(), step
     with _stop_signals() as stop:
         while step < last:
@@ -145,6 +148,10 @@ def run_updates(
             for group in optimizer.param_groups:
                 group["lr"] = rate
             sequences = _read(config, store, step, rows).to(accelerator.device)
+            plain.intervention = active(config.intervention, step)
+            if config.intervention.skip_predictable:
+                skipping = plain.intervention is not None
+                left_out.append(predictable(sequences).double().mean() * skipping)
             loss = torch.zeros((), device=accelerator.device)
             for part, some in enumerate(sequences.chunk(parts)):
                 if m.attention_dropout or m.residual_dropout:  # so that dropout too depends on the step alone
@@ -166,6 +173,10 @@ def run_updates(
             if step % config.train.log_every == 0 or step == last:
                 mean = _sum(accelerator, torch.stack(losses).mean().double()) / accelerator.num_processes
                 line |= {"loss": float(mean), "lr": rate, "grad_norm": norm}
+                if left_out:
+                    share = float(_sum(accelerator, torch.stack(left_out).mean()) / accelerator.num_processes)
+                    line |= {"loss": float(mean) / max(1 - share, 1e-9), "predictable_share": share}
+                    left_out.clear()
                 line["tokens_per_second"] = tokens_a_step * (step - started_step) / (time.perf_counter() - started)
                 losses.clear()
             if step in to_save or step % config.train.validate_every == 0:

@@ -35,6 +35,8 @@ CHANGES: dict[str, Any] = {
     "optimizer.final_lr_share": 0.2, "train.threads": 1, "checkpoints.steps": [7],
     "model.d_head": 64, "model.residual_dropout": 0.1, "train.gradient_accumulation": 2, "train.track": ["wandb"],
     "checkpoints.keep": "none", "checkpoints.state_every": 500,
+    "intervention.heads": [[0, 1]], "intervention.mode": "uniform", "intervention.skip_predictable": True,
+    "intervention.until_step": 9,
 }  # fmt: skip
 
 
