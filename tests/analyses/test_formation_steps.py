@@ -208,6 +208,26 @@ def test_power_place_and_coverage_on_planted_rises(
     assert covered >= 0.93 * found
 
 
+@pytest.mark.parametrize("likeness", [0.5, 0.9])
+def test_coverage_where_neighbouring_checkpoints_are_alike(likeness: float, capsys: pytest.CaptureFixture[str]) -> None:
+    """500 heads whose noise (sd 0.06) wanders: harder, since a wander at the rise looks like a part of it."""
+    rng = np.random.default_rng(3)
+    covered = found = 0
+    for _ in range(500):
+        at = float(np.exp(rng.uniform(np.log(100), np.log(1500))))
+        wander = rng.normal(size=len(AT))
+        for i in range(1, len(AT)):
+            wander[i] = likeness * wander[i - 1] + np.sqrt(1 - likeness**2) * wander[i]
+        row = one(0.05 + 0.6 * rise(AT, at, 0.3) + 0.06 * wander)
+        found += row["formed"]
+        covered += row["formed"] and row["low"] <= at <= row["high"]
+    with capsys.disabled():
+        print(f"\nformation: noise alike by {likeness} from one checkpoint to the next: {covered / found:.1%} of 95 % "
+              "intervals hold the truth")  # fmt: skip
+    assert found >= 490
+    assert covered >= 0.88 * found
+
+
 @settings(max_examples=40, deadline=None)
 @given(scale=st.floats(0.35, 0.9), jump=st.integers(1, 30), shift=st.integers(0, 5))
 def test_the_step_does_not_depend_on_scale_or_row_order(scale: float, jump: int, shift: int) -> None:

@@ -151,6 +151,6 @@ def test_odd_tables_still_draw() -> None:
 
 
 def test_matplotlib_is_loaded_for_paper_only() -> None:
-    program = "import sys, analyses.maps, analyses.report; print('matplotlib' in sys.modules)"
+    program = "import sys, analyses.figures, analyses.report; print('matplotlib' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "False"
