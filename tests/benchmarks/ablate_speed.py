@@ -1,11 +1,11 @@
 """The sweep over all heads against the plain loop, side by side in one run: `python ablate_speed.py [quickstart|12x12]`.
 
 The plain loop is what everybody writes: for each head one forward pass over the whole prompts with `run_with_hooks`, in
-batches. Both measure copying accuracy, copying loss and natural-text loss with heads zeroed, on the same prompts and a
-model of random weights; effects must agree to 1e-5. The two take turns, prompt batch by prompt batch would not be fair
-to packing, so head by head: after each round the plain loop has done a share of the heads, the sweep all of them.
-Also printed: peak memory of each way (in a process of its own), and how the time compares with what the sweep's matrix
-products alone would take at this machine's best.
+batches. Both measure copying accuracy, copying loss and natural-text loss with heads zeroed, on the same prompts (in the
+proportions of `copyscope ablate`) and a model of random weights; effects must agree to 1e-5. The two take turns: in each
+round the sweep does all heads and the plain loop a few, whose median time counts for every head. Also printed: peak
+memory of each way (in a process of its own), and how the time compares with what the matrix products that no exact sweep
+can leave out would take at this machine's best.
 """
 
 import json
@@ -38,11 +38,11 @@ class Size(NamedTuple):
 SIZES = {
     "quickstart": Size(
         {"n_layers": 4, "n_heads": 4, "d_model": 128, "d_head": 64, "d_mlp": 320, "n_ctx": 256, "d_vocab": 1024},
-        126, 8, 4, 4,
+        63, 4, 2, 3,
     ),
     "12x12": Size(
-        {"n_layers": 12, "n_heads": 12, "d_model": 768, "d_head": 64, "d_mlp": 2048, "n_ctx": 512, "d_vocab": 8192},
-        30, 2, 1, 3,
+        {"n_layers": 12, "n_heads": 12, "d_model": 192, "d_head": 16, "d_mlp": 512, "n_ctx": 256, "d_vocab": 2048},
+        15, 1, 1, 6,
     ),
 }  # fmt: skip
 
@@ -161,14 +161,14 @@ def compare(name: str) -> None:
     c = s.model.cfg
     heads = [(layer, head) for layer in range(c.n_layers) for head in range(c.n_heads)]
     # The plain loop's heads are spread over the layers; a forward pass costs the same for all of them.
-    order = [heads[(i * 7 * c.n_heads // 4 + i) % len(heads)] for i in range(len(heads))]
+    order = [heads[i * len(heads) // (ROUNDS * size.plain_heads)] for i in range(ROUNDS * size.plain_heads)]
     clean = plain(s, None)
     fast_seconds, plain_seconds, worst = [], [], 0.0
     for number in range(ROUNDS):
         started = time.perf_counter()
         fast = sweep(s)
         fast_seconds.append(time.perf_counter() - started)
-        for head in order[number * size.plain_heads : (number + 1) * size.plain_heads] or order[: size.plain_heads]:
+        for head in order[number * size.plain_heads : (number + 1) * size.plain_heads]:
             started = time.perf_counter()
             slow = plain(s, head)
             plain_seconds.append(time.perf_counter() - started)
