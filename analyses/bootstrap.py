@@ -46,16 +46,16 @@ def t_interval(values: Float[np.ndarray, " run"], confidence: float = CONFIDENCE
 def over_runs(
     steps: Float[np.ndarray, " run"], low: Float[np.ndarray, " run"], high: Float[np.ndarray, " run"]
 ) -> tuple[float, float, float]:
-    """Geometric mean of a formation step over seeds, with its 95 % interval; all > 0.
+    """Geometric mean of formation steps (or of ratios of steps) over seeds, with its 95 % interval; all > 0.
 
     Student's interval of the mean of ln step, but to either side no narrower than the runs' own intervals (median of
     `low` and `high` against the step): checkpoints as far apart in every run hide the same in all. A single run keeps
     its own. Cannot tell: anything about another recipe.
     """
-    logs = np.log(np.maximum(steps, 0.5))
+    logs = np.log(steps)
     centre = float(logs.mean())
-    down = float(np.median(logs - np.log(np.maximum(low, 0.5))))
-    up = float(np.median(np.log(np.maximum(high, 0.5)) - logs))
+    down = float(np.median(logs - np.log(low)))
+    up = float(np.median(np.log(high) - logs))
     between = t_interval(logs)
     if len(steps) > 1:
         down, up = max(down, centre - between[0]), max(up, between[1] - centre)

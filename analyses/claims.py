@@ -40,6 +40,8 @@ def claims(sources: Sequence[str | Path], factor: str | None = None) -> Claims:
     if not sources:
         raise InputError("claims: no run given; name one or more run folders")
     runs = [gather(source) for source in sources]
+    if len({run.run for run in runs}) < len(runs):  # folders of one name: only their paths tell them apart
+        runs = [run._replace(run=run.source) for run in runs]
     _no_doubles(runs)
     if factor is not None:
         also = SCHEDULE if factor == RATE else ()
@@ -75,7 +77,7 @@ def _columns(runs: Sequence[Evidence]) -> dict[str, float | None]:
     out: dict[str, float | None] = {}
     for stage in STAGES:
         known = [run.steps[stage] for run in runs if stage in run.steps]
-        found = over_runs(*np.array(known, dtype=float).T) if known else (None, None, None)
+        found = over_runs(*np.maximum(np.array(known, dtype=float), 0.5).T) if known else (None, None, None)
         out |= dict(zip((stage, f"{stage}, low", f"{stage}, high"), found, strict=True))
     return out
 

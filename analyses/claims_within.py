@@ -6,9 +6,9 @@ import numpy as np
 import polars as pl
 from scipy import stats
 
-from analyses.bootstrap import t_interval
+from analyses.bootstrap import over_runs
 from analyses.depth import depth_trend
-from analyses.emergence import OTHER_SHARE
+from analyses.emergence import OTHER_SHARE, Estimate, step_ratio
 from analyses.evidence import Evidence
 from analyses.settling import SHARE
 from analyses.verdicts import LEAST_RUNS, Verdict, blank, elsewhere, few, number, undecided
@@ -19,53 +19,69 @@ def delayed_emergence(runs: list[Evidence]) -> Verdict:
     claim = blank(
         "Copying emerges late: after the loss has settled",
         "step of copying ÷ step at which the loss settled",
-        f"The mean log ratio over runs (Student's 95 % interval, at least {LEAST_RUNS} runs) lies above 0 by two rules "
-        f"for settling: a doubling of the steps brings less than {SHARE:.0%}, and less than {OTHER_SHARE:.0%}, of the "
-        "fall so far. A loss that had not settled by half of a run counts as settling there, if copying surged before.",
+        f"The mean log ratio over runs (Student's 95 % interval, no narrower than the runs' own, at least {LEAST_RUNS} "
+        f"runs) lies above 0 by two rules for settling: a doubling of the steps brings less than {SHARE:.0%}, and less "
+        f"than {OTHER_SHARE:.0%}, of the fall so far. A loss that had not settled by half of a run counts as settling "
+        "there, if copying surged before.",
         "Copying surges before the loss settles, by both rules.",
     )
     known = [run for run in runs if run.emergence is not None and run.emergence.surge is not None]
     if not known:
         why = "copying has not formed in any run" if any(run.emergence for run in runs) else "no run has losses"
         return undecided(claim, 0, why)
-    details = _emergence_table(known)
-    columns = [details[name].drop_nulls().to_numpy().astype(float) for name in ("ratio", "ratio, lenient rule")]
-    logs = [np.log(column) for column in columns]
-    intervals = [t_interval(log) for log in logs]
+    ratios = [_ratios(known, lenient) for lenient in (False, True)]
+    counts = [len(of_rule) for of_rule in ratios]
+    (value, low, high), lenient = (
+        over_runs(*np.array(of_rule, dtype=float).T) if of_rule else (math.nan,) * 3 for of_rule in ratios
+    )
     found = claim._replace(
-        value=float(np.exp(logs[0].mean())) if len(logs[0]) else None, low=number(math.exp(intervals[0][0])),
-        high=number(math.exp(intervals[0][1])), runs=len(logs[0]), details=details,
-    )  # fmt: skip
+        value=number(value), low=number(low), high=number(high), runs=counts[0], details=_emergence_table(known)
+    )
     typical = float(np.median([run.emergence.abruptness or math.nan for run in known if run.emergence]))
     back = sum(run.emergence.fell_back for run in known if run.emergence)
     dips = sum(run.emergence.dip is not None for run in known if run.emergence)
-    words = f"copying takes a factor {typical:.1f} in steps from 10 to 90 %; fell back in {back}, dipped in {dips} runs"
-    if min(map(len, logs)) < LEAST_RUNS:
-        return undecided(found, len(logs[0]), f"{few(len(logs[0]))}; {words}")
-    if all(low > 0 for low, _ in intervals):
-        return found._replace(verdict="supported", reason=f"by both rules; {words}")
-    if all(high < 0 for _, high in intervals):
-        return found._replace(verdict="contradicted", reason=f"copying came first by both rules; {words}")
-    return found._replace(reason=f"the interval holds 1 by one rule or both, or the rules disagree; {words}")
+    words = (
+        f"by the lenient rule {lenient[0]:.3g} [{lenient[1]:.3g}, {lenient[2]:.3g}]; copying takes a factor "
+        f"{typical:.1f} in steps from 10 to 90 %; fell back in {back}, dipped in {dips} runs"
+    )
+    if min(counts) < LEAST_RUNS:
+        return undecided(found, counts[0], f"{few(min(counts))}; {words}")
+    if low > 1 and lenient[1] > 1:
+        return found._replace(verdict="supported", reason=words)
+    if high < 1 and lenient[2] < 1:
+        return found._replace(verdict="contradicted", reason=f"copying came first; {words}")
+    return found._replace(reason=f"the two rules do not agree on one side of 1; {words}")
+
+
+def _ratios(known: list[Evidence], lenient: bool) -> list[tuple[float, float, float]]:
+    """Step of copying over the step at which the loss settled, with its interval, of the runs that have one."""
+    out = []
+    for run in known:
+        found = run.emergence
+        if found is None or found.surge is None:
+            continue
+        surge = (found.surge, found.surge_low, found.surge_high)
+        settled = found.settled_leniently if lenient else found.settled
+        at: Estimate = (settled.step, settled.low, settled.high)
+        if settled.step is None and (found.surge_high or math.inf) < settled.last / 2:
+            half = settled.last / 2
+            at = (half, half, half)
+        ratio = step_ratio(surge, at)
+        if ratio is not None:
+            out.append(ratio)
+    return out
 
 
 def _emergence_table(known: list[Evidence]) -> pl.DataFrame:
     rows = []
     for run in known:
         found = run.emergence
-        if found is None or found.surge is None:
-            continue
-        ratios = []
-        for settled in (found.settled, found.settled_leniently):
-            before = settled.step is None and (found.surge_high or math.inf) < settled.last / 2
-            at = settled.last / 2 if before else settled.step
-            ratios.append(None if at is None else found.surge / max(at, 1))
-        rows.append((run.run, found.verdict, found.surge, found.settled.step, found.settled_leniently.step, *ratios,
-                     found.delay_tokens, found.abruptness, found.fell_back, found.dip))  # fmt: skip
+        if found is not None:
+            rows.append((run.run, found.verdict, found.surge, found.settled.step, found.settled_leniently.step,
+                         found.ratio, found.delay_tokens, found.abruptness, found.fell_back, found.dip))  # fmt: skip
     names = {"run": pl.String, "copying": pl.String, "copying surges": pl.Float64, "loss settled": pl.Int64,
-             "loss settled, lenient rule": pl.Int64, "ratio": pl.Float64, "ratio, lenient rule": pl.Float64,
-             "delay in tokens": pl.Float64, "10 to 90 %, factor": pl.Float64, "fell back": pl.Boolean,
-             "dip": pl.Float64}  # fmt: skip
+             "loss settled, lenient rule": pl.Int64, "ratio": pl.Float64, "delay in tokens": pl.Float64,
+             "10 to 90 %, factor": pl.Float64, "fell back": pl.Boolean, "dip": pl.Float64}  # fmt: skip
     return pl.DataFrame(rows, schema=names, orient="row")
 
 
