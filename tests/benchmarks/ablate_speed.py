@@ -1,11 +1,11 @@
-"""The sweep over all heads against the plain loop, side by side in one run: `python ablate_speed.py [quickstart|12x12]`.
+"""The sweep over all heads against the plain loop, side by side in one run: `ablate_speed.py [quickstart|12x12]`.
 
-The plain loop is what everybody writes: for each head one forward pass over the whole prompts with `run_with_hooks`, in
-batches. Both measure copying accuracy, copying loss and natural-text loss with heads zeroed, on the same prompts (in the
-proportions of `copyscope ablate`) and a model of random weights; effects must agree to 1e-5. The two take turns: in each
-round the sweep does all heads and the plain loop a few, whose median time counts for every head. Also printed: peak
-memory of each way (in a process of its own), and how the time compares with what the matrix products that no exact sweep
-can leave out would take at this machine's best.
+The plain loop is what everybody writes: for each head one forward pass over the whole prompts with `run_with_hooks`,
+in batches. Both measure copying accuracy, copying loss and natural-text loss with heads zeroed, on the same prompts (in
+the proportions of `copyscope ablate`) and a model of random weights; effects must agree to 1e-5. The two take turns: in
+each round the sweep does all heads and the plain loop a few, whose median time counts for every head. Also printed:
+peak memory of each way (in a process of its own), and how the time compares with what the matrix products that no exact
+sweep can leave out would take at this machine's best.
 """
 
 import json
@@ -27,7 +27,7 @@ ROUNDS = 3
 
 
 class Size(NamedTuple):
-    fields: dict[str, int]
+    fields: dict[str, Any]
     samples: int
     prompts: int
     windows: int
