@@ -42,7 +42,7 @@ SIZES = {
     ),
     "12x12": Size(
         {"n_layers": 12, "n_heads": 12, "d_model": 192, "d_head": 16, "d_mlp": 512, "n_ctx": 256, "d_vocab": 2048},
-        15, 1, 1, 6,
+        9, 1, 1, 3,
     ),
 }  # fmt: skip
 
