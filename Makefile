@@ -25,3 +25,4 @@ lint: .venv/installed
 bench: .venv/installed
 	$(BIN)/python tests/benchmarks/train_speed.py
 	$(BIN)/python tests/benchmarks/score_speed.py
+	$(BIN)/python tests/benchmarks/ablate_speed.py

@@ -1,6 +1,7 @@
 """Scoring: other people's models (a hub series, a GGUF file), several seeds, and what is said of the null."""
 
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -12,9 +13,9 @@ from analyses.scores import above_null, score
 from training.errors import InputError
 
 
-def tiny(folder: Path, seed: int, **changes: int) -> Path:
+def tiny(folder: Path, seed: int, **changes: Any) -> Path:
     torch.manual_seed(seed)
-    size = {"vocab_size": 200, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
+    size: dict[str, Any] = {"vocab_size": 200, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
     heads = {"num_attention_heads": 2, "max_position_embeddings": 128}
     config = LlamaConfig(**(size | heads | changes), bos_token_id=None, eos_token_id=None, pad_token_id=None)
     LlamaForCausalLM(config).save_pretrained(folder)
