@@ -17,7 +17,8 @@ def tiny(folder: Path, seed: int, **changes: Any) -> Path:
     torch.manual_seed(seed)
     size: dict[str, Any] = {"vocab_size": 200, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
     heads = {"num_attention_heads": 2, "max_position_embeddings": 128}
-    config = LlamaConfig(**(size | heads | changes), bos_token_id=None, eos_token_id=None, pad_token_id=None)
+    fields: dict[str, Any] = size | heads | changes
+    config = LlamaConfig(**fields, bos_token_id=None, eos_token_id=None, pad_token_id=None)
     LlamaForCausalLM(config).save_pretrained(folder)
     return folder
 
