@@ -104,6 +104,8 @@ def _cell(value: Any) -> str:
     if value is None:
         return "–"
     if isinstance(value, float):
+        if abs(value) >= 1000:  # steps and tokens
+            return f"{value:,.0f}".replace("-", "−")
         return f"{round(value, 3) + 0.0:.3f}".replace("-", "−")
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else escape(visible(str(value)))
 

@@ -69,8 +69,14 @@ class CheckpointSeries:
         With a manifest: any damaged, missing or foreign file, a label that differs from it, another run's checkpoint.
         Without one: files cut off or ending in zeros, values that are not finite, missing parts, other shapes. Either
         way: two steps with equal weights, and weights that lie off the way of the series (`training.verify`).
-        `progress(what, done, total)` is told how far it is.
+        `progress(what, done, total)` is told how far it is. Raises InputError for a GGUF file or a hub series.
         """
+        for checkpoint in self.checkpoints:
+            if Path(checkpoint.path).is_file() or checkpoint.revision is not None:
+                raise InputError(
+                    f"{self.source}: verify checks folders of safetensors files; a GGUF file or hub revision is "
+                    "checked as it is read"
+                )
         from training.verify import problems_of
 
         return problems_of(self.checkpoints, progress)

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from training.checkpoints import CheckpointSeries, step_folder, write_folder
+from training.checkpoints import CheckpointSeries, InputError, step_folder, write_folder
 
 STEPS = [0, 1, 2, 4, 8, 16, 32, 64, 100, 200, 300, 400, 500]
 
@@ -290,3 +290,10 @@ def test_progress_and_one_line_each(series: Path) -> None:
     ]
     assert len(problems) == 1
     assert all("\n" not in problem.what for problem in problems)
+
+
+def test_what_is_not_a_folder_is_not_called_sound(tmp_path):
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    for source in (str(tmp_path / "model.gguf"), "lab/model@step1,step2"):
+        with pytest.raises(InputError, match="verify checks folders"):
+            CheckpointSeries.open(source).verify()
