@@ -75,8 +75,7 @@ def out(undisturbed: Path, request: pytest.FixtureRequest) -> Path:
 
 def kill(child: Any) -> bool:
     """Whether the child was still at work."""
-    if child.is_alive():
-        os.kill(child.pid, signal.SIGKILL)
+    child.kill()  # no error when it has just ended by itself
     child.join()
     return child.exitcode == -signal.SIGKILL
 
