@@ -128,7 +128,7 @@ def test_killed_while_the_token_store_is_made(undisturbed: Path, tmp_path: Path)
         child, _ = start(out, corpus)
         while child.is_alive() and not list(tmp_path.glob(f"tokens/*/*{part}*")):
             time.sleep(0.001)
-        os.kill(child.pid, signal.SIGKILL)
+        child.kill()
         child.join()
     assert to_the_end(out, corpus)[-1] == "finished"
     assert weights(out) == weights(undisturbed)
