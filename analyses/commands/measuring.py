@@ -1,0 +1,144 @@
+"""Commands that measure a series."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from analyses.commands.options import Source, Steps, names, numbers, quiet
+
+
+def score(
+    series: Source,
+    measures: Annotated[str | None, typer.Option(help="Comma-separated measures of heads.  [default: all]")] = None,
+    steps: Steps = None,
+    seeds: Annotated[
+        str | None, typer.Option(help="Comma-separated seeds of the random tokens.  [default: the run's own]")
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Samples of the copying test; fewer are faster.")] = 500,
+) -> None:
+    """Score every head and the whole model at every checkpoint, into results/heads and results/model.
+
+    Prints which heads exceed their random-target null at the last step (p <= 0.05, corrected for the number of heads).
+    Example: copyscope score runs/demo --measures previous_token,prefix_matching_sum
+    """
+    quiet()
+    from analyses.console import Console
+    from analyses.run import open_run
+    from analyses.scores import above_null
+    from analyses.scores import score as run_score
+
+    with Console() as console:
+        chosen = numbers(seeds, "--seeds")
+        result = run_score(
+            series, names(measures), numbers(steps), console.advance, seeds=chosen, samples=samples,
+            say=console.say,
+        )  # fmt: skip
+    for (measure,), found in above_null(result.heads).group_by("measure", maintain_order=True):
+        best = [f"L{r['layer']}H{r['head']} {r['value']:.2f} ({r['null']:.2f})" for r in found.head(5).to_dicts()]
+        more = ", …" if found.height > 5 else ""
+        typer.echo(f"{measure}: {found.height} heads above their null (in brackets): {', '.join(best)}{more}")
+    folder = open_run(series).folder / "results"
+    typer.echo(f"{result.heads.height} scores of heads and {result.model.height} of models in {folder}")
+
+
+def ablate(
+    series: Source,
+    steps: Annotated[str | None, typer.Option(help="Comma-separated steps.  [default: the last]")] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="Comma-separated: zero, mean, mean_over_positions, resample, frozen_patterns.  "
+            "[default: zero; mean for pairs, sets and paths]"
+        ),
+    ] = None,
+    what: Annotated[
+        str, typer.Option(help="Comma-separated: heads, layers, pairs, sets, paths, attribution; or all.")
+    ] = "heads",
+    over_training: Annotated[
+        bool,
+        typer.Option("--over-training", help="At --map-steps steps, half of them where copying formed."),
+    ] = False,
+    map_steps: Annotated[int, typer.Option(min=2, help="Steps of --over-training.")] = 12,
+    samples: Annotated[int, typer.Option(min=1, help="Samples of the copying test; fewer are faster.")] = 500,
+    memory: Annotated[int, typer.Option(min=1, help="Megabytes for activations, beside the model.")] = 64,
+) -> None:
+    """Remove heads and layers, find the smallest set that copying needs, patch paths; into results/ablations.
+
+    heads: each in turn. layers: each attention layer and MLP. pairs: which heads back each other up. sets: the fewest
+    heads and layers that are enough for copying, and the fewest that break it. paths: from previous-token heads into
+    induction heads' keys. attribution: a quick estimate beside the exact effect.
+    Example: copyscope ablate runs/demo --what heads,sets,paths
+    """
+    quiet()
+    from analyses.ablation_words import in_words
+    from analyses.ablations import ablate as run_ablate
+    from analyses.ablations import kinds
+    from analyses.causal_map import causal_steps
+    from analyses.console import Console
+    from analyses.run import open_run
+
+    chosen = numbers(steps)
+    run = open_run(series)
+    if over_training and chosen is None:
+        chosen = causal_steps(run, map_steps)
+    with Console() as console:
+        tables = {
+            kind: run_ablate(
+                series, chosen, names(method), console.advance, what=kind, samples=samples, max_bytes=memory * 2**20
+            )
+            for kind in kinds(names(what) or [])
+        }
+    for kind, table in tables.items():
+        for line in in_words(kind, table):
+            typer.echo(line)
+    typer.echo(f"{sum(t.height for t in tables.values())} rows in {run.folder / 'results' / 'ablations'}")
+
+
+def map_(
+    series: Source,
+    measures: Annotated[
+        str | None,
+        typer.Option(
+            help="Comma-separated measures to draw, or the effect of an ablation such as zero:copying_loss.  "
+            "[default: previous_token, prefix_matching_sum, induction_score; an effect where several steps have one]"
+        ),
+    ] = None,
+    figures: Annotated[str, typer.Option(help="Comma-separated formats: html, pdf, svg, png.")] = "html",
+) -> None:
+    """Find when heads formed and draw the formation maps, into results/formation.json and figures/.
+
+    Example: copyscope map runs/demo --figures html,pdf
+    """
+    quiet()
+    from analyses.maps import map_formation
+
+    result = map_formation(series, names(measures), names(figures) or [])
+    for path in [series / "results" / "formation.json", *result.figures]:
+        typer.echo(str(path))
+
+
+def claims(
+    runs: Annotated[
+        list[Path], typer.Argument(help="Scored runs: seeds of a recipe, or runs that differ in a setting.")
+    ],
+    factor: Annotated[
+        str | None, typer.Option(help="A setting such as train.batch_size: refuse runs that differ in anything else.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The HTML file.  [default: claims.html beside the first run]")
+    ] = None,
+) -> None:
+    """Judge each claim of "Language Models 'Grok' to Copy" by scored runs: supported, contradicted or undecided.
+
+    Writes a page with effect sizes, intervals, rules and break conditions, and the same as JSON beside it.
+    Example: copyscope claims runs/seed0 runs/seed1 runs/seed2
+    """
+    quiet()
+    from analyses.claims import claims as judge
+    from analyses.claims_page import verdict_line, write_claims
+
+    found = judge(runs, factor)
+    for verdict in found.verdicts:
+        typer.echo(verdict_line(verdict))
+    typer.echo(str(write_claims(found, [str(run) for run in runs], out or runs[0].resolve().parent / "claims.html")))

@@ -1,0 +1,53 @@
+"""What commands share: arguments, options, and how their text is read."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Source = Annotated[
+    Path,
+    typer.Argument(
+        help="A run, a folder of Hugging Face models, one model's folder or GGUF file, or org/model@revision,revision."
+    ),
+]
+Assignments = Annotated[
+    list[str] | None, typer.Option("--set", help="A config field, as in --set optimizer.lr=1e-3; may be repeated.")
+]
+Steps = Annotated[str | None, typer.Option(help="Comma-separated steps, as in 0,100,200.")]
+
+
+def read_config(source: str, assignments: list[str] | None, corpus: str | None) -> Any:
+    """The RunConfig of a preset or TOML file, with --set and --corpus applied."""
+    from training.config import RunConfig, parse_assignments
+
+    values = parse_assignments(assignments or [])
+    if corpus is not None:
+        values["data.corpus"] = corpus
+    return RunConfig.load(source).with_values(values)
+
+
+def names(text: str | None) -> list[str] | None:
+    """Comma-separated names, or None where the option was not given."""
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def numbers(text: str | None, option: str = "--steps") -> list[int] | None:
+    """Comma-separated whole numbers, or None. Raises InputError, naming the option, for anything else."""
+    from training.errors import InputError
+
+    parts = names(text)
+    try:
+        return None if parts is None else [int(part) for part in parts]
+    except ValueError:
+        raise InputError(f"{option} {text}: give whole numbers with commas between, as in 0,100,200") from None
+
+
+def quiet() -> None:
+    """Libraries that print bars and warnings of their own while loading stay silent; ours are the ones shown."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
