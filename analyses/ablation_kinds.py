@@ -7,7 +7,7 @@ import polars as pl
 from jaxtyping import Int
 from torch import Tensor
 
-from analyses.run import Prompts
+from analyses.prompts import Prompts
 from interp.ablation import METHODS, Head, sweep_heads, sweep_layers, sweep_pairs
 from interp.attribution import agreement, attribute_heads
 from interp.head_sets import SmallestSet, sets_table, smallest_set

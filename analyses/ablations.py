@@ -11,18 +11,8 @@ from typing import Any
 import polars as pl
 
 from analyses.ablation_kinds import KINDS, WINDOWS, Asked, clean_values, default_methods, usable_methods
-from analyses.run import (
-    COPYING_SAMPLES,
-    Progress,
-    Prompts,
-    Run,
-    is_stored,
-    labelled,
-    open_run,
-    result_key,
-    run_prompts,
-    selected,
-)
+from analyses.prompts import COPYING_SAMPLES, Prompts, run_prompts
+from analyses.run import Progress, Run, is_stored, labelled, open_run, result_key, selected
 from interp.heads import check_names
 from interp.models import load_hooked, load_weights_into, special_ids
 from interp.rerun import MAX_BYTES

@@ -8,7 +8,8 @@ import numpy as np
 import polars as pl
 
 from analyses.ablations import ablate
-from analyses.run import COPYING_SAMPLES, Progress, Run, open_run, read_tables, selected
+from analyses.prompts import COPYING_SAMPLES
+from analyses.run import Progress, Run, open_run, read_tables, selected
 from analyses.zooms import steps_around
 from interp.rerun import MAX_BYTES
 from training.errors import InputError

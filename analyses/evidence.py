@@ -11,9 +11,7 @@ from jaxtyping import Float
 from analyses.emergence import Emergence, emergence
 from analyses.factors import flat
 from analyses.formation import copying_formation, formation_steps, order_of_appearance
-from analyses.maps import chance
-from analyses.run import open_run, read_metrics
-from analyses.scores import tables
+from analyses.run import chance, open_run, read_metrics, score_tables
 from training.errors import InputError
 from training.schedule import learning_rate
 
@@ -77,7 +75,7 @@ def gather(source: str | Path) -> Evidence:
     """Reads a scored run. Raises InputError, with the run's name in front, for what its tables lack."""
     run = open_run(source)
     try:
-        heads, model = tables(run)
+        heads, model = score_tables(run)
         metrics, at_chance = read_metrics(run), chance(run)
         known = set(heads["measure"].to_list())
         induction = next((measure for measure in INDUCTION if measure in known), INDUCTION[0])

@@ -9,13 +9,10 @@ import polars as pl
 from analyses.figures import CONFIG, formation_map_figure
 from analyses.formation import copying_formation, formation_json, formation_steps
 from analyses.map_picture import Band, phase_change
-from analyses.run import Run, open_run, read_metrics, read_tables
-from analyses.scores import tables
-from interp.prompts import random_token_vocab
+from analyses.run import Run, chance, open_run, read_metrics, read_tables, score_tables
 from training.checkpoints import write_bytes, write_json, write_text
 from training.errors import InputError
 from training.schedule import checkpoint_steps
-from training.tokens import open_store
 
 MAPPED = ("previous_token", "prefix_matching_sum", "induction_score")
 """Measures drawn unless others are asked for."""
@@ -43,7 +40,7 @@ def map_formation(
     if wrong:
         raise InputError(f"--figures {wrong[0]}: no such format; use {', '.join(FORMATS)}")
     run = open_run(source)
-    heads, model = tables(run)
+    heads, model = score_tables(run)
     effects = _effects(run)
     drawn = _drawn(heads, effects) if measures is None else list(measures)
     formation = formation_json(heads, model, read_metrics(run), chance=chance(run))
@@ -107,13 +104,3 @@ def _content(
     except ImportError:
         raise InputError(f"--figures {kind}: needs matplotlib; install copyscope[figures]") from None
     return rendered(paper_map(heads, measure, formed, steps, band), kind)
-
-
-def chance(run: Run) -> float:
-    """Copying accuracy of guessing: 1 / number of tokens that the test draws from; 0 where that is not known."""
-    if not run.data:
-        return 0.0
-    import torch
-
-    store = open_store(run.folder.parent / "tokens" / run.data["store"])
-    return 1 / len(random_token_vocab(torch.from_numpy(store.counts), run.data["vocab_size"], [0]))

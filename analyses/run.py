@@ -1,48 +1,29 @@
-"""One run or series as the analyses see it: its checkpoints, its tables on disk, and the prompts of its measures."""
+"""One run or series as the analyses see it: its checkpoints and its tables on disk. Needs no torch."""
 
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import polars as pl
-import torch
-from jaxtyping import Int
-from torch import Tensor
 
-from interp.behavior import copying_test
-from interp.prompts import CopyingTest, fitting_length, random_token_vocab, repeated_random_tokens
-from training.batches import windows
 from training.checkpoints import Checkpoint, CheckpointSeries, manifest_hash, write_bytes
 from training.config import RunConfig
 from training.errors import InputError
 from training.schedule import checkpoint_steps
-from training.tokens import open_store
 
-COPYING_SAMPLES = 500
-LOSS_PROMPTS = 32
-NATURAL_WINDOWS = 64
+COMMON_SHARE = 0.05
+"""Share of tokens at each end of the counts that random prompts leave out (`interp.prompts.random_token_vocab`)."""
 
 
-class Prompts(NamedTuple):
-    """The same for every checkpoint of a series, drawn from `seeds`."""
-
-    seeds: tuple[int, ...]
-    vocab: Int[Tensor, "vocab"]
-    """Token ids that random prompts draw from."""
-    bos_id: int | None
-    test: CopyingTest
-    repeated: Int[Tensor, "prompt pos"]
-    """Repeated random tokens, for the copying loss."""
-    natural: Int[Tensor, "window window_pos"] | None
-    """Held-out text, where the run has it."""
-
-    @property
-    def seed(self) -> int:
-        """The first seed."""
-        return self.seeds[0]
+class Scores(NamedTuple):
+    heads: pl.DataFrame
+    """run, step, tokens, layer, head, measure, value."""
+    model: pl.DataFrame
+    """run, step, tokens, measure, value."""
 
 
 class Run(NamedTuple):
@@ -84,35 +65,6 @@ def open_run(source: str | Path) -> Run:
     return Run(folder.resolve().name, folder, series, config, data)
 
 
-def run_prompts(
-    run: Run,
-    n_ctx: int,
-    d_vocab: int,
-    special: list[int],
-    seeds: Sequence[int] | None = None,
-    samples: int = COPYING_SAMPLES,
-) -> Prompts:
-    """The prompts that measure this run; random tokens are ranked by the training text's counts where known.
-
-    `seeds` of random tokens (None: the run's own for evaluation); prompts of several are taken together. `samples` of
-    the copying test for each. Held-out text is that of the run's own seed.
-    """
-    seeds = (run.eval_seed,) if seeds is None else tuple(seeds)
-    counts, natural, bos_id = None, None, (special[0] if special else None)
-    if run.data:
-        store = open_store(run.folder.parent / "tokens" / run.data["store"])
-        if store.index["fingerprint"] != run.data["fingerprint"]:
-            raise InputError(f"{store.folder}: holds other text than this run was trained on; train the run again")
-        counts = torch.from_numpy(store.counts)
-        natural = windows(store.validation, n_ctx - 1, NATURAL_WINDOWS, run.eval_seed)
-    vocab = random_token_vocab(counts, d_vocab, special)
-    tests = [copying_test(vocab, n_ctx, samples, seed, bos_id) for seed in seeds]
-    test = CopyingTest(*(torch.cat(column) for column in zip(*tests, strict=True)))
-    length = fitting_length(n_ctx, 100, 2, bos_id)
-    repeated = torch.cat([repeated_random_tokens(vocab, length, LOSS_PROMPTS, seed, bos_id, 2) for seed in seeds])
-    return Prompts(seeds, vocab, bos_id, test, repeated, natural)
-
-
 def result_key(checkpoint: Checkpoint, *parts: object) -> str:
     """What a stored result depends on: the checkpoint's manifest and everything in `parts`."""
     return hashlib.sha256(repr((manifest_hash(checkpoint), *parts)).encode()).hexdigest()
@@ -148,6 +100,28 @@ def read_tables(run: Run, kind: str) -> pl.DataFrame:
         raise InputError(
             f"{run.folder}/results/{kind}: a table is damaged ({error}); delete the folder and score again"
         ) from None
+
+
+def score_tables(run: Run) -> Scores:
+    """The stored scores of a run. Raises InputError if there are none."""
+    heads = read_tables(run, "heads")
+    if heads.is_empty():
+        raise InputError(
+            f"{run.folder}: the stored scores are of other steps; run `copyscope score {run.folder}` again"
+        )
+    return Scores(heads, read_tables(run, "model"))
+
+
+def chance(run: Run) -> float:
+    """Copying accuracy of guessing: 1 / number of tokens that the test draws from; 0 where that is not known."""
+    if not run.data:
+        return 0.0
+    path = run.folder.parent / "tokens" / str(run.data.get("store")) / "counts.bin"
+    if not path.is_file():
+        raise InputError(f"{path}: missing, so these tokens are not complete; train the run again to make them anew")
+    counts = np.fromfile(path, np.int64)
+    drawable = int((counts[1:] > 0).sum())  # token 0 is the special one
+    return 1 / max(drawable - 2 * round(COMMON_SHARE * drawable), 1)
 
 
 def read_metrics(run: Run) -> pl.DataFrame:

@@ -2,24 +2,21 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import polars as pl
 from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
+from analyses.prompts import COPYING_SAMPLES, Prompts, run_prompts
 from analyses.run import (
-    COPYING_SAMPLES,
     Progress,
-    Prompts,
-    Run,
+    Scores,
     is_stored,
     labelled,
     open_run,
     read_tables,
     result_key,
-    run_prompts,
     selected,
     store_table,
 )
@@ -35,17 +32,9 @@ from interp.circuits import composition_table
 from interp.heads import MEASURES, check_names, score_heads
 from interp.models import HookedModel, load_hooked, load_weights_into, prove_conversion, special_ids
 from training.checkpoints import step_folder
-from training.errors import InputError
 
 VERSION = 2
 """Raised when a measure or its prompts change, so that stored results are computed anew."""
-
-
-class Scores(NamedTuple):
-    heads: pl.DataFrame
-    """run, step, tokens, layer, head, measure, value."""
-    model: pl.DataFrame
-    """run, step, tokens, measure, value."""
 
 
 KINDS = ("heads", "model", "pairs", "positions")
@@ -160,30 +149,3 @@ def score_pairs(model: HookedModel, heads: pl.DataFrame) -> pl.DataFrame:
         value = pl.col("previous_token") * pl.col("value") * pl.col("induction_attention")
         tables.append(whole.select(*pairs.columns[:-1], value=value, measure=pl.lit("path_score")))
     return pl.concat(tables).select("source_layer", "source_head", "layer", "head", "measure", "value")
-
-
-def above_null(heads: pl.DataFrame, level: float = 0.05) -> pl.DataFrame:
-    """At the last step of a table of scores: which heads exceed the null, measure by measure, best first.
-
-    Columns measure, layer, head, value, null, p (corrected for the number of heads); `p` at most `level`.
-    """
-    last = heads.filter(pl.col("step") == pl.col("step").max())
-    wide = last.select("layer", "head", "measure", "value")
-    keys = ["measure", "layer", "head"]
-    for kind in ("null", "p"):
-        of_kind = wide.filter(pl.col("measure").str.ends_with(f"_{kind}")).select(
-            pl.col("measure").str.strip_suffix(f"_{kind}"), "layer", "head", pl.col("value").alias(kind)
-        )
-        wide = wide.join(of_kind, on=keys, how="left")
-    found = wide.filter(pl.col("p") <= level).select(*keys, "value", "null", "p")
-    return found.sort("measure", "value", descending=[False, True])
-
-
-def tables(run: Run) -> Scores:
-    """The stored scores of a run. Raises InputError if there are none."""
-    heads = read_tables(run, "heads")
-    if heads.is_empty():
-        raise InputError(
-            f"{run.folder}: the stored scores are of other steps; run `copyscope score {run.folder}` again"
-        )
-    return Scores(heads, read_tables(run, "model"))

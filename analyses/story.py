@@ -9,10 +9,8 @@ import polars as pl
 
 from analyses.emergence import emergence
 from analyses.formation import copying_formation, formation_steps, loss_settled, order_of_appearance
-from analyses.maps import chance
 from analyses.report import write_report
-from analyses.run import Run, open_run, read_metrics, read_tables
-from analyses.scores import tables
+from analyses.run import Run, chance, open_run, read_metrics, read_tables, score_tables
 from training.errors import InputError
 
 CARRIERS = 3
@@ -25,7 +23,7 @@ def report(source: str | Path, out: str | Path | None = None) -> Path:
     Raises InputError if the run was not scored, or `out` cannot be written.
     """
     run = open_run(source)
-    heads, model = tables(run)
+    heads, model = score_tables(run)
     return write_report(
         Path(out) if out else run.folder / "report.html",
         title=f"copyscope: {run.name}",
@@ -42,7 +40,7 @@ def report(source: str | Path, out: str | Path | None = None) -> Path:
 
 def summary_lines(run: Run) -> list[str]:
     """What happened, a sentence a line: settling of the loss, order of formation, copying, carriers, ablation."""
-    heads, model = tables(run)
+    heads, model = score_tables(run)
     lines = [_data_line(run, heads)]
     for part in (_loss_line, _head_lines, _copying_lines):
         try:

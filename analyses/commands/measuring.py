@@ -24,8 +24,8 @@ def score(
     """
     quiet()
     from analyses.console import Console
+    from analyses.nulls import above_null
     from analyses.run import open_run
-    from analyses.scores import above_null
     from analyses.scores import score as run_score
 
     with Console() as console:

@@ -14,7 +14,8 @@ import pytest
 from small_demo import small_config, write_corpus
 
 from analyses.demo import DemoResult, demo
-from analyses.run import open_run, read_metrics, run_prompts
+from analyses.prompts import run_prompts
+from analyses.run import open_run, read_metrics
 from analyses.scores import score
 from interp.behavior import copying_accuracy
 from interp.heads import MEASURES, score_heads

@@ -8,8 +8,10 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from analyses.run import open_run, run_prompts
-from analyses.scores import above_null, score
+from analyses.nulls import above_null
+from analyses.prompts import run_prompts
+from analyses.run import open_run
+from analyses.scores import score
 from training.errors import InputError
 
 
