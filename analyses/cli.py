@@ -4,16 +4,22 @@ They parse arguments and print; everything else is in functions of the same name
 command runs, so that `--help` answers at once.
 """
 
+import contextlib
 import os
 import sys
+from typing import Annotated
 
 import typer
 
 from analyses.commands import measuring, showing, training
+from analyses.visible import visible
 
 app = typer.Typer(
     name="copyscope",
     help="Watch a language model learn to copy: train, score every head at every checkpoint, ablate, map.",
+    epilog="Exit codes: 0 done; 1 `verify` or `zoom` found something wrong; 2 bad input, which one line names; 130 "
+    "interrupted, and the same command goes on where it was. Results are on standard output, progress on standard "
+    "error. Example: copyscope demo",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -26,14 +32,35 @@ for command in (measuring.score, measuring.ablate, measuring.map_, measuring.cla
 app.command()(showing.report)
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"copyscope {version('copyscope')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Options of the program itself."""
+
+
 def main() -> None:
-    """Runs the command. Exit codes: 0 success, 1 `verify` found problems, 2 bad input, 130 interrupted."""
+    """Runs the command. Exit codes: 0 success, 1 `verify` found problems, 2 bad input, 130 interrupted; 141 if the
+    reader of the output went away."""
     from training.errors import InputError, Stopped
 
     # How long idle OpenMP threads spin. On 2 idle cores the demo's updates ran at 30 k tokens/s so, and at 19 k with
     # OMP_WAIT_POLICY=PASSIVE; spinning without end starves whatever else runs. Read when torch is first imported,
     # which no command has done yet.
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError):  # a name that the terminal cannot show must not end the command
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         code = app(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
@@ -43,6 +70,11 @@ def main() -> None:
         _fail(str(error), 130)
     except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted; the same command goes on where it was", 130)
+    except BrokenPipeError:  # as in `copyscope verify RUN | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python tries to write it on its way out
+        sys.exit(141)
+    except OSError as error:  # what the system refuses, wherever: a name too long, a folder that may not be read
+        _fail(f"{error.filename or 'the system'}: {error.strerror or error}", 2)
     except Exception as error:
         show = getattr(error, "show", None)  # wrong usage; typer does not export the base class of these
         if show is None:
@@ -52,7 +84,7 @@ def main() -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    typer.echo(f"copyscope: {' '.join(message.split())}", err=True)
+    typer.echo(f"copyscope: {visible(' '.join(message.split()))}", err=True)
     sys.exit(code)
 
 

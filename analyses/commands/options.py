@@ -1,6 +1,9 @@
-"""What commands share: arguments, options, and how their text is read."""
+"""What commands share: arguments, options, how their text is read, and how results are written as JSON."""
 
+import json
+import math
 import os
+from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +19,31 @@ Assignments = Annotated[
     list[str] | None, typer.Option("--set", help="A config field, as in --set optimizer.lr=1e-3; may be repeated.")
 ]
 Steps = Annotated[str | None, typer.Option(help="Comma-separated steps, as in 0,100,200.")]
+Silent = Annotated[bool, typer.Option("--quiet", help="No progress on standard error.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+
+
+def preset_names(typed: str) -> list[str]:
+    """Presets that begin with what was typed, for the shell's completion; reads names only."""
+    names = (path.name.removesuffix(".toml") for path in files("training").joinpath("presets").iterdir())
+    return sorted(name for name in names if name.startswith(typed))
+
+
+def echo_json(result: dict[str, Any]) -> None:
+    """Prints JSON that any reader takes: numbers that are not finite become null, paths text, tables lists of rows."""
+    typer.echo(json.dumps(_plain(result), indent=1, allow_nan=False))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if hasattr(value, "to_dicts"):
+        return _plain(value.to_dicts())
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def read_config(source: str, assignments: list[str] | None, corpus: str | None) -> Any:

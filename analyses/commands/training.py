@@ -6,25 +6,41 @@ from typing import Annotated
 
 import typer
 
-from analyses.commands.options import Assignments, Source, quiet, read_config
+from analyses.commands.options import (
+    AsJson,
+    Assignments,
+    Silent,
+    Source,
+    echo_json,
+    preset_names,
+    quiet,
+    read_config,
+)
+from analyses.visible import visible
 
 
 def demo(
     out: Annotated[Path, typer.Option(help="The run folder.")] = Path("runs/demo"),
-    preset: Annotated[str, typer.Option(help="A preset's name or a TOML file.")] = "quickstart",
+    preset: Annotated[
+        str, typer.Option(help="A preset's name or a TOML file.", autocompletion=preset_names)
+    ] = "quickstart",
     corpus: Annotated[str | None, typer.Option(help="`python`, a file or folder of text, or hf:<data set>.")] = None,
     assignments: Assignments = None,
+    silent: Silent = False,
 ) -> None:
     """Train a small model, score and ablate its heads, map how copying formed, and write a report.
 
-    Interrupted, the same command goes on where it was. Example: copyscope demo --out runs/demo
+    Interrupted, the same command goes on where it was.
+
+    \b
+    Example: copyscope demo --out runs/demo
     """
     config = read_config(preset, assignments, corpus)
     quiet()
     from analyses.console import Console
     from analyses.demo import demo as run_demo
 
-    with Console(config.train.steps) as console:
+    with Console(config.train.steps, silent) as console:
         result = run_demo(out, config, console.line, console.say, console.advance)
     for line in result.summary:
         typer.echo(f"- {line}")
@@ -32,16 +48,19 @@ def demo(
 
 
 def train(
-    config: Annotated[str, typer.Argument(help="A preset's name or a TOML file.")],
+    config: Annotated[str, typer.Argument(help="A preset's name or a TOML file.", autocompletion=preset_names)],
     out: Annotated[Path | None, typer.Option(help="The run folder.  [default: runs/CONFIG]")] = None,
     score: Annotated[
         bool, typer.Option("--score", help="Score each checkpoint while training, before checkpoints.keep applies.")
     ] = False,
     assignments: Assignments = None,
+    silent: Silent = False,
 ) -> None:
     """Train a model and save its checkpoints, or go on with the run in the folder.
 
     Several processes share each batch under `accelerate launch` or `torchrun`.
+
+    \b
     Example: copyscope train quickstart --out runs/seed1 --set seeds.init=1
     """
     loaded = read_config(config, assignments, None)
@@ -51,7 +70,7 @@ def train(
     from analyses.scores import score as run_score
     from training.trainer import train as run_train
 
-    with Console(loaded.train.steps) as console:
+    with Console(loaded.train.steps, silent) as console:
         run_train(
             loaded, folder, progress=console.line, say=console.say,
             on_checkpoint=(lambda checkpoint: run_score(folder, steps=[checkpoint.step])) if score else None,
@@ -68,11 +87,15 @@ def zoom(
         str | None,
         typer.Option(help="In place of both: formation, previous-token, induction, copying, or a head such as L2H1."),
     ] = None,
+    silent: Silent = False,
 ) -> None:
     """Train a part of a run again, exactly, and save a denser series of checkpoints there.
 
     Exit code 1 if the replay does not give the run's own weights (another machine or number of threads): it is then
-    kept apart. Example: copyscope zoom runs/demo --around induction --every 10
+    kept apart.
+
+    \b
+    Example: copyscope zoom runs/demo --around induction --every 10
     """
     from training.errors import InputError
 
@@ -86,7 +109,7 @@ def zoom(
     from training.zoom import zoom as run_zoom
 
     first, last = steps_around(run, around) if around else (start or 0, end or 0)
-    with Console(last) as console:
+    with Console(last, silent) as console:
         result = run_zoom(run, first, last, every, progress=console.line, say=console.say)
     if result.differs or (not result.compared and result.folder != run):
         why = f"its weights differ at step {result.differs[0]}" if result.differs else "no step could be compared"
@@ -98,21 +121,27 @@ def zoom(
     )
 
 
-def verify(series: Source) -> None:
+def verify(series: Source, as_json: AsJson = False, silent: Silent = False) -> None:
     """Check every checkpoint: files, labels, repeated weights, and weights that do not belong where they are.
 
-    Prints one line a problem. Exit code 1 if there is any. Example: copyscope verify runs/demo
+    Prints one line a problem. Exit code 1 if there is any.
+
+    \b
+    Example: copyscope verify runs/demo
     """
     from analyses.console import Console
     from training.checkpoints import MANIFEST, CheckpointSeries
 
     opened = CheckpointSeries.open(series)
-    with Console() as console:
+    with Console(silent=silent) as console:
         problems = opened.verify(console.advance)
-    for problem in problems:
-        typer.echo(f"{problem.where}: {problem.what}")
     count, listed = len(opened.checkpoints), sum((Path(c.path) / MANIFEST).is_file() for c in opened.checkpoints)
-    typer.echo(f"{count} checkpoints, {listed} with a manifest; {len(problems) or 'no'} problems")
+    if as_json:
+        echo_json({"checkpoints": count, "with_manifest": listed, "problems": [p._asdict() for p in problems]})
+    else:
+        for problem in problems:
+            typer.echo(visible(f"{problem.where}: {problem.what}"))
+        typer.echo(f"{count} checkpoints, {listed} with a manifest; {len(problems) or 'no'} problems")
     if problems:
         raise typer.Exit(1)
 
@@ -121,10 +150,13 @@ def push(
     series: Source,
     repo: Annotated[str, typer.Argument(help="ORG/NAME on the Hugging Face hub; made if it is not there.")],
     public: Annotated[bool, typer.Option("--public", help="Make a new repository public, not private.")] = False,
+    silent: Silent = False,
 ) -> None:
     """Upload each checkpoint to the Hugging Face hub, as revision stepN, and the last as main.
 
     What is there already is skipped. A series that `verify` finds unsound is refused.
+
+    \b
     Example: copyscope push runs/demo my-lab/copying-demo
     """
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -132,7 +164,7 @@ def push(
     from training.checkpoints import CheckpointSeries
     from training.hub import push_series
 
-    with Console() as console:
+    with Console(silent=silent) as console:
         opened = CheckpointSeries.open(series)
         result = push_series(opened, repo, not public, console.say, progress=console.advance)
     typer.echo(f"{repo}: {len(result.uploaded)} revisions uploaded, {len(result.skipped)} there already")
