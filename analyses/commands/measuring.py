@@ -1,11 +1,12 @@
 """Commands that measure a series."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from analyses.commands.options import Source, Steps, names, numbers, quiet
+from analyses.commands.options import AsJson, Silent, Source, Steps, echo_json, names, numbers, quiet
 
 
 def score(
@@ -16,29 +17,40 @@ def score(
         str | None, typer.Option(help="Comma-separated seeds of the random tokens.  [default: the run's own]")
     ] = None,
     samples: Annotated[int, typer.Option(min=1, help="Samples of the copying test; fewer are faster.")] = 500,
+    as_json: AsJson = False,
+    silent: Silent = False,
 ) -> None:
     """Score every head and the whole model at every checkpoint, into results/heads and results/model.
 
     Prints which heads exceed their random-target null at the last step (p <= 0.05, corrected for the number of heads).
+
+    \b
     Example: copyscope score runs/demo --measures previous_token,prefix_matching_sum
     """
     quiet()
+    import polars as pl
+
     from analyses.console import Console
     from analyses.nulls import above_null
     from analyses.run import open_run
     from analyses.scores import score as run_score
 
-    with Console() as console:
+    with Console(silent=silent) as console:
         chosen = numbers(seeds, "--seeds")
         result = run_score(
             series, names(measures), numbers(steps), console.advance, seeds=chosen, samples=samples,
             say=console.say,
         )  # fmt: skip
-    for (measure,), found in above_null(result.heads).group_by("measure", maintain_order=True):
+    above, folder = above_null(result.heads), open_run(series).folder / "results"
+    if as_json:
+        last = result.model.filter(pl.col("step") == pl.col("step").max())
+        echo_json({"results": folder, "step": last["step"][0], "model": dict(last.select("measure", "value").rows()),
+                   "heads_above_null": above})  # fmt: skip
+        return
+    for (measure,), found in above.group_by("measure", maintain_order=True):
         best = [f"L{r['layer']}H{r['head']} {r['value']:.2f} ({r['null']:.2f})" for r in found.head(5).to_dicts()]
         more = ", …" if found.height > 5 else ""
         typer.echo(f"{measure}: {found.height} heads above their null (in brackets): {', '.join(best)}{more}")
-    folder = open_run(series).folder / "results"
     typer.echo(f"{result.heads.height} scores of heads and {result.model.height} of models in {folder}")
 
 
@@ -62,12 +74,16 @@ def ablate(
     map_steps: Annotated[int, typer.Option(min=2, help="Steps of --over-training.")] = 12,
     samples: Annotated[int, typer.Option(min=1, help="Samples of the copying test; fewer are faster.")] = 500,
     memory: Annotated[int, typer.Option(min=1, help="Megabytes for activations, beside the model.")] = 64,
+    as_json: AsJson = False,
+    silent: Silent = False,
 ) -> None:
     """Remove heads and layers, find the smallest set that copying needs, patch paths; into results/ablations.
 
     heads: each in turn. layers: each attention layer and MLP. pairs: which heads back each other up. sets: the fewest
     heads and layers that are enough for copying, and the fewest that break it. paths: from previous-token heads into
     induction heads' keys. attribution: a quick estimate beside the exact effect.
+
+    \b
     Example: copyscope ablate runs/demo --what heads,sets,paths
     """
     quiet()
@@ -82,17 +98,21 @@ def ablate(
     run = open_run(series)
     if over_training and chosen is None:
         chosen = causal_steps(run, map_steps)
-    with Console() as console:
+    with Console(silent=silent) as console:
         tables = {
             kind: run_ablate(
                 series, chosen, names(method), console.advance, what=kind, samples=samples, max_bytes=memory * 2**20
             )
             for kind in kinds(names(what) or [])
         }
+    folder = run.folder / "results" / "ablations"
+    if as_json:
+        echo_json({"results": folder, **tables})
+        return
     for kind, table in tables.items():
         for line in in_words(kind, table):
             typer.echo(line)
-    typer.echo(f"{sum(t.height for t in tables.values())} rows in {run.folder / 'results' / 'ablations'}")
+    typer.echo(f"{sum(t.height for t in tables.values())} rows in {folder}")
 
 
 def map_(
@@ -105,17 +125,24 @@ def map_(
         ),
     ] = None,
     figures: Annotated[str, typer.Option(help="Comma-separated formats: html, pdf, svg, png.")] = "html",
+    as_json: AsJson = False,
 ) -> None:
     """Find when heads formed and draw the formation maps, into results/formation.json and figures/.
 
+    \b
     Example: copyscope map runs/demo --figures html,pdf
     """
     quiet()
     from analyses.maps import map_formation
+    from analyses.run import open_run
 
     result = map_formation(series, names(measures), names(figures) or [])
-    for path in [series / "results" / "formation.json", *result.figures]:
-        typer.echo(str(path))
+    path = open_run(series).folder / "results" / "formation.json"
+    if as_json:
+        echo_json({"path": path, "formation": result.formation, "figures": result.figures})
+        return
+    for written in [path, *result.figures]:
+        typer.echo(str(written))
 
 
 def claims(
@@ -128,10 +155,13 @@ def claims(
     out: Annotated[
         Path | None, typer.Option(help="The HTML file.  [default: claims.html beside the first run]")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Judge each claim of "Language Models 'Grok' to Copy" by scored runs: supported, contradicted or undecided.
 
     Writes a page with effect sizes, intervals, rules and break conditions, and the same as JSON beside it.
+
+    \b
     Example: copyscope claims runs/seed0 runs/seed1 runs/seed2
     """
     quiet()
@@ -139,6 +169,10 @@ def claims(
     from analyses.claims_page import verdict_line, write_claims
 
     found = judge(runs, factor)
+    page = write_claims(found, [str(run) for run in runs], out or runs[0].resolve().parent / "claims.html")
+    if as_json:
+        echo_json({"page": page, **json.loads(page.with_suffix(".json").read_text("utf-8"))})
+        return
     for verdict in found.verdicts:
         typer.echo(verdict_line(verdict))
-    typer.echo(str(write_claims(found, [str(run) for run in runs], out or runs[0].resolve().parent / "claims.html")))
+    typer.echo(str(page))
