@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from analyses.commands import measuring, showing, training
+from analyses.commands import measuring, showing, sweeps, training
 from analyses.visible import visible
 
 app = typer.Typer(
@@ -30,14 +30,16 @@ for command in (training.demo, training.train, training.zoom, training.verify, t
 for command in (measuring.score, measuring.ablate, measuring.map_, measuring.claims):
     app.command(name=command.__name__.rstrip("_"))(command)
 app.command()(showing.report)
+app.command()(sweeps.sweep)
 
 
-def _print_version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> bool:
     if wanted:
         from importlib.metadata import version
 
         typer.echo(f"copyscope {version('copyscope')}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()

@@ -1,0 +1,61 @@
+"""A sweep from its file: which program does each run, and what to refuse before hours are spent."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from training.engines import Engine, make_engine
+from training.errors import InputError
+from training.sweep import Outcome, Tell, run_sweep
+from training.sweep_plan import Sweep, claim, load_sweep
+
+SCORED, PLAIN = "analyses.scored_run", "training.execute"
+
+
+def sweep(
+    source: str | Path | Sweep,
+    out: str | Path,
+    engine: str | Engine = "local",
+    jobs: int | None = None,
+    *,
+    values: Mapping[str, Any] | None = None,
+    update: bool = False,
+    progress: Tell | None = None,
+    say: Callable[[str], None] | None = None,
+) -> list[Outcome]:
+    """Trains every run of a sweep file in folder `out` (scored while it trains, if the file says so), or goes on.
+
+    `engine`: `local`, `ray`, `slurm` or one of your own; `jobs` at a time. `values` go
+    over what the file says. `update`: takes a changed file. Returns how each run ended; one that diverged or failed
+    does not hold up the others. Raises InputError before anything is trained for a file, field, engine or folder that
+    cannot be used, and `Stopped` when interrupted.
+    """
+    planned = source if isinstance(source, Sweep) else load_sweep(source, values)
+    out = Path(out)
+    if planned.score:
+        check_scorable(planned)
+    chosen = make_engine(engine, out, jobs) if isinstance(engine, str) else engine
+    claim(planned, out, update)
+    arguments = () if planned.samples is None else (str(planned.samples),)
+    module, arguments = (SCORED, arguments) if planned.score else (PLAIN, ())
+    return run_sweep(planned, out, chosen, module, arguments, progress, say)
+
+
+def check_scorable(planned: Sweep) -> None:
+    """InputError for a run whose context is too short for the copying test: it would show at its first checkpoint."""
+    from interp.prompts import copying_test
+
+    for n_ctx, vocab_size in {(run.config.model.n_ctx, run.config.data.vocab_size) for run in planned.runs}:
+        try:
+            copying_test(range(1, vocab_size), n_ctx, n_samples=1, bos_id=0)
+        except InputError as error:
+            raise InputError(f"model.n_ctx: {error}") from None
+
+
+def outcome_table(found: list[Outcome]) -> pl.DataFrame:
+    """A row a run: run_id, run, state, seconds, reason."""
+    rows = [(one.run.run_id, one.run.label, one.status.state, one.status.seconds, one.status.reason) for one in found]
+    names = {"run_id": pl.String, "run": pl.String, "state": pl.String, "seconds": pl.Float64, "reason": pl.String}
+    return pl.DataFrame(rows, schema=names, orient="row")

@@ -1,0 +1,38 @@
+"""A job as a child process: started with a pipe that ends when its parent does, and stopped by closing it."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+
+from training.engines import Job
+
+
+def start_child(job: Job, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Starts the job; what it prints goes to log.txt in its folder.
+
+    It has a session of its own, so that Ctrl-C reaches its parent alone, which then asks it once. Nothing but the
+    parent holds the other end of its standard input: should the parent die, however it dies, the child learns of it.
+    """
+    with (job.folder / "log.txt").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, *job.command()], stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True,
+            env={**os.environ, **environment},
+        )  # fmt: skip
+
+
+def ask_to_stop(child: subprocess.Popen[bytes]) -> None:
+    """The child saves and ends (`training.execute`). Asking twice is asking once."""
+    if child.stdin and not child.stdin.closed:
+        child.stdin.close()
+
+
+def threads(cores: int, jobs: int) -> dict[str, str]:
+    """Environment in which `jobs` processes share `cores` and do not fight: idle threads sleep instead of spinning."""
+    share = {"OMP_NUM_THREADS": str(max(1, cores // jobs))}
+    return share | ({"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"} if jobs > 1 else {"GOMP_SPINCOUNT": "3000"})
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
