@@ -11,12 +11,13 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from interp.behavior import check_tokens
-from interp.fused import can_fuse, fused_attention
+from interp.fused import fused_attention
 from interp.heads import check_names
+from interp.layers import can_run
 from interp.models import HookedModel
 from interp.parts import METHODS
 from interp.rerun import batched, donors, groups_of_rows
-from interp.runs import PATTERN_ELEMENTS, Hook, is_hooked, to_device
+from interp.runs import PATTERN_ELEMENTS, Hook, to_device
 
 
 def attribute_heads(
@@ -103,7 +104,7 @@ def _outputs_and_gradients(
     hooks: list[Hook] = [(f"blocks.{i}.attn.hook_z", watch) for i in range(n_layers)]
     if frozen:
         hooks += [(f"blocks.{i}.attn.hook_pattern", lambda p, hook: p.detach()) for i in range(n_layers)]
-    fuse = isinstance(model, HookedTransformer) and not frozen and not is_hooked(model) and can_fuse(model)
+    fuse = can_run(model) and not frozen
     with torch.enable_grad(), model.hooks(fwd_hooks=hooks):
         if isinstance(model, HookedTransformer):
             with fused_attention(model, fuse):

@@ -6,11 +6,12 @@ import polars as pl
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
+from interp.layers import Layout, can_run, run_layers, slices
 from interp.models import HookedModel
-from interp.prompts import PREFIX, SUFFIX, CopyingTest, copying_test, natural_windows
-from interp.runs import Stage, batches, final_residual, is_hooked, logits_of, run_stages, to_device, token_losses
+from interp.packing import pack
+from interp.prompts import SUFFIX, CopyingTest, copying_test, natural_windows
+from interp.runs import batches, final_residual, logits_of, token_losses
 from training.checkpoints import InputError
 
 __all__ = [
@@ -101,13 +102,17 @@ def copying_accuracy(model: HookedModel, test: CopyingTest) -> CopyingAccuracy:
 def copying_hits(model: HookedModel, test: CopyingTest) -> Bool[Tensor, "sample 6"]:
     """Which suffix tokens are the most likely next token, sample by sample; for standard errors (over contexts)."""
     check_test(model, test)
-    if not isinstance(model, HookedTransformer) or is_hooked(model):
+    if not can_run(model):
         return _hits_row_by_row(model, test)
-    hits = []
-    for samples, stages in copying_stages(model, test):
-        residual = run_stages(model, stages)[:, -SUFFIX:]
-        hits.append(logits_of(model, residual).argmax(dim=-1).cpu() == test.suffix[samples].cpu())
-    return torch.cat(hits)
+    packed = pack(test)
+    n_pos = packed.tokens.shape[1]
+    layout = Layout(packed.length, packed.block, n_pos, model.cfg.device)
+    hits = torch.zeros(len(test.tokens), SUFFIX, dtype=torch.bool)
+    for rows in slices(len(packed.tokens), n_pos):
+        residual = run_layers(model, packed.tokens[rows], layout, packed.read.to(layout.device))
+        best = logits_of(model, residual).argmax(dim=-1).cpu().view(packed.suffix[rows].shape)
+        hits[packed.sample[rows]] = best == packed.suffix[rows]
+    return hits
 
 
 def _hits_row_by_row(model: HookedModel, test: CopyingTest) -> Tensor:
@@ -117,25 +122,6 @@ def _hits_row_by_row(model: HookedModel, test: CopyingTest) -> Tensor:
         residual = final_residual(model, tokens[rows])[:, -SUFFIX:]
         hits.append(logits_of(model, residual).argmax(dim=-1).cpu() == test.suffix[rows].cpu())
     return torch.cat(hits)
-
-
-def copying_stages(model: HookedModel, test: CopyingTest) -> list[tuple[slice, list[Stage]]]:
-    """The test cut into batches of whole contexts: which samples, and the context stage and query stage to run.
-
-    The query stage holds the prefix and all suffix tokens but the last, which nothing is predicted from.
-    """
-    length = test.tokens.shape[1] - PREFIX
-    context = test.context
-    queries = torch.cat([test.tokens[:, length:], test.suffix[:, :-1]], dim=1)
-    starts = torch.cat([torch.tensor([0]), (context.diff() > 0).nonzero().flatten().cpu() + 1])
-    ends = torch.cat([starts[1:], torch.tensor([len(context)])])
-    parts = []
-    for group in batches(model, len(starts), length):
-        samples = slice(int(starts[group.start]), int(ends[group.stop - 1]))
-        first = Stage(to_device(model, test.tokens[starts[group], :length]), None, 0)
-        parent = to_device(model, context[samples] - group.start)
-        parts.append((samples, [first, Stage(to_device(model, queries[samples]), parent, length)]))
-    return parts
 
 
 def copying_loss(model: HookedModel, tokens: Int[Tensor, "prompt pos"]) -> CopyingLoss:

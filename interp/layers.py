@@ -1,10 +1,13 @@
-"""One layer of a model, cut where ablations reach in: after the heads' outputs and after the MLP.
+"""A model's layers as plain functions of tensors, for runs that nobody's hooks watch.
 
-Works on packed rows (`interp.questions`), computes only the queries that are read, and can hold attention patterns.
-For models that `interp.fused.can_fuse` accepts and nobody's hooks are on: hook points are passed by.
+Cut where measures and ablations reach in: at queries and keys, after the heads' outputs and after the MLP. Positions
+may be packed, so that prompts with a common context share it. For models that `can_run` accepts: hook points are passed
+by, which on a CPU saves more time than a small model's products take.
 """
 
-from typing import Any
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -12,17 +15,54 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from interp.questions import Question
+from interp.fused import can_fuse
+from interp.models import HookedModel
+
+TOKENS_AT_ONCE = 2048
+"""Tokens of a batch: fewer waste the products of a small model, more fill memory with activations of a large one."""
+
+
+def is_hooked(model: HookedModel) -> bool:
+    """Whether somebody's hooks are on the model, so that its activations may depend on batch and position."""
+    return any(point.fwd_hooks for point in model.hook_dict.values()) or bool(model._forward_pre_hooks)
+
+
+def can_run(model: HookedModel) -> TypeGuard[HookedTransformer]:
+    """Whether layers may stand for the model: plain causal attention and nobody's hooks on it."""
+    return isinstance(model, HookedTransformer) and can_fuse(model) and not is_hooked(model)
+
+
+def slices(n_rows: int, n_pos: int) -> Iterator[slice]:
+    """Slices of `n_rows` rows of `n_pos` tokens, `TOKENS_AT_ONCE` tokens each; at least one row."""
+    size = max(1, TOKENS_AT_ONCE // n_pos)
+    for start in range(0, n_rows, size):
+        yield slice(start, min(start + size, n_rows))
 
 
 class Layout:
-    """What all layers need to know of a question's rows, on the model's device."""
+    """How the positions of a row hang together: `context` of them, then blocks of `block` positions, each of which
+    continues the context and sees nothing of the other blocks. Without blocks a row is one prompt."""
 
-    def __init__(self, question: Question, device: torch.device) -> None:
-        self.context, self.block = question.context, question.block
-        self.positions = question.positions.to(device)
-        self.visible = question.visible.to(device)
-        self.mask = torch.zeros(self.visible.shape, device=device).masked_fill_(~self.visible, float("-inf"))
+    def __init__(self, context: int, block: int = 0, length: int | None = None, device: Any = "cpu") -> None:
+        self.context, self.block, self.length = context, block, context if length is None else length
+        self.device = torch.device(device or "cpu")
+
+    @cached_property
+    def positions(self) -> Int[Tensor, "pos"]:
+        """Where each token of a row stands in its own prompt."""
+        n_blocks = (self.length - self.context) // max(1, self.block)
+        inside = self.context + torch.arange(self.block, device=self.device).repeat(n_blocks)
+        return torch.cat([torch.arange(self.context, device=self.device), inside])
+
+    @cached_property
+    def mask(self) -> Float[Tensor, "query key"]:
+        """0 where a query sees a key, else minus infinity: causal, and from a block only the context and the block."""
+        block = torch.zeros(self.length, dtype=torch.long, device=self.device)
+        if self.block:
+            block[self.context :] = 1 + torch.arange(self.length - self.context, device=self.device) // self.block
+        causal = torch.ones(self.length, self.length, dtype=torch.bool, device=self.device).tril()
+        visible = causal & ((block[None] == 0) | (block[None] == block[:, None]))
+        return torch.zeros(visible.shape, device=self.device).masked_fill_(~visible, float("-inf"))
 
 
 class Layer:
@@ -64,6 +104,11 @@ class Layer:
             groups = self.n_heads // k.shape[2]
             k, v = k.repeat_interleave(groups, dim=2), v.repeat_interleave(groups, dim=2)
         return k.transpose(1, 2), v.transpose(1, 2)
+
+    def inputs(self, x: Float[Tensor, "n pos d_model"]) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values at all positions, (n, head, pos, d_head) each."""
+        normed = self.block.ln1(x)
+        return self.queries(normed, None), *self.keys_values(normed)
 
     def _rotate(self, x: Float[Tensor, "n pos head d_head"], at: Tensor | None) -> Tensor:
         if self.rotary is None:
@@ -122,6 +167,28 @@ class Layer:
         if self.attn_only:
             return mid, None
         return mid, self.block.mlp(self.block.ln2(x if self.parallel else mid))
+
+
+def embed(model: HookedTransformer, tokens: Int[Tensor, "row pos"], layout: Layout) -> Float[Tensor, "row pos d_model"]:
+    """The residual stream before the first layer."""
+    x = model.embed(tokens.to(layout.device))
+    return x + model.pos_embed.W_pos[layout.positions] if model.cfg.positional_embedding_type == "standard" else x
+
+
+@torch.no_grad()
+def run_layers(
+    model: HookedTransformer, tokens: Int[Tensor, "row pos"], layout: Layout, read: Int[Tensor, "read"] | None = None
+) -> Float[Tensor, "row read d_model"]:
+    """The residual stream after the last layer at the positions `read` (None: all), which are all that the last layer
+    computes."""
+    x = embed(model, tokens, layout)
+    for i in range(model.cfg.n_layers):
+        layer = Layer(model, i, layout)
+        at = read if i == model.cfg.n_layers - 1 else None
+        attention = layer.write(layer.z(x, at))
+        mid, written = layer.rest(x if at is None else x[:, at], attention)
+        x = mid if written is None else mid + written
+    return x
 
 
 def _flat(W: Float[Tensor, "head d_model d_head"]) -> Float[Tensor, "rows d_model"]:

@@ -164,14 +164,6 @@ def key_value_cache(model: HookedTransformer, batch: int) -> TransformerLensKeyV
     return TransformerLensKeyValueCache.init_cache(model.cfg, model.cfg.device, batch)
 
 
-def repeat_cache(cache: TransformerLensKeyValueCache, rows: Tensor) -> TransformerLensKeyValueCache:
-    """The cache with row `rows[i]` of the old one in row i; later appends leave the old cache as it is."""
-    return TransformerLensKeyValueCache(
-        entries=[type(e)(e.past_keys[rows], e.past_values[rows]) if e.past_keys.shape[1] else e for e in cache.entries],
-        previous_attention_mask=cache.previous_attention_mask[rows],
-    )
-
-
 # ---------------------------------------------------------------------------------------------------------- the config
 
 _SERIES_FIELDS = (

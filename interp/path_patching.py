@@ -7,14 +7,14 @@ import polars as pl
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from interp.circuits import composition_table
 from interp.heads import check_names
+from interp.layers import can_run
 from interp.models import HookedModel
 from interp.parts import Head, Parts, check_parts
 from interp.questions import loss_question
-from interp.rerun import MAX_BYTES, Rerun, Start, can_rerun
+from interp.rerun import MAX_BYTES, Rerun, Start
 from interp.sweep import standard_error
 from training.errors import InputError
 
@@ -60,54 +60,80 @@ def patch_paths(
     pairs = [(s, r) for r in sorted(set(readers)) for s in sorted(set(sources)) if s[0] < r[0]]
     if not pairs:
         raise InputError("path patching: no source lies in an earlier layer than a reader; give other heads")
-    if not isinstance(model, HookedTransformer) or not can_rerun(model):
+    if not can_run(model):
         raise InputError("path patching: needs a model from load_hooked without hooks on it; remove them first")
     half = repeated.shape[1] // 2
     question = loss_question(model, "copying_loss", repeated, half)
     runs = Rerun(model, question, method, seed, max_bytes)
-    values: dict[str, Tensor] = {
-        name: torch.empty(len(pairs), len(repeated), dtype=torch.float64) for name in ("loss", "attention", "clean")
-    }
     clean = runs.answers([]).clean[:, 0]
-    for rows in runs.batches:
-        x, taken = runs.embed(rows), {}
-        donor = runs.donors_in(rows)
-        for i, layer in enumerate(runs.layers):
-            read, whole = runs.read_in(i), x
-            reading = [p for p, (_, reader) in enumerate(pairs) if reader[0] == i]
-            z = layer.z(x, read)
-            x = x if read is None else x[:, read]
-            attention = layer.write(z)
-            mid, written = layer.rest(x, attention)
-            if reading:
-                start = Start(i, x, z, attention, mid, written, donor)
-                path = _Paths(runs, i, whole, into, half)
-                size = max(1, runs.runs_at_once // len(rows))
-                for chunk in (reading[s : s + size] for s in range(0, len(reading), size)):
-                    found = [path.patched(taken[pairs[p][0]], pairs[p][1][1]) for p in chunk]
-                    change = torch.stack([f.change for f in found])
-                    final = runs.onward(start, change, [Parts({}, frozenset())] * len(chunk))
-                    score = question.score(final.flatten(0, 1), rows.repeat(len(chunk)))
-                    at = torch.tensor(chunk)[:, None]
-                    values["loss"][at, rows] = score.unflatten(0, (len(chunk), -1))[..., 0]
-                    values["attention"][at, rows] = torch.stack([f.attention for f in found]).double().cpu()
-                    values["clean"][at, rows] = torch.stack([f.clean for f in found]).double().cpu()
-            source = runs.source(i, z, donor, heads=True)
-            for _, head in {s for s, _ in pairs if s[0] == i}:
-                new = source[..., head, :] if isinstance(source, Tensor) else source
-                taken[i, head] = (new - z[..., head, :]) @ layer.w_o[head]
-            x = mid if written is None else mid + written
-    rows_out = []
-    for p, ((source_layer, source_head), (layer_, head)) in enumerate(pairs):
-        label = (source_layer, source_head, layer_, head, into, method)
-        loss, attention = values["loss"][p] - clean, values["attention"][p] - values["clean"][p]
+    found = [_patched(runs, rows, pairs, into, half) for rows in runs.batches]
+    order = torch.cat(runs.batches)
+    patched = _Patched(*(torch.cat(column, dim=1) for column in zip(*found, strict=True)))
+    return _table(pairs, (into, method), patched, clean[order])
+
+
+Pair = tuple[Head, Head]
+"""Source and reader."""
+
+
+class _Patched(NamedTuple):
+    """Every pair's path patched, prompt by prompt."""
+
+    loss: Float[Tensor, "pair row"]
+    attention: Float[Tensor, "pair row"]
+    """The reader's induction attention."""
+    clean_attention: Float[Tensor, "pair row"]
+
+
+def _table(
+    pairs: Sequence[Pair], label: tuple[str, str], patched: _Patched, clean_loss: Float[Tensor, "row"]
+) -> pl.DataFrame:
+    rows = []
+    for p, ((source_layer, source_head), (layer, head)) in enumerate(pairs):
+        pair = (source_layer, source_head, layer, head, *label)
+        loss, attention = patched.loss[p] - clean_loss, patched.attention[p] - patched.clean_attention[p]
         for measure, change in (("copying_loss", loss), ("induction_attention", attention)):
-            rows_out.append((*label, measure, change.mean().item()))
-            rows_out.append((*label, f"{measure}_se", standard_error(change)))
-        rows_out.append((*label, "induction_attention_clean", values["clean"][p].mean().item()))
+            rows.append((*pair, measure, change.mean().item()))
+            rows.append((*pair, f"{measure}_se", standard_error(change)))
+        rows.append((*pair, "induction_attention_clean", patched.clean_attention[p].mean().item()))
     schema = dict.fromkeys(("source_layer", "source_head", "layer", "head"), pl.Int64)
     schema |= dict.fromkeys(("into", "method", "measure"), pl.String)
-    return pl.DataFrame(rows_out, schema=schema | {"value": pl.Float64}, orient="row")
+    return pl.DataFrame(rows, schema=schema | {"value": pl.Float64}, orient="row")
+
+
+def _patched(runs: Rerun, rows: Int[Tensor, "row"], pairs: Sequence[Pair], into: str, half: int) -> _Patched:
+    """One batch: the clean run goes through the layers, keeps what sources would write differently, and where it meets
+    a reader, runs on from there with each of its paths patched."""
+    result = _Patched(*(torch.empty(len(pairs), len(rows), dtype=torch.float64) for _ in _Patched._fields))
+    x, donor = runs.embed(rows), runs.donors_in(rows)
+    deltas: dict[Head, Tensor] = {}  # (row, pos, d_model)
+    for i, layer in enumerate(runs.layers):
+        read, whole = runs.read_in(i), x
+        z = layer.z(x, read)
+        x = x if read is None else x[:, read]
+        attention = layer.write(z)
+        mid, written = layer.rest(x, attention)
+        reading = [p for p, (_, reader) in enumerate(pairs) if reader[0] == i]
+        if reading:
+            start = Start(i, x, z, attention, mid, written, donor)
+            readers = _Readers(runs, i, whole, into, half)
+            size = max(1, runs.runs_at_once // len(rows))
+            for chunk in (reading[s : s + size] for s in range(0, len(reading), size)):
+                seen = [readers.patched(deltas[pairs[p][0]], pairs[p][1][1]) for p in chunk]
+                final = runs.onward(start, torch.stack([s.change for s in seen]), [_NOTHING] * len(chunk))
+                loss = runs.question.score(final.flatten(0, 1), rows.repeat(len(chunk)))
+                result.loss[chunk] = loss.unflatten(0, (len(chunk), -1))[..., 0]
+                result.attention[chunk] = torch.stack([s.attention for s in seen]).double().cpu()
+                result.clean_attention[chunk] = torch.stack([s.clean for s in seen]).double().cpu()
+        source = runs.source(i, z, donor, heads=True)
+        for head in {source_head for (source_layer, source_head), _ in pairs if source_layer == i}:
+            new = source[..., head, :] if isinstance(source, Tensor) else source
+            deltas[i, head] = (new - z[..., head, :]) @ layer.w_o[head]
+        x = mid if written is None else mid + written
+    return result
+
+
+_NOTHING = Parts({}, frozenset())
 
 
 def paths_beside_composition(model: HookedModel, paths: pl.DataFrame) -> pl.DataFrame:
@@ -122,7 +148,9 @@ def paths_beside_composition(model: HookedModel, paths: pl.DataFrame) -> pl.Data
     return wide.join(composition, on=pair, how="left").sort("copying_loss", descending=True)
 
 
-class _Patched(NamedTuple):
+class _Seen(NamedTuple):
+    """One path patched."""
+
     change: Float[Tensor, "row query d_model"]
     """In what the reader's layer writes."""
     attention: Float[Tensor, "row"]
@@ -130,7 +158,7 @@ class _Patched(NamedTuple):
     clean: Float[Tensor, "row"]
 
 
-class _Paths:
+class _Readers:
     """The readers of one layer in one batch."""
 
     def __init__(self, runs: Rerun, index: int, x: Float[Tensor, "row pos d_model"], into: str, half: int) -> None:
@@ -153,11 +181,11 @@ class _Paths:
         pattern = (q @ k.transpose(1, 2) * self.layer.scale + self.mask).softmax(dim=-1)
         return pattern @ v, pattern[:, self.queries, self.targets].mean(dim=1)
 
-    def patched(self, delta: Float[Tensor, "row pos d_model"], head: int) -> _Patched:
+    def patched(self, delta: Float[Tensor, "row pos d_model"], head: int) -> _Seen:
         """`delta`: the change of what the source writes."""
         inputs = list(self.clean)
         at = ("queries", "keys", "values").index(self.into)
         inputs[at] = self._inputs(self.x + delta)[at]
         before, clean = self._attend(self.clean, head)
         after, attention = self._attend((inputs[0], inputs[1], inputs[2]), head)
-        return _Patched((after - before) @ self.layer.w_o[head], attention, clean)
+        return _Seen((after - before) @ self.layer.w_o[head], attention, clean)

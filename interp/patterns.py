@@ -7,14 +7,11 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
-from interp.fused import can_fuse, fused_attention
+from interp.layers import Layer, Layout, can_run, embed, slices
 from interp.models import HookedModel
-from interp.runs import Hook, batches, final_residual, is_hooked, to_device
+from interp.runs import Hook, batches, final_residual
 
-TOKENS_AT_ONCE = 2048
-"""Tokens of a batch: fewer waste the products of a small model, more fill memory with activations of a large one."""
 BLOCK_ELEMENTS = 2**20
 """Elements of the part of a pattern held at once: 4 MB in fp32, which stays in the caches of a laptop CPU."""
 
@@ -49,26 +46,47 @@ def read_patterns(
     come whole, from the hook points.
     """
     wanted = range(model.cfg.n_layers) if layers is None else sorted(set(layers))
-    if not isinstance(model, HookedTransformer) or is_hooked(model) or not can_fuse(model):
+    if not can_run(model):
         _read_from_hooks(model, tokens, read, wanted)
         return
-    n_heads, length = model.cfg.n_heads, tokens.shape[1]
-    rows_at_once = max(1, TOKENS_AT_ONCE // length)
-    for start in range(0, len(tokens), rows_at_once):
-        rows = slice(start, min(start + rows_at_once, len(tokens)))
+    length = tokens.shape[1]
+    layout = Layout(length, device=model.cfg.device)
+    for rows in slices(*tokens.shape):
+        x = embed(model, tokens[rows], layout)
+        for i in range(wanted[-1] + 1):
+            layer = Layer(model, i, layout)
+            last = i == wanted[-1]
+            z = _in_blocks(layer, x, partial(_hand_over, read, i, rows), last) if i in wanted else layer.z(x)
+            if not last:
+                mid, written = layer.rest(x, layer.write(z))
+                x = mid if written is None else mid + written
 
-        def see(layer: int, first_query: int, pattern: Tensor, values: Tensor, rows: slice = rows) -> None:
-            read(PatternBlock(layer, rows, first_query, pattern, values))
-            if layer == wanted[-1] and first_query + pattern.shape[2] == length:
-                raise _ReadEnoughError
 
-        queries = max(16, BLOCK_ELEMENTS // ((rows.stop - rows.start) * n_heads * length))
-        observers = {layer: partial(see, layer) for layer in wanted}
-        try:
-            with fused_attention(model, observers=observers, queries_at_once=queries):
-                model(to_device(model, tokens[rows]), stop_at_layer=wanted[-1] + 1)
-        except _ReadEnoughError:
-            continue
+def _hand_over(
+    read: Callable[[PatternBlock], None], layer: int, rows: slice, first_query: int, pattern: Tensor, values: Tensor
+) -> None:
+    read(PatternBlock(layer, rows, first_query, pattern, values))
+
+
+def _in_blocks(
+    layer: Layer, x: Float[Tensor, "row pos d_model"], see: Callable[[int, Tensor, Tensor], None], last: bool
+) -> Float[Tensor, "row pos head d_head"]:
+    """The heads' outputs (left empty for the `last` layer), with patterns shown block of queries by block."""
+    q, k, v = layer.inputs(x)  # (row, head, pos, d_head)
+    q = q * layer.scale
+    n_rows, n_heads, length, _ = q.shape
+    size = max(16, BLOCK_ELEMENTS // (n_rows * n_heads * length))
+    future = torch.full((size, size), float("-inf"), device=q.device).triu_(1)
+    z = torch.empty_like(q)
+    for first in range(0, length, size):
+        end = min(first + size, length)
+        pattern = q[:, :, first:end] @ k[:, :, :end].transpose(2, 3)
+        pattern[..., first:] += future[: end - first, : end - first]
+        pattern = pattern.softmax(dim=-1)
+        see(first, pattern, v)
+        if not last:
+            z[:, :, first:end] = pattern @ v[:, :, :end]
+    return z.transpose(1, 2)
 
 
 def _read_from_hooks(

@@ -8,12 +8,13 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.behavior import check_test, check_tokens
 from interp.models import HookedModel
-from interp.prompts import PREFIX, SUFFIX, CopyingTest, fitting_length, natural_windows, repeated_random_tokens
+from interp.packing import pack
+from interp.prompts import SUFFIX, CopyingTest, fitting_length, natural_windows, repeated_random_tokens
 from interp.runs import LOGIT_ELEMENTS, logits_of
 
 MEASURES = ("copying_accuracy_exact", "copying_accuracy_token", "copying_loss", "natural_loss")
@@ -39,23 +40,6 @@ class Question(NamedTuple):
     def weight(self) -> Float[Tensor, "row"]:
         """How much each row counts: its samples."""
         return self.samples.sum(dim=1)
-
-    @property
-    def positions(self) -> Int[Tensor, "pos"]:
-        """Where each token of a row stands in its own prompt."""
-        n_blocks = (self.tokens.shape[1] - self.context) // max(1, self.block)
-        inside = self.context + torch.arange(self.block).repeat(n_blocks)
-        return torch.cat([torch.arange(self.context), inside[: self.tokens.shape[1] - self.context]])
-
-    @property
-    def visible(self) -> Bool[Tensor, "query key"]:
-        """Causal, and from a block only the context and the block itself."""
-        n = self.tokens.shape[1]
-        block = torch.zeros(n, dtype=torch.long)
-        if self.block:
-            block[self.context :] = 1 + torch.arange(n - self.context) // self.block
-        causal = torch.ones(n, n, dtype=torch.bool).tril()
-        return causal & ((block[None] == 0) | (block[None] == block[:, None]))
 
     @property
     def unpacked(self) -> Int[Tensor, "block_or_1 prompt_pos"]:
@@ -84,30 +68,23 @@ class Question(NamedTuple):
 def copying_question(model: HookedModel, test: CopyingTest) -> Question:
     """Copying accuracy: exact and per token (definition 9)."""
     check_test(model, test)
-    length, context = test.tokens.shape[1] - PREFIX, test.context.cpu()
-    counts = torch.bincount(context)
-    number = torch.arange(int(counts.max()))
-    real = number < counts[:, None]  # (context, block)
-    sample = counts.cumsum(0)[:, None] - counts[:, None] + number * real  # what is missing repeats the first one
-    queries = torch.cat([test.tokens[:, length:], test.suffix[:, :-1]], dim=1).cpu()[sample]
-    suffix = test.suffix.cpu()[sample]
-    ends = length + queries.shape[2] * (number + 1)
+    packed = pack(test)
 
     def score(residual: Tensor, rows: Tensor) -> Tensor:
         best = torch.cat([logits_of(model, some).argmax(dim=-1) for some in _blocks_of_rows(model, residual)]).cpu()
-        hits = (best.view(len(rows), -1, SUFFIX) == suffix[rows]).double()
-        share = real[rows].double()
+        hits = (best.view(len(rows), -1, SUFFIX) == packed.suffix[rows]).double()
+        share = packed.real[rows].double()
         both = torch.stack([hits.amin(dim=2), hits.mean(dim=2)], dim=-1)  # (n, block, measure)
         return (both * share[..., None]).sum(dim=1) / share.sum(dim=1, keepdim=True)
 
     return Question(
         ("copying_accuracy_exact", "copying_accuracy_token"),
-        torch.cat([test.tokens[sample[:, 0], :length].cpu(), queries.flatten(1)], dim=1),
-        length,
-        queries.shape[2],
-        (ends[:, None] + torch.arange(-SUFFIX, 0)).flatten(),
+        packed.tokens,
+        packed.length,
+        packed.block,
+        packed.read,
         score,
-        real.float(),
+        packed.real.float(),
     )
 
 

@@ -13,12 +13,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from interp.fused import can_fuse
-from interp.layers import Layer, Layout
-from interp.models import HookedModel
+from interp.layers import Layer, Layout, embed
 from interp.parts import Parts
 from interp.questions import Question
-from interp.runs import is_hooked
 from training.errors import InputError
 
 MAX_BYTES = 64 * 2**20
@@ -61,21 +58,15 @@ def groups_of_rows(n_rows: int, seed: int) -> list[Int[Tensor, "member"]]:
     return groups
 
 
-def can_rerun(model: HookedModel) -> bool:
-    """Whether `Rerun` may be used; `interp.hooked_runs` does the same for any model, slowly."""
-    return isinstance(model, HookedTransformer) and can_fuse(model) and not is_hooked(model)
-
-
 class Rerun:
     """One question to one model, under as many ablations of one method as wanted."""
 
     def __init__(self, model: HookedTransformer, question: Question, method: str, seed: int, max_bytes: int) -> None:
         self.model, self.question, self.method, self.seed = model, question, method, seed
         self.device = torch.device(model.cfg.device or "cpu")
-        layout = Layout(question, self.device)
-        self.layers = [Layer(model, i, layout) for i in range(model.cfg.n_layers)]
+        self.layout = Layout(question.context, question.block, question.tokens.shape[1], self.device)
+        self.layers = [Layer(model, i, self.layout) for i in range(model.cfg.n_layers)]
         self.read = question.read.to(self.device)
-        self.positions = layout.positions
         c, pos = model.cfg, question.tokens.shape[1]
         floats = pos * (6 * c.d_model + 5 * c.n_heads * c.d_head + (0 if c.attn_only else 3 * (c.d_mlp or 0)))
         if method == "frozen_patterns":
@@ -124,10 +115,7 @@ class Rerun:
 
     def embed(self, rows: Tensor) -> Float[Tensor, "row pos d_model"]:
         """The residual stream before the first layer."""
-        x = self.model.embed(self.question.tokens[rows].to(self.device))
-        if self.model.cfg.positional_embedding_type == "standard":
-            x = x + self.model.pos_embed.W_pos[self.positions]
-        return x
+        return embed(self.model, self.question.tokens[rows], self.layout)
 
     def read_in(self, layer: int) -> Tensor | None:
         """The positions that go on from this layer's attention; None for all."""

@@ -6,15 +6,15 @@ from itertools import combinations
 import polars as pl
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from interp.heads import check_names
 from interp.hooked_runs import HookedRuns
+from interp.layers import can_run
 from interp.models import HookedModel
 from interp.parts import METHODS, Head, Part, Parts, all_heads, check_parts
 from interp.prompts import CopyingTest
 from interp.questions import Question, questions
-from interp.rerun import MAX_BYTES, Answers, Rerun, can_rerun
+from interp.rerun import MAX_BYTES, Answers, Rerun
 from training.errors import InputError
 
 Progress = Callable[[int, int], None]
@@ -27,7 +27,7 @@ def runs_of(
     """What answers a question under ablations: the fast way where the model allows it."""
     if max_bytes < 1:
         raise InputError(f"max_bytes={max_bytes}: give the memory for activations in bytes, such as {MAX_BYTES}")
-    if isinstance(model, HookedTransformer) and can_rerun(model):
+    if can_run(model):
         return Rerun(model, question, method, seed, max_bytes)
     return HookedRuns(model, question, method, seed)
 

@@ -61,6 +61,7 @@ def test_the_circuit_copies_everything_if_tokens_are_distinct(circuit):
 def test_shared_contexts_equal_one_pass_a_sample(circuit, small, bos, monkeypatch):
     # Small batches, so that samples of one context meet and batches end between contexts.
     monkeypatch.setattr("interp.runs.PATTERN_ELEMENTS", 100_000)
+    monkeypatch.setattr("interp.layers.TOKENS_AT_ONCE", 500)
     for model, vocab in ((circuit, range(1, 600)), (small, range(1, 90))):
         test = copying_test(vocab, 128, n_samples=23, seed=1, bos_id=bos)
         full = torch.cat([test.tokens, test.suffix], dim=1)

@@ -1,4 +1,4 @@
-"""Fused attention gives what TransformerLens' written-out attention gives, and goes away."""
+"""Layers as functions, and fused attention, give what TransformerLens' own forward pass gives."""
 
 import pytest
 import torch
@@ -6,8 +6,9 @@ from handmade import induction_model, llama, saved
 from transformers import GPT2Config, GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM
 
 from interp.fused import can_fuse, fused_attention
+from interp.layers import Layout, can_run, run_layers
 from interp.models import load_hooked
-from interp.runs import Stage, run_stages
+from interp.runs import final_residual
 
 MODELS = {
     "llama": lambda: llama(),
@@ -40,22 +41,17 @@ MODELS = {
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_equal_with_and_without_shared_context(name, tmp_path):
+def test_equal_to_attention_written_out(name, tmp_path):
     build = MODELS[name]
     model = induction_model() if build is None else load_hooked(saved(build(), tmp_path))
-    assert can_fuse(model)
-    generator = torch.Generator().manual_seed(0)
-    context, rest = (torch.randint(0, 90, shape, generator=generator) for shape in ((2, 20), (5, 9)))
-    parent = torch.tensor([0, 0, 1, 1, 1])
-    whole = torch.cat([context[parent], rest], dim=1)
-    plain = model(whole, stop_at_layer=2)
+    tokens = torch.randint(0, 90, (5, 29), generator=torch.Generator().manual_seed(0))
+    plain = model(tokens, stop_at_layer=2)
+    assert can_run(model)
     with fused_attention(model):
-        assert torch.allclose(model(whole, stop_at_layer=2), plain, atol=1e-5)
-    stages = [Stage(context, None, 0), Stage(rest, parent, 20)]
-    assert torch.allclose(run_stages(model, stages), plain[:, 20:], atol=1e-5)
-    assert torch.allclose(run_stages(model, stages, whole=True), plain[:, 20:], atol=1e-5)
-    looking = [[(f"blocks.{i}.attn.hook_pattern", lambda p, hook: None) for i in range(2)]] * 2
-    assert torch.allclose(run_stages(model, stages, looking), plain[:, 20:], atol=1e-5)
+        assert torch.allclose(model(tokens, stop_at_layer=2), plain, atol=1e-5)
+    assert torch.allclose(final_residual(model, tokens), plain, atol=1e-5)
+    read = torch.tensor([3, 28])
+    assert torch.allclose(run_layers(model, tokens, Layout(29), read), plain[:, read], atol=1e-5)
 
 
 def test_restored_after_an_error():

@@ -11,11 +11,12 @@ from transformers import GPT2Config, GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForC
 from interp.ablation import METHODS, ablate_heads, sweep_heads, sweep_layers, sweep_pairs
 from interp.behavior import copying_accuracy, copying_hits, copying_loss, copying_test, natural_loss
 from interp.hooked_runs import HookedRuns
+from interp.layers import can_run
 from interp.models import load_hooked
 from interp.parts import check_parts
 from interp.prompts import CopyingTest, repeated_random_tokens
 from interp.questions import loss_question, questions
-from interp.rerun import Rerun, can_rerun, donors
+from interp.rerun import Rerun, donors
 from training.errors import InputError
 
 TEST = copying_test(range(2, 90), 128, n_samples=13, seed=2, bos_id=1)
@@ -54,7 +55,7 @@ def model(tmp_path):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_packed_runs_equal_hooked_ones(any_model, method):
-    assert can_rerun(any_model)
+    assert can_run(any_model)
     variants = [check_parts(any_model, parts) for parts in SETS]
     for question in questions(any_model, TEST, PROMPTS, WINDOWS):
         plain = HookedRuns(any_model, question, method, seed=5).answers(variants)
@@ -186,7 +187,7 @@ def test_sweep_under_hooks_takes_the_plain_way(model):
     quick = sweep_heads(model, TEST, ("zero", "resample"), heads=[(1, 1)], progress=lambda i, n: seen.append((i, n)))
     assert seen[-1][0] == seen[-1][1]
     with model.hooks(fwd_hooks=[("hook_embed", lambda x, hook: None)]):
-        assert not can_rerun(model)
+        assert not can_run(model)
         plain = sweep_heads(model, TEST, ("zero", "resample"), heads=[(1, 1)])
         assert copying_hits(model, TEST).shape == (13, 6)
     assert quick.drop("value").equals(plain.drop("value"))
