@@ -1,5 +1,6 @@
 """One run of a sweep, scored while it trains: an engine starts `python -m analyses.scored_run FOLDER [SAMPLES]`."""
 
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -51,4 +52,5 @@ def work(samples: int | None) -> Callable[[RunConfig, Path], Any]:
 
 
 if __name__ == "__main__":
+    os.environ["TQDM_DISABLE"] = "1"  # log.txt is for what goes wrong
     sys.exit(as_child(Path(sys.argv[1]), work(int(sys.argv[2]) if len(sys.argv) > 2 else None)))

@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from training.checkpoints import write_json
 from training.config import RunConfig
@@ -88,7 +88,7 @@ def _outcome(folder: Path, work: Work) -> tuple[str, str]:
 
 def as_child(folder: Path, work: Work) -> int:
     """`execute` as an engine's child does it: stops when its standard input ends. Returns the exit code."""
-    threading.Thread(target=_stop_at_end, args=(sys.stdin.buffer,), daemon=True).start()
+    threading.Thread(target=_stop_at_end, daemon=True).start()
     try:
         status = execute(folder, work)
     except Busy:
@@ -96,8 +96,8 @@ def as_child(folder: Path, work: Work) -> int:
     return 0 if status.state in DONE else 1
 
 
-def _stop_at_end(stream: Any) -> None:
-    while stream.read(1):
+def _stop_at_end() -> None:
+    while os.read(0, 1):  # not sys.stdin: Python waits for its lock when it ends
         pass
     os.kill(os.getpid(), signal.SIGTERM)  # the trainer saves and stops; before it began there is nothing to save
 
