@@ -223,7 +223,11 @@ class RunConfig(_Section):
         if path.suffix != ".toml":
             path = PRESETS / f"{source}.toml"
             if not path.is_file():
-                raise InputError(f"no preset {str(source)!r}: presets are {', '.join(presets())}; or give a .toml file")
+                near = get_close_matches(str(source), presets(), n=1)
+                hint = f"did you mean {near[0]!r}? " if near else ""
+                raise InputError(
+                    f"no preset {str(source)!r}; {hint}presets are {', '.join(presets())}; or give a .toml file"
+                )
         try:
             values = tomllib.loads(path.read_text("utf-8"))
         except FileNotFoundError:

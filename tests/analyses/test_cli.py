@@ -1,6 +1,5 @@
-"""The command line: exit codes, one clear line for bad input, results on standard output only, help without torch."""
+"""The command line: exit codes, one clear line for bad input, results on standard output only."""
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -101,15 +100,3 @@ def test_checkpoints_scored_while_training_need_not_stay(
     capsys.readouterr()
     assert run(monkeypatch, "ablate", gone) == 2
     assert "keeps no checkpoints" in capsys.readouterr().err
-
-
-def test_help_imports_nothing_heavy() -> None:
-    program = (
-        "import sys; from analyses import cli; sys.argv = ['copyscope', '--help']\n"
-        "try: cli.main()\n"
-        "except SystemExit: pass\n"
-        "print([name for name in ('torch', 'transformers', 'polars', 'plotly', 'pydantic') if name in sys.modules])"
-    )
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert result.stdout.strip().endswith("[]")
-    assert "demo" in result.stdout
