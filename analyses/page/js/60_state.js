@@ -1,0 +1,217 @@
+"use strict";
+// What is being looked at, as one flat object; it lives in the address, so that a link brings the view back.
+(function (C) {
+  C.VIEWS = [["map", "Training"], ["attention", "Attention"], ["compare", "Compare"], ["circuit", "Circuit"], ["heads", "Heads"], ["report", "Report"]];
+  C.SORTS = [["layer", "layer and head"], ["now", "score at this step"], ["final", "final score"], ["formation", "formation step"], ["effect", "effect of removal"]];
+  C.FILTERS = [["all", "all heads"], ["formed", "formed"], ["null", "above the null"], ["pinned", "pinned"]];
+  C.ROWS = [["heads", "every head"], ["layers", "layers (largest head)"]];
+  const NUMBERS = ["run", "step", "a", "b", "runb", "query", "from", "to"];
+  const TEXTS = ["measure", "head", "prompt", "axis", "view", "pins", "sort", "filter", "rows", "beside", "curve", "align", "flip"];
+  const PREFERRED = ["prefix_matching_sum", "induction_score", "induction_attention"];
+
+  let state = {};
+  C.state = () => state;
+
+  C.headNumber = function (run, text) {
+    const match = /^(\d+)\.(\d+)$/.exec(text || "");
+    if (!match) return null;
+    const [layer, head] = [Number(match[1]), Number(match[2])];
+    return layer < run.n_layers && head < run.n_heads ? layer * run.n_heads + head : null;
+  };
+  C.headText = (run, head) => `${Math.floor(head / run.n_heads)}.${head % run.n_heads}`;
+
+  /** Measures one may choose: scores without their calibrations, then effects of removal. */
+  C.choices = function (run) {
+    return {
+      scores: run.measures.filter((m) => !C.data.isCalibration(m) || m.endsWith("_value_weighted")),
+      effects: Object.keys(run.ablations || {}).filter((m) => !/_(se|control|p)$/.test(m)),
+    };
+  };
+
+  /** The measure whose formation speaks for `measure`: itself, or for an effect the default one. */
+  C.defaultMeasure = function (run) {
+    const { scores, effects } = C.choices(run);
+    return PREFERRED.find((m) => scores.includes(m)) || scores[0] || effects[0] || null;
+  };
+
+  /** The highest head at the last checkpoint, where the scores are here already; else head 0. */
+  function bestHead(runIndex, measure) {
+    const run = C.data.index.runs[runIndex];
+    const rows = (run.formation || {})[measure] || [];
+    const formed = rows.filter((row) => row.step !== null).sort((x, y) => x.step - y.step);
+    const scores = measure ? C.data.scores(runIndex, measure) : undefined;
+    if (!scores) return formed.length ? formed[0].head : 0;
+    let best = 0;
+    const last = (scores.steps.length - 1) * scores.nHeads;
+    for (let h = 1; h < scores.nHeads; h++) if (scores.values[last + h] > scores.values[last + best]) best = h;
+    return best;
+  }
+
+  /** Every field filled in and within what is there; `said` collects what had to be put right. */
+  C.normal = function (raw, said = []) {
+    const { index } = C.data;
+    const s = { ...raw };
+    const pick = (field, allowed, fallback) => {
+      if (allowed.includes(s[field])) return;
+      if (s[field] !== undefined && s[field] !== null) said.push(`${field}=${s[field]} is not here; showing ${fallback}.`);
+      s[field] = fallback;
+    };
+    pick("run", index.runs.map((_, i) => i), 0);
+    const run = index.runs[s.run];
+    const { scores, effects } = C.choices(run);
+    pick("measure", [...scores, ...effects], C.defaultMeasure(run));
+    pick("view", C.VIEWS.map(([v]) => v), "map");
+    pick("axis", C.AXES.map(([v]) => v), "log");
+    if (s.axis === "tokens" && !C.hasTokens(run)) {
+      said.push("This series does not say how many tokens it saw; showing steps.");
+      s.axis = "log";
+    }
+    for (const [field, names] of [["sort", C.SORTS], ["filter", C.FILTERS], ["rows", C.ROWS]]) pick(field, names.map(([v]) => v), names[0][0]);
+    pick("beside", ["", ...scores, ...effects], "");
+    pick("align", ["step", "tokens", "formation"], "step");
+    pick("flip", ["", "1"], "");
+    pick("curve", Object.keys(C.curveGroups(run)), Object.keys(C.curveGroups(run))[0] || "");
+    for (const [field, fallback] of [["step", run.steps[run.steps.length - 1]], ["a", run.steps[0]], ["b", run.steps[run.steps.length - 1]]]) {
+      if (run.steps.includes(s[field])) continue;
+      if (s[field] === undefined || s[field] === null) s[field] = fallback ?? null;
+      else {
+        const near = C.data.nearest(run.steps, s[field]);
+        said.push(`Step ${C.number(s[field])} was not scored; showing ${C.number(near)}, the nearest.`);
+        s[field] = near;
+      }
+    }
+    pick("runb", index.runs.map((_, i) => i), s.run);
+    for (const field of ["from", "to"]) if (typeof s[field] !== "number" || !(s[field] >= 0)) s[field] = null;
+    if (s.from !== null && s.to !== null && s.from >= s.to) [s.from, s.to] = [null, null];
+    if (C.headNumber(run, s.head) === null) {
+      if (s.head) said.push(`Head ${s.head} is not in this model; showing another.`);
+      s.head = C.headText(run, bestHead(s.run, s.measure));
+    }
+    s.pins = (s.pins || "").split(",").filter((p, i, all) => C.headNumber(run, p) !== null && all.indexOf(p) === i).join(",");
+    const prompts = run.prompts.map((p) => p.id);
+    pick("prompt", prompts, prompts[0] ?? null);
+    const prompt = C.data.prompt(s.run, s.prompt);
+    const last = prompt ? prompt.tokens.length - 1 : 0;
+    if (!(Number.isInteger(s.query) && s.query >= 0 && s.query <= last)) {
+      if (s.query !== undefined && s.query !== null) said.push(`Token ${s.query} is not in this prompt.`);
+      s.query = prompt ? firstWithTarget(prompt) : 0;
+    }
+    return s;
+  };
+
+  /** The last token that an induction head would answer for, else the last one. */
+  function firstWithTarget(prompt) {
+    for (let q = prompt.tokens.length - 1; q >= 0; q--) if ((prompt.targets[q] || []).length) return q;
+    return prompt.tokens.length - 1;
+  }
+
+  C.readHash = function (hash) {
+    const out = {};
+    for (const [key, value] of new URLSearchParams(hash.replace(/^#/, ""))) {
+      if (NUMBERS.includes(key) && value !== "" && Number.isFinite(Number(value))) out[key] = Number(value);
+      else if (TEXTS.includes(key)) out[key] = value;
+    }
+    return out;
+  };
+
+  C.writeHash = function () {
+    const parts = [];
+    for (const key of [...NUMBERS.slice(0, 2), ...TEXTS, ...NUMBERS.slice(2)]) {
+      const value = state[key];
+      if (value === null || value === undefined || value === "") continue;
+      if ((key === "run" || key === "runb") && C.data.index.runs.length < 2) continue;
+      if (["sort", "filter", "rows", "align"].includes(key) && ["layer", "all", "heads", "step"].includes(value)) continue;
+      parts.push(key + "=" + encodeURIComponent(value).replace(/%2C/g, ",").replace(/%3A/g, ":"));
+    }
+    return "#" + parts.join("&");
+  };
+
+  let timer = null;
+  function remember() {
+    clearTimeout(timer);
+    timer = setTimeout(() => {
+      try {
+        history.replaceState(null, "", C.writeHash());
+      } catch {
+        // a sandboxed frame has no history; the page works without
+      }
+    }, 150); // browsers refuse more than a few changes a second
+  }
+
+  /** Changes what is looked at and draws. */
+  C.go = function (patch) {
+    const said = [];
+    const before = state;
+    const wanted = { ...state, ...patch };
+    if (patch.run !== undefined && patch.run !== before.run) {
+      // Another run has heads, prompts and checkpoints of its own; keep what exists there, silently.
+      const run = C.data.index.runs[patch.run];
+      if (run) {
+        for (const field of ["step", "a", "b"]) if (patch[field] === undefined) wanted[field] = C.data.nearest(run.steps, wanted[field]);
+        if (!run.prompts.some((p) => p.id === wanted.prompt)) wanted.prompt = undefined;
+        const { scores, effects } = C.choices(run);
+        for (const field of ["measure", "beside"]) if (![...scores, ...effects].includes(wanted[field])) wanted[field] = undefined;
+        if (C.headNumber(run, wanted.head) === null) wanted.head = undefined;
+        if (!Object.keys(C.curveGroups(run)).includes(wanted.curve)) wanted.curve = undefined;
+      }
+    }
+    if (wanted.prompt !== before.prompt && patch.query === undefined) wanted.query = undefined;
+    state = C.normal(wanted, said);
+    C.notice(said.join(" "), "note");
+    remember();
+    C.redraw();
+  };
+
+  C.run = () => C.data.index.runs[state.run];
+  C.head = () => C.headNumber(C.run(), state.head);
+  C.pins = () => (state.pins ? state.pins.split(",").map((p) => C.headNumber(C.run(), p)) : []);
+  C.togglePin = function (head) {
+    const text = C.headText(C.run(), head);
+    const pins = state.pins ? state.pins.split(",") : [];
+    C.go({ pins: (pins.includes(text) ? pins.filter((p) => p !== text) : [...pins, text]).join(",") });
+  };
+  C.moveStep = function (by) {
+    const { steps } = C.run();
+    const at = Math.max(0, Math.min(steps.length - 1, steps.indexOf(state.step) + by));
+    if (steps[at] !== state.step) C.go({ step: steps[at] });
+  };
+  C.currentAxis = () => C.axis(C.run(), state.axis, state.from, state.to);
+
+  /** The effect that stands for "removing the head": the measure looked at if it is one, else of copying accuracy or loss. */
+  C.effectKey = function (run) {
+    const { effects } = C.choices(run);
+    if (effects.includes(state.measure)) return state.measure;
+    return effects.find((m) => m.endsWith(":copying_accuracy_token")) || effects.find((m) => m.endsWith(":copying_loss")) || effects[0] || null;
+  };
+  /** A score's measure even while an effect is looked at: formation, null and selectivity belong to it. */
+  C.scoreMeasure = (run) => (state.measure && !state.measure.includes(":") ? state.measure : C.defaultMeasure(run));
+
+  /** Heads in the order and choice that the reader asked for; the map, the grid and the table all follow it. */
+  C.orderedHeads = function () {
+    const run = C.run();
+    const measure = state.measure;
+    const score = C.scoreMeasure(run);
+    let heads = [...Array(run.n_layers * run.n_heads).keys()];
+    if (state.filter === "formed") heads = heads.filter((h) => (C.data.formation(run, score, h) || {}).step != null);
+    if (state.filter === "null") heads = heads.filter((h) => C.data.isAbove(run, score, h));
+    if (state.filter === "pinned") heads = heads.filter((h) => C.pins().includes(h));
+    const last = (name, h, step) => {
+      const scores = name && C.data.scores(state.run, name);
+      return scores ? C.data.value(state.run, name, h, step ?? scores.steps[scores.steps.length - 1]) ?? -Infinity : -Infinity;
+    };
+    const effect = C.effectKey(run);
+    const keys = {
+      now: (h) => -last(measure, h, state.step),
+      final: (h) => -last(measure, h),
+      formation: (h) => (C.data.formation(run, score, h) || {}).step ?? Infinity,
+      effect: (h) => -Math.abs(last(effect, h)),
+    };
+    const key = keys[state.sort];
+    if (key) {
+      const known = new Map(heads.map((h) => [h, key(h)]));
+      heads.sort((x, y) => (known.get(x) === known.get(y) ? x - y : known.get(x) - known.get(y)));
+      return heads;
+    }
+    return state.flip ? heads.reverse() : heads;
+  };
+})(Copyscope);

@@ -1,0 +1,248 @@
+"use strict";
+// The formation map on canvas: a row a head (or layer), a column a checkpoint. A base picture that changes rarely, and
+// over it the cursor, which changes with every step.
+(function (C) {
+  const [TOP, BOTTOM] = [18, 36];
+
+  /** Builds a map's elements inside a <figure>, once. */
+  C.makeMap = function (figure, field) {
+    const map = { figure, field, title: C.el("h2", {}), base: C.el("canvas", {}), bar: C.el("div", { class: "colorbar" }) };
+    map.over = C.el("canvas", { class: "over", tabindex: "0", role: "application", "aria-roledescription": "formation map" });
+    map.stage = C.el("div", { class: "stage" }, map.base, map.over);
+    map.read = C.el("p", { class: "readout", "aria-live": "polite" });
+    const save = (kind, label) => C.el("button", { type: "button", "data-save": kind, onclick: () => C.saveMap(map, kind) }, label);
+    map.saves = C.el("span", { class: "saves", role: "group", "aria-label": "Download this map" }, save("csv", "CSV"), save("json", "JSON"), save("svg", "SVG"), save("png", "PNG"));
+    C.fill(figure, C.el("div", { class: "head-line" }, map.title, map.saves), map.stage, C.el("figcaption", {}, map.bar), map.read);
+    C.mapInput(map);
+    return map;
+  };
+
+  /** Rows of the map: heads in the chosen order, or layers with their largest head. */
+  C.mapRows = function (run, scores) {
+    const s = C.state();
+    if (s.rows === "layers") {
+      const layers = [...Array(run.n_layers).keys()];
+      if (s.flip) layers.reverse();
+      return layers.map((layer) => ({
+        label: `L${layer}`, layer, head: null,
+        heads: [...Array(run.n_heads).keys()].map((h) => layer * run.n_heads + h),
+      }));
+    }
+    return C.orderedHeads().map((head) => ({ label: C.data.headName(run, head), layer: Math.floor(head / run.n_heads), head, heads: [head] }));
+  };
+
+  /** The value of a row at a column, with the head it came from. */
+  C.cellOf = function (scores, row, column) {
+    let best = null;
+    for (const head of row.heads) {
+      const value = scores.values[column * scores.nHeads + head];
+      if (!Number.isNaN(value) && (best === null || Math.abs(value) > Math.abs(best.value))) best = { head, value };
+    }
+    return best || { head: row.heads[0], value: null };
+  };
+
+  function rowHeight(count) {
+    return Math.max(1, Math.min(22, Math.floor(560 / Math.max(count, 1)) || 1, count > 64 ? 4 : 22));
+  }
+
+  C.drawMap = function (map, measure) {
+    const [s, run] = [C.state(), C.run()];
+    const scores = C.data.scores(s.run, measure);
+    const words = C.data.words(measure);
+    const problem = scores ? null : C.data.problems.get(`scores/${s.run}/${measure}`);
+    map.title.textContent = words.title;
+    map.measure = measure;
+    if (!scores) {
+      map.read.textContent = problem ? `These scores could not be read: ${problem}` : "Reading scores …";
+      return;
+    }
+    const axis = C.currentAxis();
+    const frame = C.frame(map.stage.clientWidth);
+    const rows = C.mapRows(run, scores);
+    const height = rowHeight(rows.length);
+    const range = C.data.range(s.run, measure);
+    Object.assign(map, { axis, frame, rows, height, range, scores, top: TOP, steps: scores.steps });
+    C.colorBar(map.bar, range, words.unit, "");
+    if (!rows.length) {
+      map.read.textContent = "No head passes the choice made under “Show”.";
+    } else if (map.read.textContent.startsWith("No head") || map.read.textContent.startsWith("Reading")) map.read.textContent = "";
+    const key = JSON.stringify([s.run, measure, s.axis, s.from, s.to, s.rows, s.flip, s.sort, rows.map((r) => r.label), frame.width, C.isDark(), C.generation, C.pins()]);
+    C.once(map.base, key, () => paintBase(map, run, s));
+    map.over.setAttribute("aria-label", `${words.title}: ${rows.length} rows, ${scores.steps.length} checkpoints. Arrow keys move between heads and steps; Enter shows the attention.`);
+    paintCursor(map, run, s);
+  };
+
+  function paintBase(map, run, s) {
+    const { axis, frame, rows, height, range, scores } = map;
+    const total = TOP + rows.length * height + BOTTOM;
+    const context = C.sized(map.base, frame.width, total);
+    map.stage.style.height = total + "px";
+    context.font = "11px system-ui, sans-serif";
+    context.textBaseline = "middle";
+    const columns = axis.cells(scores.steps).filter(([a, b]) => b > axis.low && a < axis.high);
+    context.drawImage(cellPicture(map, columns), frame.left, TOP, frame.plot, rows.length * height);
+    context.fillStyle = C.color("ink");
+    labels(context, map, s);
+    layerLines(context, map, s);
+    ticks(context, map);
+    const band = C.band(run, axis);
+    if (band) outline(context, axis.x(band[0], frame.left, frame.plot), axis.x(band[1], frame.left, frame.plot), rows.length * height);
+    formation(context, map, run);
+  }
+
+  /** Cells as a picture one pixel a plot column wide and one pixel a row high, so that 150 × 144 takes a millisecond. */
+  function cellPicture(map, columns) {
+    const { axis, frame, rows, range, scores } = map;
+    const width = Math.round(frame.plot * 2);
+    const picture = C.el("canvas", { width, height: Math.max(rows.length, 1) });
+    const context = picture.getContext("2d");
+    const image = context.createImageData(width, Math.max(rows.length, 1));
+    const pixels = new Uint32Array(image.data.buffer);
+    const colors = C.scaleOf(range).packed;
+    const missing = C.packColor(C.color("missing"));
+    const spans = columns.map(([a, b, i]) => [Math.max(0, Math.round(axis.x(a, 0, width))), Math.min(width, Math.round(axis.x(b, 0, width))), i]);
+    rows.forEach((row, r) => {
+      for (const [from, to, i] of spans) {
+        const shade = C.shade(C.cellOf(scores, row, i).value, range);
+        pixels.fill(shade < 0 ? missing : colors[shade], r * width + from, r * width + to);
+      }
+    });
+    context.putImageData(image, 0, 0);
+    map.base.getContext("2d").imageSmoothingEnabled = false;
+    return picture;
+  }
+
+  function labels(context, map, s) {
+    const { rows, height, frame } = map;
+    context.textAlign = "right";
+    const pins = C.pins();
+    const layers = height < 10 && s.sort === "layer" && s.rows === "heads";
+    let last = -Infinity;
+    rows.forEach((row, r) => {
+      let y = TOP + (r + 0.5) * height;
+      let text = row.label;
+      if (layers) {
+        if (r && rows[r - 1].layer === row.layer) return;
+        const count = rows.filter((x) => x.layer === row.layer).length;
+        y = TOP + (r + count / 2) * height;
+        text = `L${row.layer}`;
+      }
+      if (y - last < 11) return;
+      last = y;
+      context.fillText((pins.includes(row.head) ? "◆ " : "") + text, frame.left - 6, y);
+    });
+  }
+
+  function layerLines(context, map, s) {
+    if (s.sort !== "layer" || s.rows !== "heads") return;
+    context.fillStyle = "rgba(255,255,255,0.75)";
+    map.rows.forEach((row, r) => {
+      if (r && map.rows[r - 1].layer !== row.layer) context.fillRect(map.frame.left, TOP + r * map.height - 0.5, map.frame.plot, 1);
+    });
+  }
+
+  function ticks(context, map) {
+    const { axis, frame, rows, height } = map;
+    const y = TOP + rows.length * height;
+    context.fillStyle = C.color("soft");
+    context.textAlign = "center";
+    for (const [at, text] of axis.ticks(frame.plot < 420 ? 6 : 12)) {
+      const x = axis.x(at, frame.left, frame.plot);
+      if (x < frame.left - 1 || x > frame.left + frame.plot + 1) continue;
+      context.fillRect(x - 0.5, y, 1, 4);
+      context.fillText(text, x, y + 11);
+    }
+    context.fillText(axis.title, frame.left + frame.plot / 2, y + 27);
+  }
+
+  function outline(context, low, high, tall) {
+    for (const [color, width, dash] of [["#ffffff", 3, []], ["#d55e00", 1.5, [5, 4]]]) {
+      context.strokeStyle = color;
+      context.lineWidth = width;
+      context.setLineDash(dash);
+      context.strokeRect(low, TOP, Math.max(high - low, 2), tall);
+    }
+    context.setLineDash([]);
+  }
+
+  /** A diamond at each formation step, and the step in words at the row's right end. */
+  function formation(context, map, run) {
+    const { axis, frame, rows, height } = map;
+    context.textAlign = "left";
+    let last = -Infinity;
+    let any = false;
+    rows.forEach((row, r) => {
+      const found = row.heads.map((h) => C.data.formation(run, map.measure, h)).filter((f) => f && f.step !== null).sort((a, b) => a.step - b.step)[0];
+      if (!found) return;
+      any = true;
+      const y = TOP + (r + 0.5) * height;
+      const x = axis.x(axis.position(found.step), frame.left, frame.plot);
+      if (x >= frame.left && x <= frame.left + frame.plot) diamond(context, x, y, Math.max(3, Math.min(5, height / 2 + 1)));
+      if (y - last < 11) return;
+      last = y;
+      context.fillStyle = C.color("found");
+      context.fillText(C.stepLabel(found.step) + (/fell/.test(found.state || "") ? "↓" : ""), frame.left + frame.plot + 6, y);
+    });
+    if (any) {
+      context.fillStyle = C.color("found");
+      context.textAlign = "right";
+      context.fillText("◆ formed at", frame.width - 2, 8);
+    }
+  }
+
+  function diamond(context, x, y, size) {
+    context.beginPath();
+    context.moveTo(x, y - size);
+    context.lineTo(x + size, y);
+    context.lineTo(x, y + size);
+    context.lineTo(x - size, y);
+    context.closePath();
+    context.fillStyle = "#d55e00";
+    context.fill();
+    context.strokeStyle = "#fff";
+    context.lineWidth = 1.2;
+    context.stroke();
+  }
+
+  /** The step cursor, the chosen row, and a rectangle being dragged. */
+  function paintCursor(map, run, s) {
+    const { axis, frame, rows, height } = map;
+    const tall = rows.length * height;
+    const context = C.sized(map.over, frame.width, TOP + tall + BOTTOM);
+    const x = axis.x(axis.position(s.step), frame.left, frame.plot);
+    const inside = x >= frame.left && x <= frame.left + frame.plot;
+    if (inside) {
+      context.fillStyle = "#fff";
+      context.fillRect(x - 1.5, TOP, 3, tall);
+      context.fillStyle = "#111";
+      context.fillRect(x - 0.5, TOP - 4, 1, tall + 8);
+      context.fillStyle = C.color("ink");
+      context.font = "600 11px system-ui, sans-serif";
+      context.textAlign = x > frame.left + frame.plot - 60 ? "right" : "left";
+      context.fillText(`step ${C.stepLabel(s.step)}`, x + (context.textAlign === "right" ? -4 : 4), 9);
+    }
+    const at = rows.findIndex((row) => row.heads.includes(C.head()));
+    if (at >= 0) {
+      const tallRow = Math.max(height, 3);
+      const y = TOP + (at + 0.5) * height - tallRow / 2;
+      context.strokeStyle = "#fff";
+      context.lineWidth = 3;
+      context.strokeRect(frame.left + 0.5, y, frame.plot - 1, tallRow);
+      context.strokeStyle = "#111";
+      context.lineWidth = 1;
+      context.strokeRect(frame.left + 0.5, y, frame.plot - 1, tallRow);
+      context.fillStyle = C.color("ink");
+      context.beginPath();
+      context.moveTo(frame.left - 5, y + tallRow / 2 - 4);
+      context.lineTo(frame.left + 1, y + tallRow / 2);
+      context.lineTo(frame.left - 5, y + tallRow / 2 + 4);
+      context.fill();
+    }
+    if (map.drag) {
+      const [low, high] = [Math.min(map.drag.from, map.drag.to), Math.max(map.drag.from, map.drag.to)];
+      context.fillStyle = "rgba(0,114,178,0.25)";
+      context.fillRect(low, TOP, high - low, tall);
+    }
+  }
+  C.paintMapCursor = (map) => map.scores && paintCursor(map, C.run(), C.state());
+})(Copyscope);

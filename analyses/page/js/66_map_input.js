@@ -1,0 +1,136 @@
+"use strict";
+// Pointer and keys on a map: hover reads a cell, a click or Enter chooses it, dragging sideways zooms.
+(function (C) {
+  /** Everything known about a cell, as pairs of a name and a value in words. */
+  C.cellFacts = function (measure, head, step) {
+    const [s, run] = [C.state(), C.run()];
+    const words = C.data.words(measure);
+    const value = C.data.value(s.run, measure, head, step);
+    const beside = (suffix) => C.data.value(s.run, measure + suffix, head, step) ?? null;
+    const facts = [[words.title, value === null || value === undefined ? "not measured" : C.number(value) + (words.unit ? " " + words.unit : "")]];
+    if (beside("_selectivity") !== null) facts.push(["selectivity", `${C.number(beside("_selectivity"))} × uniform attention`]);
+    if (beside("_null") !== null) facts.push(["random target", C.number(beside("_null"))]);
+    const above = C.data.isAbove(run, measure, head);
+    if (above !== null) facts.push(["at the last step", above ? "above its null" : "not above its null"]);
+    const found = C.data.formation(run, measure, head);
+    if (found) facts.push(["formation", C.formationWords(found)]);
+    return facts;
+  };
+  C.cellWords = (measure, head, step) => [
+    `Layer ${Math.floor(head / C.run().n_heads)}, head ${head % C.run().n_heads}, step ${C.number(step)}`,
+    ...C.cellFacts(measure, head, step).map(([name, value]) => `${name}: ${value}`),
+  ];
+
+  C.formationWords = function (found) {
+    if (found.step === null) return found.state || "not formed";
+    const around = found.low !== null && found.low !== undefined ? ` (95 %: ${C.number(Math.round(found.low))} to ${C.number(Math.round(found.high))})` : "";
+    return `${found.state || "formed"} at step ${C.number(Math.round(found.step))}${around}`;
+  };
+
+  C.mapInput = function (map) {
+    const { over } = map;
+
+    function cellAt(event) {
+      if (!map.scores) return null;
+      const box = over.getBoundingClientRect();
+      const [x, y] = [event.clientX - box.left, event.clientY - box.top];
+      const r = Math.floor((y - map.top) / map.height);
+      if (r < 0 || r >= map.rows.length || x < map.frame.left || x > map.frame.left + map.frame.plot) return null;
+      const at = map.axis.at(x, map.frame.left, map.frame.plot);
+      const cell = map.axis.cells(map.steps).find(([a, b]) => at >= a && at <= b);
+      if (!cell) return null;
+      return { x, head: C.cellOf(map.scores, map.rows[r], cell[2]).head, step: map.steps[cell[2]] };
+    }
+
+    over.addEventListener("pointermove", (event) => {
+      if (map.drag) {
+        const box = over.getBoundingClientRect();
+        map.drag.to = Math.max(map.frame.left, Math.min(map.frame.left + map.frame.plot, event.clientX - box.left));
+        C.paintMapCursor(map);
+        return;
+      }
+      const cell = cellAt(event);
+      C.hovered = cell && { measure: map.measure, head: cell.head, step: cell.step };
+      if (cell) C.tip(C.cellWords(map.measure, cell.head, cell.step), event.clientX, event.clientY);
+      else C.tip(null);
+    });
+    over.addEventListener("pointerleave", () => {
+      C.hovered = null;
+      C.tip(null);
+    });
+    over.addEventListener("pointerdown", (event) => {
+      const box = over.getBoundingClientRect();
+      const x = event.clientX - box.left;
+      if (event.button !== 0 || event.pointerType !== "mouse" || !map.frame || x < map.frame.left || x > map.frame.left + map.frame.plot) return;
+      map.drag = { from: x, to: x };
+      try {
+        over.setPointerCapture(event.pointerId);
+      } catch {
+        // a made-up event has no pointer to capture
+      }
+    });
+    over.addEventListener("pointerup", (event) => {
+      const drag = map.drag;
+      map.drag = null;
+      if (drag && Math.abs(drag.to - drag.from) > 8) {
+        map.dragged = true;
+        const at = (x) => map.axis.at(x, map.frame.left, map.frame.plot);
+        C.zoom(map.axis, at(drag.from), at(drag.to));
+      }
+    });
+    over.addEventListener("pointercancel", () => (map.drag = null));
+    over.addEventListener("click", (event) => {
+      if (map.dragged) {
+        map.dragged = false;
+        return;
+      }
+      const cell = cellAt(event);
+      if (cell) choose(cell.head, cell.step);
+    });
+    over.addEventListener("dblclick", () => C.go({ from: null, to: null }));
+
+    function choose(head, step) {
+      const run = C.run();
+      C.go({ head: C.headText(run, head), step: C.data.nearest(run.steps, step) });
+      map.read.textContent = C.cellWords(map.measure, head, step).join("; ") + ".";
+    }
+
+    over.addEventListener("keydown", (event) => {
+      const [s, run] = [C.state(), C.run()];
+      if (event.ctrlKey || event.metaKey || event.altKey) return;
+      const row = map.rows ? map.rows.findIndex((r) => r.heads.includes(C.head())) : -1;
+      const column = run.steps.indexOf(s.step);
+      const jump = event.shiftKey ? 10 : 1;
+      let [r, c] = [row, column];
+      if (event.key === "ArrowLeft") c -= jump;
+      else if (event.key === "ArrowRight") c += jump;
+      else if (event.key === "ArrowUp") r -= jump;
+      else if (event.key === "ArrowDown") r += jump;
+      else if (event.key === "Home") c = 0;
+      else if (event.key === "End") c = run.steps.length - 1;
+      else if (event.key === "Enter") {
+        C.go({ view: "attention" });
+        event.preventDefault();
+        return;
+      } else return;
+      event.preventDefault();
+      event.stopPropagation();
+      if (!map.rows || !map.rows.length) return;
+      r = Math.max(0, Math.min(map.rows.length - 1, r));
+      c = Math.max(0, Math.min(run.steps.length - 1, c));
+      const head = r === row ? C.head() : map.rows[r].heads[0];
+      choose(head, run.steps[c]);
+    });
+  };
+
+  /** A small box of text beside the pointer; null hides it. */
+  C.tip = function (lines, x = 0, y = 0) {
+    const box = C.byId("tip");
+    box.hidden = !lines;
+    if (!lines) return;
+    C.fill(box, lines.map((line, i) => C.el(i ? "div" : "strong", {}, line)));
+    const { offsetWidth: w, offsetHeight: h } = box;
+    box.style.left = Math.max(4, Math.min(window.innerWidth - w - 8, x + 14)) + "px";
+    box.style.top = (y + h + 24 > window.innerHeight ? y - h - 10 : y + 16) + "px";
+  };
+})(Copyscope);

@@ -1,0 +1,114 @@
+"use strict";
+// One head's attention on the current prompt: the matrix, with the chosen query's row and the expected targets outlined.
+(function (C) {
+  const hover = { query: null };
+
+  /** The query looked at: the one under the pointer, else the chosen one. */
+  C.query = () => (hover.query === null ? C.state().query : hover.query);
+  C.hoverQuery = function (query) {
+    if (hover.query === query) return;
+    hover.query = query;
+    C.redraw();
+  };
+  C.attentionNow = (step = C.state().step) => C.data.attention(C.state().run, C.state().prompt, step);
+
+  /** Short text for a label on canvas. */
+  const short = (text, most) => (text.length > most ? text.slice(0, most - 1) + "…" : text);
+
+  C.makeMatrix = function (place, most) {
+    const matrix = { place, most, base: C.el("canvas", { class: "pixels", "aria-hidden": "true" }) };
+    matrix.over = C.el("canvas", { class: "over", tabindex: "0", role: "application", "aria-roledescription": "attention matrix" });
+    matrix.stage = C.el("div", { class: "stage matrix" }, matrix.base, matrix.over);
+    matrix.words = C.el("p", { class: "note" });
+    C.fill(place, matrix.stage, matrix.words);
+    const queryAt = (event) => {
+      if (!matrix.size) return null;
+      const box = matrix.over.getBoundingClientRect();
+      const row = Math.floor(((event.clientY - box.top - matrix.top) / matrix.size) * matrix.nTokens);
+      const x = event.clientX - box.left;
+      return row >= 0 && row < matrix.nTokens && x >= 0 && x <= matrix.left + matrix.size ? row : null;
+    };
+    matrix.over.addEventListener("pointermove", (event) => event.pointerType === "mouse" && C.hoverQuery(queryAt(event)));
+    matrix.over.addEventListener("pointerleave", () => C.hoverQuery(null));
+    matrix.over.addEventListener("click", (event) => {
+      const query = queryAt(event);
+      if (query !== null) C.go({ query });
+    });
+    matrix.over.addEventListener("keydown", (event) => C.queryKeys(event, "ArrowUp", "ArrowDown"));
+    return matrix;
+  };
+
+  /** Keys that move the query; true if one did. */
+  C.queryKeys = function (event, back, on) {
+    const prompt = C.data.prompt(C.state().run, C.state().prompt);
+    if (!prompt || event.ctrlKey || event.metaKey || event.altKey) return false;
+    const last = prompt.tokens.length - 1;
+    const query = { [back]: C.state().query - 1, [on]: C.state().query + 1, Home: 0, End: last }[event.key];
+    if (query === undefined) return false;
+    event.preventDefault();
+    event.stopPropagation();
+    C.go({ query: Math.max(0, Math.min(last, query)) });
+    return true;
+  };
+
+  C.drawMatrix = function (matrix) {
+    const [s, run] = [C.state(), C.run()];
+    const attention = C.attentionNow();
+    const problem = attention ? null : C.data.attentionProblem(s.run, s.prompt, s.step);
+    matrix.place.classList.toggle("waiting", !attention && !problem);
+    if (problem) {
+      matrix.words.textContent = problem;
+      matrix.stage.hidden = true;
+      return;
+    }
+    if (!attention) return; // the last picture stays until the next one is here
+    matrix.stage.hidden = false;
+    const head = C.head();
+    const { prompt, nTokens } = attention;
+    const labelled = nTokens <= 48 && matrix.most > 300;
+    const left = labelled ? 84 : 0;
+    const top = labelled ? 74 : 0;
+    const size = Math.max(80, Math.min(matrix.place.clientWidth - left - 2, matrix.most));
+    Object.assign(matrix, { left, top, size, nTokens });
+    C.once(matrix.base, [s.run, s.prompt, attention.step, head, C.isDark(), C.generation].join("/"), () => C.paintAttention(matrix.base, attention, head));
+    Object.assign(matrix.base.style, { left: left + "px", top: top + "px", width: size + "px", height: size + "px" });
+    matrix.stage.style.height = top + size + "px";
+    const key = JSON.stringify([s.run, s.prompt, nTokens, size, left, C.query(), C.isDark(), C.generation]);
+    C.once(matrix.over, key, () => overlay(matrix, prompt, labelled));
+    const query = C.query();
+    matrix.over.setAttribute("aria-label", `Attention of ${C.data.headName(run, head)} at step ${attention.step}, query token ${query}. Up and down move the query.`);
+    matrix.words.textContent = `Rows ask, columns are looked at; white 0 to dark blue 1, grey cannot be seen. Orange squares: where a perfect induction head would look.`;
+  };
+
+  function overlay(matrix, prompt, labelled) {
+    const { left, top, size, nTokens } = matrix;
+    const context = C.sized(matrix.over, left + size + 2, top + size);
+    const cell = size / nTokens;
+    const query = C.query();
+    context.strokeStyle = "#d55e00";
+    context.lineWidth = Math.max(1, Math.min(2, cell / 5));
+    prompt.targets.forEach((keys, q) => {
+      for (const k of keys) context.strokeRect(left + k * cell + 0.5, top + q * cell + 0.5, Math.max(cell - 1, 2), Math.max(cell - 1, 2));
+    });
+    context.strokeStyle = C.color("ink");
+    context.lineWidth = 1.5;
+    context.strokeRect(left + 0.5, top + query * cell - 0.5, Math.max((query + 1) * cell, 3), Math.max(cell + 1, 3));
+    if (!labelled) return;
+    context.direction = "ltr";
+    context.textBaseline = "middle";
+    const font = Math.max(8, Math.min(12, cell - 1));
+    prompt.tokens.forEach((token, i) => {
+      const text = short(C.tokenText(token), Math.floor(78 / (font * 0.58)));
+      context.font = `${i === query ? "700 " : ""}${font}px ui-monospace, monospace`;
+      context.fillStyle = i === query ? C.color("ink") : C.color("soft");
+      context.textAlign = "right";
+      context.fillText(text, left - 5, top + (i + 0.5) * cell);
+      context.save();
+      context.translate(left + (i + 0.5) * cell, top - 5);
+      context.rotate(-Math.PI / 2);
+      context.textAlign = "left";
+      context.fillText(text, 0, 0);
+      context.restore();
+    });
+  }
+})(Copyscope);

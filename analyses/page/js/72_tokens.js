@@ -1,0 +1,84 @@
+"use strict";
+// The prompt as a row of tokens: the query's sources shaded, the expected induction targets outlined.
+(function (C) {
+  C.makeTokens = function (place) {
+    const list = C.el("div", { class: "tokens", role: "group", "aria-label": "Tokens of the prompt; arrow keys move the query" });
+    list.addEventListener("keydown", (event) => {
+      if (C.queryKeys(event, "ArrowLeft", "ArrowRight")) list.children[C.state().query].focus();
+    });
+    list.addEventListener("pointerleave", () => C.hoverQuery(null));
+    const view = { place, list, words: C.el("p", { class: "note", "aria-live": "polite" }) };
+    C.fill(place, list, view.words);
+    return view;
+  };
+
+  C.drawTokens = function (view) {
+    const [s, run] = [C.state(), C.run()];
+    const prompt = C.data.prompt(s.run, s.prompt);
+    if (!prompt) return C.fill(view.list);
+    C.once(view.list, [s.run, s.prompt, prompt.tokens.length, C.generation].join("/"), () => build(view, prompt));
+    const attention = C.attentionNow();
+    const query = C.query();
+    const row = attention ? C.data.row(attention, C.head(), query) : null;
+    const targets = prompt.targets[query] || [];
+    const range = { low: 0, high: 1, signed: false };
+    prompt.tokens.forEach((token, i) => {
+      const chip = view.list.children[i];
+      const share = row && i < row.length ? row[i] : null;
+      const shade = share === null ? null : C.attentionColors[Math.round(share * 255)];
+      chip.style.background = shade === null ? "" : cssOf(shade);
+      chip.style.color = shade === null ? "" : share > 0.45 ? "#fff" : "#111";
+      chip.classList.toggle("query", i === query);
+      chip.classList.toggle("target", targets.includes(i));
+      chip.classList.toggle("later", i > query);
+      chip.tabIndex = i === s.query ? 0 : -1;
+      const words = [`token ${i}, ${C.tokenText(token)}`];
+      if (i === query) words.push("the query");
+      if (share !== null) words.push(`attention ${C.number(share)}`);
+      if (targets.includes(i)) words.push("expected target");
+      chip.setAttribute("aria-label", words.join(", "));
+      chip.title = words.join(", ");
+    });
+    view.words.textContent = sentence(run, prompt, attention, row, query, targets);
+    return undefined;
+  };
+
+  const cssOf = (packed) => `rgb(${packed & 255},${(packed >> 8) & 255},${(packed >> 16) & 255})`;
+
+  function build(view, prompt) {
+    C.fill(
+      view.list,
+      prompt.tokens.map((token, i) => {
+        const chip = C.el("button", { type: "button", class: "token" }, C.el("bdi", {}, C.tokenText(token)));
+        chip.addEventListener("click", () => C.go({ query: i }));
+        chip.addEventListener("pointerenter", (event) => event.pointerType === "mouse" && C.hoverQuery(i));
+        return chip;
+      })
+    );
+  }
+
+  function sentence(run, prompt, attention, row, query, targets) {
+    if (!row) return "";
+    const head = C.data.headName(run, C.head());
+    const where = `${head} at step ${C.number(attention.step)}, from “${C.tokenText(prompt.tokens[query])}” (token ${query})`;
+    if (!targets.length) return `${where}: no earlier copy, so nothing to expect of an induction head.`;
+    const sum = targets.reduce((total, k) => total + (row[k] || 0), 0);
+    const names = targets.map((k) => `“${C.tokenText(prompt.tokens[k])}” (token ${k})`).join(", ");
+    return `${where}: ${C.number(sum)} of its attention is on the expected ${targets.length > 1 ? "targets" : "target"} ${names}.`;
+  }
+
+  /** The chosen query's largest sources and its targets, as a table. */
+  C.drawSources = function (place) {
+    const s = C.state();
+    const prompt = C.data.prompt(s.run, s.prompt);
+    const attention = C.attentionNow();
+    if (!prompt || !attention) return;
+    const query = C.query();
+    const row = C.data.row(attention, C.head(), query);
+    const targets = prompt.targets[query] || [];
+    const order = row.map((_, i) => i).sort((x, y) => row[y] - row[x]);
+    const shown = [...new Set([...order.slice(0, 5), ...targets])].sort((x, y) => row[y] - row[x]);
+    const rows = shown.map((k) => [k, C.tokenText(prompt.tokens[k]), row[k], targets.includes(k) ? "expected target" : k === query ? "itself" : ""]);
+    C.table(place, { title: "Largest sources of the query", columns: ["token", "text", "attention", ""], rows, name: "sources" });
+  };
+})(Copyscope);

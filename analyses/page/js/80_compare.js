@@ -1,0 +1,123 @@
+"use strict";
+// Two checkpoints, or the same place in two runs: A, B and B − A, of scores and of attention; and curves of all runs.
+(function (C) {
+  const stepsOf = (run) => run.steps.map((step) => [step, C.number(step)]);
+
+  C.drawCompare = function () {
+    const s = C.state();
+    const { runs } = C.data.index;
+    const [runA, runB] = [runs[s.run], runs[s.runb]];
+    const other = s.runb !== s.run;
+    // With another run as B its step follows by what the runs are aligned by.
+    const stepB = other ? C.data.nearest(runB.steps, s.b) : s.b;
+    C.options(C.byId("a"), [["", stepsOf(runA)]], String(s.a));
+    C.options(C.byId("b"), [["", stepsOf(runB)]], String(stepB));
+    C.byId("runb-control").hidden = runs.length < 2;
+    C.options(C.byId("runb"), [["", runs.map((r, i) => [i, r.name])]], String(s.runb));
+    C.options(C.byId("prompt-compare"), [["", runA.prompts.map((p) => [p.id, p.title])]], s.prompt);
+    const same = runA.n_layers === runB.n_layers && runA.n_heads === runB.n_heads;
+    const names = [`A: ${other ? runA.name + ", " : ""}step ${C.number(s.a)}`, `B: ${other ? runB.name + ", " : ""}step ${C.number(stepB)}`, "B − A"];
+    scores(s, runA, stepB, names, same);
+    attention(s, runA, runB, stepB, names, same, other);
+    C.byId("compare-runs").hidden = runs.length < 2;
+    if (runs.length > 1) C.drawRuns();
+  };
+
+  /** The score of every head at A and B as layer × head tables of colour and number. */
+  function scores(s, run, stepB, names, same) {
+    C.byId("compare-scores-title").textContent = C.data.words(s.measure).title;
+    const place = C.byId("compare-scores");
+    const table = C.byId("compare-table");
+    if (!same) {
+      C.fill(place, C.el("p", { class: "note" }, "These runs have different numbers of layers or heads; only their curves compare."));
+      C.fill(table);
+      place.copyscopeKey = table.copyscopeKey = null;
+      return;
+    }
+    const heads = [...Array(run.n_layers * run.n_heads).keys()];
+    const near = (index, step) => {
+      const found = C.data.scores(index, s.measure);
+      return found ? C.data.nearest(found.steps, step) : step;
+    };
+    const values = [[s.run, s.a], [s.runb, stepB]].map(([index, step]) => heads.map((h) => C.data.value(index, s.measure, h, near(index, step)) ?? null));
+    const change = heads.map((h) => (values[0][h] === null || values[1][h] === null ? null : values[1][h] - values[0][h]));
+    const range = C.data.range(s.run, s.measure);
+    const far = Math.max(Math.abs(range.low), Math.abs(range.high));
+    const both = [values[0], values[1], change];
+    C.once(place, JSON.stringify([both, names, s.head, range, C.isDark()]), () => {
+      C.fill(place, both.map((v, i) => scoreMap(run, v, i === 2 ? { signed: true, low: -far, high: far } : range, names[i], i === 2)));
+    });
+    const order = [...heads].filter((h) => change[h] !== null).sort((x, y) => Math.abs(change[y]) - Math.abs(change[x])).slice(0, 20);
+    C.table(table, {
+      title: `${C.data.words(s.measure).title}: the heads that differ most`, name: "compare",
+      columns: ["head", names[0], names[1], "B − A"],
+      rows: order.map((h) => [C.data.headName(run, h), values[0][h], values[1][h], change[h]]),
+      pressed: order.map((h, i) => (h === C.head() ? i : -1)).filter((i) => i >= 0),
+      links: (i) => C.go({ head: C.headText(run, order[i]) }),
+    });
+    C.numbersOf.compare = { a: values[0][C.head()], b: values[1][C.head()], difference: change[C.head()] };
+  }
+
+  function scoreMap(run, values, range, title, signed) {
+    const chosen = C.head();
+    const small = run.n_heads > 8;
+    const rows = [...Array(run.n_layers).keys()].map((layer) =>
+      C.el(
+        "tr",
+        {},
+        C.el("th", { scope: "row" }, `L${layer}`),
+        [...Array(run.n_heads).keys()].map((h) => {
+          const head = layer * run.n_heads + h;
+          const value = values[head];
+          const style = `background:${C.css(value, range, C.color("missing"))};color:${C.inkOn(value, range)}`;
+          const text = small ? "" : signed ? C.signed(round(value)) : C.number(round(value));
+          const label = `${C.data.headName(run, head)}: ${C.number(value)}`;
+          return C.el("td", { style, class: head === chosen ? "chosen" : null, title: label }, small ? C.el("span", { class: "unseen" }, C.number(value)) : text);
+        })
+      )
+    );
+    const columns = [C.el("td", {}), ...[...Array(run.n_heads).keys()].map((h) => C.el("th", { scope: "col" }, `H${h}`))];
+    return C.el("figure", {}, C.el("figcaption", {}, title), C.el("div", { class: "scroll" }, C.el("table", { class: "scores" + (small ? " small" : "") }, C.el("thead", {}, C.el("tr", {}, columns)), C.el("tbody", {}, rows))));
+  }
+  const round = (value) => (value === null ? null : Math.round(value * 100) / 100);
+
+  function attention(s, runA, runB, stepB, names, same, other) {
+    const place = C.byId("compare-attention");
+    C.byId("compare-attention-title").textContent = `Attention of ${C.data.headName(runA, C.head())}`;
+    const promptB = C.data.prompt(s.runb, s.prompt);
+    const promptA = C.data.prompt(s.run, s.prompt);
+    const a = C.data.attention(s.run, s.prompt, s.a);
+    const b = promptB && C.data.attention(s.runb, s.prompt, stepB);
+    if (!promptA || !promptB || !same) {
+      C.fill(place, C.el("p", { class: "note" }, promptA ? "The other run has no attention for this prompt." : "No attention was saved with this page."));
+      place.copyscopeKey = null;
+      return;
+    }
+    if (!a || !b) {
+      const why = C.data.attentionProblem(s.run, s.prompt, s.a) || C.data.attentionProblem(s.runb, s.prompt, stepB);
+      place.classList.toggle("waiting", !why);
+      if (why) {
+        C.fill(place, C.el("p", { class: "note" }, why));
+        place.copyscopeKey = null;
+      }
+      return;
+    }
+    place.classList.remove("waiting");
+    const [head, headB] = [C.head(), C.head()];
+    const comparable = a.nTokens === b.nTokens && promptA.tokens.every((t, i) => t === promptB.tokens[i]);
+    C.once(place, JSON.stringify([s.run, s.runb, s.prompt, a.step, b.step, head, C.isDark(), C.generation]), () => {
+      const picture = (title, paint) => {
+        const canvas = C.el("canvas", { class: "pixels large", role: "img", "aria-label": title });
+        paint(canvas);
+        return C.el("figure", {}, C.el("figcaption", {}, title), canvas);
+      };
+      const saved = (attention, run, step) => `${other ? run.name + ", " : ""}step ${C.number(attention.step)}${attention.step === step ? "" : ` (nearest saved to ${C.number(step)})`}`;
+      C.fill(
+        place,
+        picture("A: " + saved(a, runA, s.a), (canvas) => C.paintAttention(canvas, a, head)),
+        picture("B: " + saved(b, runB, stepB), (canvas) => C.paintAttention(canvas, b, headB)),
+        comparable ? picture("B − A: blue less, red more", (canvas) => C.paintDifference(canvas, a, b, head)) : C.el("p", { class: "note" }, "The prompts differ token by token, so B − A has no meaning.")
+      );
+    });
+  }
+})(Copyscope);

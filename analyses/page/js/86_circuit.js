@@ -1,0 +1,89 @@
+"use strict";
+// The circuit as a small graph: a circle a head, a line a pair; thicker lines are stronger K-composition.
+(function (C) {
+  const INDUCTION = ["prefix_matching_sum", "induction_score", "induction_attention"];
+
+  C.drawCircuit = function (place, table) {
+    const [s, run] = [C.state(), C.run()];
+    const pairs = run.pairs || [];
+    const steps = [...new Set(pairs.map((p) => p.step))].sort((a, b) => a - b);
+    const step = C.data.nearest(steps, s.step);
+    C.byId("circuit-title").textContent = step === null ? "Pairs of heads" : `Pairs of heads at step ${C.number(step)}${step === s.step ? "" : ` (the nearest measured to ${C.number(s.step)})`}`;
+    const here = pairs.filter((p) => p.step === step).sort((x, y) => y.k_composition - x.k_composition);
+    const second = INDUCTION.find((m) => run.measures.includes(m));
+    const first = run.measures.includes("previous_token") ? "previous_token" : null;
+    const heads = [...Array(run.n_layers * run.n_heads).keys()];
+    const value = (m, h) => (m ? C.data.value(s.run, m, h, s.step) ?? null : null);
+    const scores = heads.map((h) => [value(first, h), value(second, h)]);
+    const width = place.clientWidth;
+    C.once(place, JSON.stringify([here, scores, s.head, width, C.isDark()]), () => {
+      C.fill(place, picture(run, here, scores, [first, second], width), words(first, second, here));
+      place.onclick = (event) => {
+        const node = event.target.closest("[data-head]");
+        if (node) C.go({ head: node.dataset.head });
+      };
+      place.onkeydown = (event) => {
+        const node = event.target.closest("[data-head]");
+        if (node && (event.key === "Enter" || event.key === " ")) {
+          event.preventDefault();
+          event.stopPropagation();
+          C.go({ head: node.dataset.head });
+          const again = place.querySelector(`[data-head="${node.dataset.head}"]`);
+          if (again) again.focus();
+        }
+      };
+    });
+    const effect = here.some((p) => p.effect !== null && p.effect !== undefined);
+    C.table(table, {
+      title: "The strongest pairs", name: "pairs",
+      columns: ["earlier head", "later head", "K-composition", "previous-token score of the earlier", "induction score of the later", ...(effect ? ["effect of the path"] : [])],
+      rows: here.map((p) => [C.data.headName(run, p.earlier), C.data.headName(run, p.later), p.k_composition, scores[p.earlier][0], scores[p.later][1], ...(effect ? [p.effect ?? null] : [])]),
+      links: (i) => C.go({ head: C.headText(run, here[i].later) }),
+      note: here.length ? "" : "No pairs of heads were measured in this run.",
+    });
+  };
+
+  function words(first, second, here) {
+    if (!here.length) return C.el("figcaption", {}, "No pairs of heads were measured in this run.");
+    const halves = `${first ? "left half: " + C.data.words(first).title : ""}${first && second ? "; " : ""}${second ? "right half: " + C.data.words(second).title : ""}`;
+    return C.el("figcaption", {}, `Colour of a circle, dark 0 to yellow 1: ${halves}. A line joins an earlier head to a later one that reads it: the thicker, the more K-composition${here.some((p) => p.effect) ? "; orange: cutting the path changes copying" : ""}. Layer 0 on top.`);
+  }
+
+  function picture(run, pairs, scores, measures, width) {
+    const radius = Math.max(6, Math.min(19, (width - 70) / run.n_heads / 2.6, 260 / run.n_layers));
+    const rowTall = Math.max(radius * 3.6, 34);
+    const tall = run.n_layers * rowTall + 10;
+    const left = 42;
+    const spread = Math.min((width - left - 10) / run.n_heads, radius * 6);
+    const at = (head) => [left + (head % run.n_heads + 0.5) * spread, (Math.floor(head / run.n_heads) + 0.5) * rowTall + 5];
+    const full = left + run.n_heads * spread + 10;
+    const svg = C.svg("svg", { width: full, height: tall, viewBox: `0 0 ${full} ${tall}`, role: "group", "aria-label": "Graph of head pairs; the table under it holds the same" });
+    const top = Math.max(...pairs.map((p) => p.k_composition), 1e-9);
+    const strongest = Math.max(...pairs.map((p) => Math.abs(p.effect || 0)), 0);
+    const chosen = C.head();
+    for (const pair of [...pairs].reverse()) {
+      const [[x1, y1], [x2, y2]] = [at(pair.earlier), at(pair.later)];
+      const mine = pair.earlier === chosen || pair.later === chosen;
+      const works = strongest && Math.abs(pair.effect || 0) > 0.25 * strongest;
+      const bend = (y1 + y2) / 2;
+      svg.append(
+        C.svg("path", { d: `M${x1},${y1 + radius} C${x1},${bend} ${x2},${bend} ${x2},${y2 - radius}`, fill: "none", stroke: works ? "#d55e00" : C.color(mine ? "ink" : "soft"), "stroke-width": 0.5 + 5 * (pair.k_composition / top) ** 2, opacity: mine || works ? 0.95 : 0.35 },
+          C.svg("title", {}, `${C.data.headName(run, pair.earlier)} to ${C.data.headName(run, pair.later)}: ${C.number(pair.k_composition)}`))
+      );
+    }
+    const used = new Set(pairs.flatMap((p) => [p.earlier, p.later]));
+    for (let layer = 0; layer < run.n_layers; layer++) svg.append(C.svg("text", { x: 4, y: (layer + 0.5) * rowTall + 9, fill: C.color("soft"), "font-size": 12 }, `L${layer}`));
+    for (const head of scores.keys()) {
+      const [x, y] = at(head);
+      const half = (sweep, v, m) => C.svg("path", { d: `M${x},${y - radius} A${radius},${radius} 0 0 ${sweep} ${x},${y + radius} Z`, fill: v === null ? C.color("missing") : C.css(v, m ? C.data.range(C.state().run, m) : { low: 0, high: 1 }, C.color("missing")) });
+      const label = `${C.data.headName(run, head)}: previous-token ${C.number(scores[head][0])}, induction ${C.number(scores[head][1])}`;
+      svg.append(
+        C.svg("g", { "data-head": C.headText(run, head), tabindex: used.has(head) || head === chosen ? "0" : "-1", role: "button", "aria-label": label, "aria-pressed": String(head === chosen), class: "node", opacity: used.has(head) || head === chosen ? 1 : 0.45 },
+          C.svg("title", {}, label), half(0, scores[head][0], measures[0]), half(1, scores[head][1], measures[1]),
+          C.svg("circle", { cx: x, cy: y, r: radius, fill: "none", stroke: head === chosen ? "#d55e00" : C.color("soft"), "stroke-width": head === chosen ? 3.5 : 1 }),
+          radius >= 9 ? C.svg("text", { x, y: y + radius + 11, "text-anchor": "middle", "font-size": 10, fill: C.color("soft") }, `H${head % run.n_heads}`) : null)
+      );
+    }
+    return C.el("div", { class: "scroll" }, svg);
+  }
+})(Copyscope);

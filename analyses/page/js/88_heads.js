@@ -1,0 +1,84 @@
+"use strict";
+// Tables of heads and of layers at the step cursor, and the chosen head's facts beside the map.
+(function (C) {
+  /** One row a head, in the chosen order: [rows, heads, columns]. */
+  C.headRows = function () {
+    const [s, run] = [C.state(), C.run()];
+    const heads = C.orderedHeads();
+    const score = C.scoreMeasure(run);
+    const effect = C.effectKey(run);
+    const scores = C.data.scores(s.run, s.measure);
+    const last = scores ? scores.steps[scores.steps.length - 1] : null;
+    const effects = effect ? C.data.scores(s.run, effect) : null;
+    const effectStep = effects ? C.data.nearest(effects.steps, s.step) : null;
+    const has = (suffix) => run.measures.includes(score + suffix);
+    const columns = ["head", `at step ${C.number(s.step)}`, "final"];
+    if (has("_null")) columns.push("random target");
+    if (has("_selectivity")) columns.push("× uniform");
+    if ((run.above_null || {})[score]) columns.push("above null");
+    if ((run.formation || {})[score]) columns.push("formed at", "95 % from", "to", "state");
+    if (effect) columns.push(`removed${effectStep === null ? "" : ` (step ${C.number(effectStep)})`}`);
+    const rows = heads.map((h) => {
+      const row = [C.data.headName(run, h), C.data.value(s.run, s.measure, h, s.step) ?? null, last === null ? null : C.data.value(s.run, s.measure, h, last) ?? null];
+      if (has("_null")) row.push(C.data.value(s.run, score + "_null", h, s.step) ?? null);
+      if (has("_selectivity")) row.push(C.data.value(s.run, score + "_selectivity", h, s.step) ?? null);
+      if ((run.above_null || {})[score]) row.push(C.data.isAbove(run, score, h) ? "yes" : "no");
+      if ((run.formation || {})[score]) {
+        const found = C.data.formation(run, score, h) || {};
+        const whole = (v) => (v === null || v === undefined ? null : Math.round(v));
+        row.push(found.step ?? null, whole(found.low), whole(found.high), found.state || "");
+      }
+      if (effect) row.push(effectStep === null ? null : C.data.value(s.run, effect, h, effectStep) ?? null);
+      return row;
+    });
+    return { columns, rows, heads, effect };
+  };
+
+  C.drawHeads = function () {
+    const [s, run] = [C.state(), C.run()];
+    const words = C.data.words(s.measure);
+    const { columns, rows, heads, effect } = C.headRows();
+    C.byId("heads-title").textContent = words.title;
+    const shown = heads.length === run.n_layers * run.n_heads ? `All ${heads.length} heads` : `${heads.length} of ${run.n_layers * run.n_heads} heads`;
+    C.byId("heads-words").textContent = `${shown}. ${effect ? `“Removed” is the change of ${C.data.words(effect).title.toLowerCase()}.` : "No head was removed in this run."} Choose a head by its name; columns sort.`;
+    C.table(C.byId("heads-table"), {
+      title: `Heads at step ${C.number(s.step)}`, name: "heads", columns, rows,
+      pressed: heads.map((h, i) => (h === C.head() || C.pins().includes(h) ? i : -1)).filter((i) => i >= 0),
+      links: (i) => C.go({ head: C.headText(run, heads[i]) }),
+    });
+    layers(s, run);
+  };
+
+  function layers(s, run) {
+    const score = C.scoreMeasure(run);
+    const rows = [...Array(run.n_layers).keys()].map((layer) => {
+      const heads = [...Array(run.n_heads).keys()].map((h) => layer * run.n_heads + h);
+      const values = heads.map((h) => [h, C.data.value(s.run, s.measure, h, s.step)]).filter(([, v]) => v !== null && v !== undefined);
+      const best = values.reduce((a, b) => (a && Math.abs(a[1]) >= Math.abs(b[1]) ? a : b), null);
+      const formed = heads.map((h) => C.data.formation(run, score, h)).filter((f) => f && f.step !== null);
+      return [
+        `L${layer}`, best ? best[1] : null, best ? C.data.headName(run, best[0]) : "", values.length ? values.reduce((sum, [, v]) => sum + v, 0) / values.length : null,
+        formed.length, formed.length ? Math.min(...formed.map((f) => f.step)) : null,
+      ];
+    });
+    C.table(C.byId("layers-table"), { title: `Layers at step ${C.number(s.step)}`, name: "layers", columns: ["layer", "largest", "of head", "mean", "heads formed", "first formed at"], rows });
+  }
+
+  C.drawSide = function () {
+    const [s, run] = [C.state(), C.run()];
+    const head = C.head();
+    const name = C.data.headName(run, head);
+    C.byId("side-title").textContent = `${name} at step ${C.number(s.step)}`;
+    const facts = C.cellFacts(s.measure, head, s.step);
+    const score = C.scoreMeasure(run);
+    if (score !== s.measure) facts.push(...C.cellFacts(score, head, s.step));
+    const effect = C.effectKey(run);
+    const effects = effect && effect !== s.measure ? C.data.scores(s.run, effect) : null;
+    if (effects) {
+      const at = C.data.nearest(effects.steps, s.step);
+      facts.push([`removed, at step ${C.number(at)}`, `${C.signed(C.data.value(s.run, effect, head, at) ?? null)} ${C.data.words(effect).title.replace(/: change.*/, "").toLowerCase()}`]);
+    }
+    const place = C.byId("side-facts");
+    C.once(place, JSON.stringify(facts), () => C.fill(place, facts.map(([key, value]) => C.el("div", {}, C.el("dt", {}, key), C.el("dd", {}, value)))));
+  };
+})(Copyscope);

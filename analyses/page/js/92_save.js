@@ -1,0 +1,137 @@
+"use strict";
+// What one takes along: tables as CSV or JSON, figures as SVG or PNG, a link, and the Python that makes the figure.
+(function (C) {
+  const boxed = window.parent !== window && window.origin === "null"; // a sandboxed frame may neither save nor copy
+
+  /** Shows text to copy by hand; the way out where saving is forbidden. */
+  C.showText = function (title, words, text) {
+    C.byId("text-title").textContent = title;
+    C.byId("text-words").textContent = words;
+    C.byId("text-area").value = text;
+    C.byId("text-dialog").showModal();
+    C.byId("text-area").select();
+  };
+
+  C.save = function (name, type, content) {
+    C.lastSaved = { name, type, content };
+    if (boxed) {
+      if (typeof content === "string") C.showText(name, "This frame may not save files; the text can be copied.", content);
+      else C.notice("This frame may not save pictures; open the page by itself.", "note");
+      return;
+    }
+    const address = URL.createObjectURL(content instanceof Blob ? content : new Blob([content], { type }));
+    const link = C.el("a", { href: address, download: name });
+    document.body.append(link);
+    link.click();
+    link.remove();
+    setTimeout(() => URL.revokeObjectURL(address), 10000);
+  };
+
+  // A spreadsheet takes text that starts like this for a formula; tokens and names come from anywhere.
+  const harmless = (text) => (/^[=+\-@\t\r]/.test(text) ? "'" + text : text);
+  const quoted = (value) => {
+    if (value === null || value === undefined) return "";
+    if (typeof value === "number") return String(value);
+    return '"' + harmless(String(value)).replace(/"/g, '""') + '"';
+  };
+
+  C.csv = ({ columns, rows }) => [columns, ...rows].map((row) => row.map(quoted).join(",")).join("\r\n") + "\r\n";
+
+  C.saveTable = function (name, table, kind) {
+    if (kind === "csv") C.save(name + ".csv", "text/csv", C.csv(table));
+    else C.save(name + ".json", "application/json", JSON.stringify(table.rows.map((row) => Object.fromEntries(table.columns.map((column, i) => [column || `column ${i + 1}`, row[i]]))), null, 1));
+  };
+
+  /** A map as a table (a row a head and checkpoint) or as a picture. */
+  C.saveMap = function (map, kind) {
+    if (!map.scores) return;
+    const run = C.run();
+    const name = `${run.name}_${map.measure}`.replace(/[^A-Za-z0-9_.-]+/g, "-");
+    if (kind === "csv" || kind === "json") {
+      const rows = [];
+      map.scores.steps.forEach((step, i) => {
+        for (let head = 0; head < map.scores.nHeads; head++) {
+          const value = map.scores.values[i * map.scores.nHeads + head];
+          rows.push([step, Math.floor(head / run.n_heads), head % run.n_heads, map.measure, Number.isNaN(value) ? null : Number(value.toPrecision(7))]);
+        }
+      });
+      C.saveTable(name, { columns: ["step", "layer", "head", "measure", "value"], rows }, kind);
+    } else if (kind === "svg") C.save(name + ".svg", "image/svg+xml", C.mapSvg(map));
+    else mapPng(map, (blob) => C.save(name + ".png", "image/png", blob));
+  };
+
+  function mapPng(map, done) {
+    const canvas = C.el("canvas", { width: map.base.width, height: map.base.height });
+    const context = canvas.getContext("2d");
+    context.fillStyle = C.color("paper");
+    context.fillRect(0, 0, canvas.width, canvas.height);
+    context.drawImage(map.base, 0, 0);
+    canvas.toBlob(done, "image/png");
+  }
+
+  /** The map as vectors: equal neighbours in a row are one rectangle. */
+  C.mapSvg = function (map) {
+    const { axis, frame, rows, height, range, scores, top } = map;
+    const run = C.run();
+    const tall = rows.length * height;
+    const out = C.svg("svg", { xmlns: "http://www.w3.org/2000/svg", width: frame.width, height: top + tall + 60, "font-family": "sans-serif", "font-size": 11 });
+    const x = (at) => Math.round(Math.max(frame.left, Math.min(frame.left + frame.plot, axis.x(at, frame.left, frame.plot))) * 100) / 100;
+    out.append(C.svg("rect", { width: "100%", height: "100%", fill: "#fff" }), C.svg("text", { x: frame.left, y: 11, "font-weight": "bold" }, `${C.data.words(map.measure).title}: ${run.name}`));
+    const columns = axis.cells(scores.steps).filter(([a, b]) => b > axis.low && a < axis.high);
+    rows.forEach((row, r) => {
+      for (const [a, b, i] of columns)
+        out.append(C.svg("rect", { x: x(a), width: Math.max(x(b) - x(a), 0.1).toFixed(2), y: top + r * height, height, fill: C.css(C.cellOf(scores, row, i).value, range, "#c0c0c0"), "shape-rendering": "crispEdges" }));
+      if (height >= 9) out.append(C.svg("text", { x: frame.left - 6, y: top + (r + 0.5) * height + 4, "text-anchor": "end" }, row.label));
+      const found = row.head === null ? null : C.data.formation(run, map.measure, row.head);
+      if (found && found.step !== null) {
+        const [cx, cy] = [x(axis.position(found.step)), top + (r + 0.5) * height];
+        out.append(C.svg("path", { d: `M${cx},${cy - 5} l5,5 l-5,5 l-5,-5 Z`, fill: "#d55e00", stroke: "#fff" }));
+        if (height >= 9) out.append(C.svg("text", { x: frame.left + frame.plot + 6, y: cy + 4, fill: "#b34700" }, C.stepLabel(found.step)));
+      }
+    });
+    for (const [at, text] of axis.ticks(10)) out.append(C.svg("text", { x: x(at), y: top + tall + 14, "text-anchor": "middle" }, text));
+    out.append(C.svg("text", { x: frame.left + frame.plot / 2, y: top + tall + 30, "text-anchor": "middle" }, axis.title));
+    out.append(C.svg("text", { x: frame.left, y: top + tall + 46 }, `colours from ${C.number(range.low)} to ${C.number(range.high)} ${C.data.words(map.measure).unit}; grey: not measured`));
+    return new XMLSerializer().serializeToString(out);
+  };
+
+  /** Saves the one <svg> of a figure, with its colours written in. */
+  C.saveSvg = function (place, name) {
+    const picture = place.querySelector("svg");
+    if (!picture) return;
+    const copy = picture.cloneNode(true);
+    copy.setAttribute("xmlns", "http://www.w3.org/2000/svg");
+    copy.setAttribute("font-family", "sans-serif");
+    copy.setAttribute("style", `background:${C.color("paper")}`);
+    C.save(name + ".svg", "image/svg+xml", new XMLSerializer().serializeToString(copy));
+  };
+
+  /** The Python that makes what is looked at. */
+  C.python = function () {
+    const [s, run] = [C.state(), C.run()];
+    const source = JSON.stringify(run.source || `runs/${run.name}`);
+    const measure = JSON.stringify(s.measure);
+    const attention = `head = (${Math.floor(C.head() / run.n_heads)}, ${C.head() % run.n_heads})`;
+    if (s.view === "map") return `from analyses.notebook import formation_map\n\nformation_map(${source}, measure=${measure})\n`;
+    if (s.view === "heads" || s.view === "report") return `from analyses.formation import formation_steps\nfrom analyses.run import open_run, read_tables\n\nformation_steps(read_tables(open_run(${source}), "heads"), ${JSON.stringify(C.scoreMeasure(run))})\n`;
+    if (s.view === "circuit") return `from analyses.run import open_run, read_metrics, read_tables\nfrom analyses.formation import order_of_appearance\n\nrun = open_run(${source})\norder_of_appearance(read_tables(run, "heads"), read_tables(run, "model"))\n`;
+    return `from analyses.notebook import explore\n\n# ${attention} at step ${s.step}; the view opens at the same place\nexplore(${source}, ${JSON.stringify(C.writeHash())})\n`;
+  };
+
+  async function copy(title, text) {
+    C.lastCopied = text;
+    if (!boxed && navigator.clipboard) {
+      try {
+        await navigator.clipboard.writeText(text);
+        C.notice(`${title}: copied.`, "done");
+        setTimeout(() => C.notice("", "done"), 3000);
+        return;
+      } catch {
+        // no permission: show it instead
+      }
+    }
+    C.showText(title, "Select and copy.", text);
+  }
+  C.copyPython = () => copy("Python", C.python());
+  C.copyLink = () => copy("Link", location.href.replace(/#.*$/, "") + C.writeHash());
+})(Copyscope);

@@ -1,0 +1,174 @@
+"use strict";
+// Starts the page, draws the view looked at, and watches the server where there is one.
+(function (C) {
+  const WATCH = 4000; // ms between two looks at whether new checkpoints appeared
+  const parts = {};
+  const timing = { redraw: 0, grid: 0, map: 0 };
+  let waiting = null;
+  let busy = 0;
+  C.generation = 0; // grows when the index is read again: every picture is then drawn anew
+  C.numbersOf = {};
+
+  /** Counts a promise as work to wait for, and tells of its failure. */
+  C.working = function (promise) {
+    busy++;
+    return promise.catch((error) => C.notice(error.message || String(error), "error")).finally(() => busy--);
+  };
+
+  /** Draws once, before the next frame, however often it is called. */
+  C.redraw = function () {
+    if (waiting === null) waiting = setTimeout(draw, 0);
+  };
+
+  function timed(name, action) {
+    const start = performance.now();
+    action();
+    timing[name] = performance.now() - start;
+  }
+
+  function draw() {
+    waiting = null;
+    C.data.newDrawing();
+    timed("redraw", () => {
+      C.readTheme();
+      C.drawControls();
+      VIEWS[C.state().view]();
+    });
+  }
+
+  const VIEWS = {
+    map() {
+      const [s, run] = [C.state(), C.run()];
+      C.drawCurves();
+      parts.two.figure.hidden = !s.beside;
+      timed("map", () => {
+        C.drawMap(parts.one, s.measure);
+        if (s.beside) C.drawMap(parts.two, s.beside);
+      });
+      const band = run.copying && run.copying.start !== null && run.copying.start !== undefined;
+      C.byId("band-words").textContent = band ? `Dashed outline: the phase change, from step ${C.number(Math.round(run.copying.start))} to ${C.number(Math.round(run.copying.end))} (${run.copying.rule || "10 to 90 % of the rise of copying"}).` : "Copying has not formed in this run, or it has too few checkpoints to say when; there is no phase change to outline.";
+      C.drawSide();
+      C.drawMatrix(parts.side);
+      C.drawTokens(parts.sideTokens);
+    },
+    attention() {
+      const [s, run] = [C.state(), C.run()];
+      const prompt = C.data.prompt(s.run, s.prompt);
+      const near = prompt ? C.data.nearest(prompt.steps, s.step) : null;
+      C.byId("prompt-words").textContent = prompt ? `${prompt.tokens.length} tokens, ${prompt.steps.length} of ${run.steps.length} checkpoints. ${prompt.description || ""}` : "";
+      const problem = C.data.attentionProblem(s.run, s.prompt, s.step);
+      C.byId("attention-step").textContent = problem || (near !== null && near !== s.step ? `Attention is shown at step ${C.number(near)}, the nearest one saved to step ${C.number(s.step)}.` : "");
+      C.byId("matrix-title").textContent = `${C.data.headName(run, C.head())} at step ${C.number(near ?? s.step)}`;
+      C.drawMatrix(parts.matrix);
+      C.drawTokens(parts.tokens);
+      C.drawSources(C.byId("sources"));
+      timed("grid", () => C.drawGrid(C.byId("grid")));
+      C.drawFilm(C.byId("film"));
+      C.byId("grid-title").textContent = `All heads at step ${C.number(near ?? s.step)}`;
+      C.byId("grid-words").textContent = `Number: ${C.data.words(s.measure).title}. ◆ formed by now.`;
+    },
+    compare: () => C.drawCompare(),
+    circuit() {
+      C.drawOrder(C.byId("order-figure"), C.byId("order-table"));
+      C.drawCircuit(C.byId("circuit-figure"), C.byId("circuit-table"));
+    },
+    heads: () => C.drawHeads(),
+    report: () => C.drawReport(C.byId("view-report")),
+  };
+
+  function setUp() {
+    const { index, source } = C.data;
+    C.byId("app").hidden = false;
+    C.fill(C.byId("summary-lines"), (index.summary || []).map((line) => C.el("li", {}, line)));
+    C.byId("summary").hidden = !(index.summary || []).length;
+    parts.one = C.makeMap(C.byId("map-one"), "measure");
+    parts.two = C.makeMap(C.byId("map-two"), "beside");
+    parts.side = C.makeMatrix(C.byId("side-attention"), 300);
+    parts.sideTokens = C.makeTokens(C.byId("side-tokens"));
+    parts.matrix = C.makeMatrix(C.byId("matrix"), 520);
+    parts.tokens = C.makeTokens(C.byId("tokens"));
+    C.makeGrid(C.byId("grid"));
+    C.setUpControls();
+    const saver = (id, name) => C.byId(id).after(C.el("div", { class: "saves", role: "group", "aria-label": `Download ${name}` }, C.el("button", { type: "button", onclick: () => C.saveSvg(C.byId(id), name) }, "SVG")));
+    saver("order-figure", "formation-order");
+    saver("circuit-figure", "circuit");
+    C.byId("made").textContent = `copyscope ${(index.made || {}).copyscope || ""}${source.live ? ", live" : ", saved page: it asks nobody for anything"}`;
+    C.byId("prompt-form").hidden = !source.live;
+    C.byId("prompt-form").addEventListener("submit", (event) => {
+      event.preventDefault();
+      C.working(ask());
+    });
+    window.addEventListener("hashchange", () => C.go({ ...BLANK, ...C.readHash(location.hash) }));
+    window.addEventListener("resize", C.redraw);
+    window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", C.redraw);
+  }
+  const BLANK = Object.fromEntries(["run", "step", "measure", "head", "prompt", "axis", "view", "pins", "sort", "filter", "rows", "beside", "curve", "align", "flip", "a", "b", "runb", "query", "from", "to"].map((key) => [key, undefined]));
+
+  async function ask() {
+    const answer = C.byId("prompt-answer");
+    answer.textContent = "Computing …";
+    try {
+      const prompt = await C.data.addPrompt(C.state().run, C.byId("prompt-text").value);
+      answer.textContent = `${prompt.tokens.length} tokens.`;
+      C.go({ prompt: prompt.id });
+    } catch (error) {
+      answer.textContent = error.message;
+    }
+  }
+
+  async function watch() {
+    try {
+      const changed = await C.data.source.changed();
+      C.notice("", "server");
+      if (changed) {
+        const before = C.data.index.runs.map((run) => run.steps.length);
+        await C.data.reload();
+        C.generation++;
+        const more = C.data.index.runs.map((run, i) => run.steps.length - (before[i] || 0)).reduce((a, b) => a + b, 0);
+        C.go({});
+        if (more > 0) C.notice(`${more} new checkpoint${more > 1 ? "s" : ""}.`, "news");
+      }
+    } catch (error) {
+      C.notice(error.message, "server");
+    }
+    setTimeout(watch, WATCH);
+  }
+
+  async function start() {
+    C.readTheme();
+    const live = document.getElementById("index") === null;
+    await C.data.load(live ? C.liveSource() : C.embeddedSource(document));
+    if (!C.data.index.runs.length) {
+      C.notice("There is no run in this page.", "error");
+      return;
+    }
+    setUp();
+    C.go(C.readHash(location.hash));
+    // The default head is the one that scores highest in the end; that is known once the scores are here.
+    const wanted = C.readHash(location.hash).head;
+    await idle();
+    if (!wanted) C.go({ head: undefined });
+    await idle();
+    if (live) watch();
+  }
+
+  async function idle() {
+    do await new Promise((resolve) => setTimeout(resolve, 10));
+    while (waiting !== null || busy > 0 || C.data.busy());
+  }
+
+  /** What the page shows now, for tests and the curious. */
+  function numbers() {
+    const [s, run] = [C.state(), C.run()];
+    const attention = C.attentionNow();
+    return {
+      step: s.step, tokens: C.data.tokensAt(run, s.step), run: run.name, view: s.view, measure: s.measure, head: s.head, value: C.data.value(s.run, s.measure, C.head(), s.step) ?? null,
+      formation: (C.data.formation(run, C.scoreMeasure(run), C.head()) || {}).step ?? null, query: C.query(), attentionStep: attention ? attention.step : null,
+      row: attention ? C.data.row(attention, C.head(), C.query()) : null, targets: attention ? attention.prompt.targets[C.query()] : null, rows: parts.one.rows ? parts.one.rows.map((r) => r.label) : null,
+      hovered: C.hovered || null, ms: { ...timing }, hash: C.writeHash(), lastSaved: C.lastSaved || null, lastCopied: C.lastCopied || null, ...C.numbersOf,
+    };
+  }
+
+  window.copyscope = { ready: null, state: () => ({ ...C.state() }), numbers, go: C.go, idle };
+  window.copyscope.ready = start().catch((error) => C.failed(error));
+})(Copyscope);
