@@ -62,9 +62,9 @@ class ModelConfig(_Section):
 
     @model_validator(mode="after")
     def _divides(self) -> "ModelConfig":
-        if self.d_head is None and self.d_model % self.n_heads:
+        if self.d_model % self.n_heads:  # transformers' own rule, d_head or not
             raise ValueError(
-                f"d_model {self.d_model} must be a multiple of n_heads {self.n_heads}: change one, or set d_head"
+                f"d_model {self.d_model} must be a multiple of n_heads {self.n_heads}: change one"
             )
         if self.head_width % 2:
             raise ValueError(f"rotary positions need an even d_head, not {self.head_width}: change d_head or d_model")

@@ -102,6 +102,7 @@ def test_a_wrong_value_is_refused_by_name(field: str, value: Any, tmp_path: Path
         ("lr = 4", "no field 'lr'"),
         ("model = 4", "model"),
         ("[model]\nn_heads = 3", "d_model 128 must be a multiple of n_heads 3"),
+        ("[model]\nn_heads = 3\nd_head = 64", "d_model 128 must be a multiple of n_heads 3"),
         ("[model]\nd_model = 12", "even d_head, not 3"),
         ("[model]\nd_head = 5", "even d_head, not 5"),
         ("[train]\ngradient_accumulation = 3", "gradient_accumulation 3 must divide batch_size 8"),
