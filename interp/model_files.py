@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from training.checkpoints import InputError
+from training.checkpoints import InputError, check_files, local_path
 
 _HUB_FILES = ["*.json", "*.safetensors", "tokenizer.model", "vocab.txt", "merges.txt"]
 
@@ -26,13 +26,16 @@ class ModelFiles:
     """The files of one model, found and named; read when asked.
 
     Raises:
-        InputError: no such model, a file of another kind, or a hub id that cannot be had.
+        InputError: no such model, a file of another kind, a hub id that cannot be had, or a file that differs from
+            what the checkpoint's manifest says.
     """
 
     def __init__(self, source: str | Path, revision: str | None = None):
         path = _find(source, revision)
         self.path = path
         self.is_gguf = path.is_file()
+        if not self.is_gguf:
+            check_files(path)  # a flipped bit gives numbers that look as good as the right ones
 
     @property
     def name(self) -> str:
@@ -93,13 +96,20 @@ class ModelFiles:
     _built: Any = None
 
     def tokenizer(self) -> Any | None:
-        """The tokenizer, where there is one that loads without the hub."""
+        """The tokenizer; None without one. Raises InputError for a tokenizer.json that cannot be read: prompts leave
+        its special tokens out, and would not be the same without."""
         if not self.is_gguf and not (self.path / "tokenizer.json").is_file():
             return None
         try:
             return AutoTokenizer.from_pretrained(self._folder, local_files_only=True, **self._gguf)
-        except Exception:  # measures work on token ids; text is a convenience that must not stop them
-            return None
+        except Exception as error:  # damaged JSON and unknown kinds come as different types
+            if self.is_gguf:  # which cannot be taken away from its file
+                return None
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise InputError(
+                f"{self.path / 'tokenizer.json'}: not a tokenizer that transformers reads ({reason[:120]}); fetch it "
+                "again, or take it away to go on without text and special tokens"
+            ) from None
 
     @property
     def _folder(self) -> Path:
@@ -120,7 +130,7 @@ class ModelFiles:
 
 
 def _find(source: str | Path, revision: str | None) -> Path:
-    path = Path(source)
+    path = local_path(str(source))
     if path.is_dir() or path.is_file():
         if revision is not None:
             raise InputError(f"revision={revision!r} is for hub ids, but {path} is local; drop it")

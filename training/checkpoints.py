@@ -7,7 +7,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,7 +48,7 @@ class CheckpointSeries:
         from their order. Raises InputError naming the source if there is no checkpoint.
         """
         text = str(source)
-        path = Path(text).expanduser()
+        path = local_path(text)
         if path.is_dir():
             return cls(text, tuple(sorted(_local(path), key=lambda checkpoint: checkpoint.step)))
         if path.is_file() and path.suffix == ".gguf":
@@ -61,6 +61,8 @@ class CheckpointSeries:
             ]
             if found:
                 return cls(text, tuple(sorted(found, key=lambda checkpoint: checkpoint.step)))
+        if path.is_file():
+            raise InputError(f"{text}: a single file that is no GGUF model{_pickled([path])}; give the folder it is in")
         raise InputError(f"{text}: no such folder; give a run, a folder of models, or org/model@revision,revision")
 
     def verify(self, progress: Callable[[str, int, int], None] | None = None) -> "list[Problem]":
@@ -82,15 +84,36 @@ class CheckpointSeries:
         return problems_of(self.checkpoints, progress)
 
 
+def local_path(text: str) -> Path:
+    """The path that a user's text names, with `~` resolved. Raises InputError for one that no disk can have."""
+    try:
+        path = Path(text).expanduser()
+        path.is_dir()
+    except (OSError, ValueError, RuntimeError) as error:  # too long, a zero byte, the home of somebody unknown
+        raise InputError(f"{text[:80]!r}: not a path ({getattr(error, 'strerror', None) or error})") from None
+    return path
+
+
 def _local(path: Path) -> list[Checkpoint]:
-    if _is_checkpoint(path):
-        return [_checkpoint(path, 0)]
     root = path / "checkpoints" if (path / "checkpoints").is_dir() else path
     tidy(root)  # a hidden folder is one that a kill cut off in the middle of writing
     folders = sorted(folder for folder in root.iterdir() if _is_checkpoint(folder) and not folder.name.startswith("."))
+    if _is_checkpoint(path) and not any(step_of(folder.name, -1) >= 0 for folder in folders):
+        return [_checkpoint(path, 0)]  # else it is the last model of a training, saved beside its checkpoints
     if not folders:
-        raise InputError(f"{path}: no checkpoint in it; give a run folder or a folder of Hugging Face model folders")
+        raise InputError(
+            f"{path}: no checkpoint in it{_pickled(path.iterdir())}; give a run folder or a folder of Hugging Face "
+            "model folders"
+        )
     return [_checkpoint(folder, order) for order, folder in enumerate(folders)]
+
+
+def _pickled(paths: Iterable[Path]) -> str:
+    """What to do about pickled weights, where there are any (nanoGPT's ckpt.pt); else nothing."""
+    found = sorted(path.name for path in paths if path.suffix in (".pt", ".pth", ".ckpt", ".pkl"))
+    if not found:
+        return ""
+    return f" ({found[0]} is a pickle, which is never opened: save it in Hugging Face format, as in docs/series.md)"
 
 
 def _is_checkpoint(folder: Path) -> bool:
@@ -130,6 +153,22 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     except (ValueError, AttributeError, OSError, RecursionError) as error:
         raise InputError(f"{folder / MANIFEST}: unreadable ({error}); delete the folder {folder}") from None
     return manifest
+
+
+def check_files(folder: Path) -> None:
+    """Compares every file that the checkpoint's manifest lists with its hash; a folder without a manifest passes.
+
+    Raises InputError naming the first that is missing or damaged, and for a manifest that is unreadable.
+    """
+    if not (folder / MANIFEST).is_file():
+        return
+    for name, digest in read_manifest(folder)["files"].items():
+        if not (folder / name).is_file():
+            raise InputError(f"{folder / name}: missing, though the manifest lists it; see `copyscope verify`")
+        if sha256_of(folder / name) != digest:
+            raise InputError(
+                f"{folder / name}: damaged: its sha256 differs from the manifest's; see `copyscope verify`"
+            )
 
 
 def manifest_hash(checkpoint: Checkpoint) -> str:

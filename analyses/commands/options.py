@@ -76,6 +76,7 @@ def quiet() -> None:
     """Libraries that print bars and warnings of their own while loading stay silent; ours are the ones shown."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TQDM_DISABLE", "1")  # the reader of GGUF files heeds nothing else
     from transformers.utils import logging
 
     logging.disable_progress_bar()
