@@ -3,15 +3,13 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import polars as pl
 
 from analyses.claims import Claims
 from analyses.evidence import STAGES
-from analyses.report import page_part, text
-from analyses.report_tables import html_table
+from analyses.plain_page import html_table, plain_page, text
 from analyses.verdicts import Verdict
 from training.checkpoints import write_json, write_text
 
@@ -81,12 +79,9 @@ def write_claims(found: Claims, sources: Sequence[str], out: Path) -> Path:
         parts.append(f'<div class="scroll"><table class="facts"><tbody>{rows}</tbody></table></div>')
         if verdict.details is not None and not verdict.details.is_empty():
             parts.append(html_table(verdict.details, "Behind it"))
-    page = Template(page_part("report.html")).substitute(
-        title="copyscope: claims", style=page_part("report.css"), body="\n".join(parts), plotly=""
-    )
     write_json(out.with_suffix(".json"), {"sources": list(sources), "runs": found.runs.to_dicts(),
                                           "claims": [_plain(verdict) for verdict in found.verdicts]})  # fmt: skip
-    write_text(out, page)
+    write_text(out, plain_page("copyscope: claims", parts))
     return out
 
 

@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 
 from analyses.ablations import ablate
 from analyses.maps import map_formation
+from analyses.report import report
 from analyses.run import Progress, open_run
 from analyses.scores import score
-from analyses.story import report, summary_lines
+from analyses.story import summary_lines
 from interp.behavior import copying_test
 from training.config import RunConfig
 from training.trainer import train

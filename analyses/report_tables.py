@@ -1,24 +1,13 @@
-"""The report's tables: polars frames in words, and their HTML."""
-
-from html import escape
-from typing import Any
+"""The page's tables: polars frames in words."""
 
 import polars as pl
 
-from analyses.glossary import MEASURES, describe, is_calibration
+from analyses.glossary import MEASURES, describe
 from analyses.order import carriers
-from analyses.visible import visible
 
-SHOWN = ("previous_token", "prefix_matching_sum", "induction_score")
-"""Measures that get a formation map in the report, in the order in which the circuit forms."""
 MOST_ROWS = 20
-
-
-def shown_measures(heads: pl.DataFrame) -> list[str]:
-    """Those of `SHOWN` that the table has; without any, its first measure that is not a calibration."""
-    present = set(heads["measure"].to_list()) if "measure" in heads.columns else set()
-    known = [measure for measure in SHOWN if measure in present]
-    return known or sorted(m for m in present if not is_calibration(m))[:1]
+LEVEL = 0.05
+"""Corrected p up to which a head is above its null."""
 
 
 def _last(table: pl.DataFrame, measure: str, name: str, keys: list[str]) -> pl.DataFrame:
@@ -31,11 +20,14 @@ def _last(table: pl.DataFrame, measure: str, name: str, keys: list[str]) -> pl.D
 def head_table(
     heads: pl.DataFrame, measure: str, formation: pl.DataFrame | None, ablations: pl.DataFrame | None
 ) -> pl.DataFrame:
-    """A row a head, highest final score first, 20 at most: score, null, selectivity, formation and ablation effects."""
+    """A row a head, highest final score first, 20 at most: score, null and whether the score is above it (p at most
+    0.05, corrected for the number of heads), selectivity, formation and ablation effects."""
     keys = ["layer", "head"]
     table = _last(heads, measure, "final score", keys)
-    for suffix, name in (("_null", "random target"), ("_selectivity", "× uniform")):
+    for suffix, name in (("_null", "random target"), ("_selectivity", "× uniform"), ("_p", "p")):
         table = table.join(_last(heads, measure + suffix, name, keys), on=keys, how="left")
+    above = pl.when(pl.col("p").is_null()).then(None).when(pl.col("p") <= LEVEL).then(pl.lit("yes"))
+    table = table.with_columns(above.otherwise(pl.lit("no")).alias("above chance"))
     table = table.join(_last(heads, "previous_token", "previous-token", keys), on=keys, how="left")
     if formation is not None:
         step = pl.format("{} – {}", "bracket_low", "bracket_high").alias("formed between steps")
@@ -43,9 +35,10 @@ def head_table(
         interval = pl.format("{} – {}", *ends).alias("95 % interval")
         table = table.join(formation.select(*keys, "status", step, interval), on=keys, how="left")
     if ablations is not None and not ablations.is_empty():
-        first = ablations.filter(pl.col("method") == ablations["method"][0])
+        method = ablations["method"][0]
+        first = ablations.filter(pl.col("method") == method)
         for name, short in (("copying_accuracy_token", "accuracy"), ("copying_loss", "copying loss, nats")):
-            table = table.join(_last(first, name, f"removed: {short}", keys), on=keys, how="left")
+            table = table.join(_last(first, name, f"removed ({method}): {short}", keys), on=keys, how="left")
     table = table.sort("final score", descending=True).head(MOST_ROWS)
     table = table.select(pl.format("L{} H{}", "layer", "head").alias("head"), pl.exclude("layer", "head"))
     return table.select(column for column in table.columns if table[column].null_count() < table.height)
@@ -98,27 +91,3 @@ def checkpoint_table(heads: pl.DataFrame, model: pl.DataFrame, ablations: pl.Dat
         shown = [*steps[:12], "…", steps[-1]] if len(steps) > 14 else steps
         rows.append((name, len(steps), ", ".join(map(str, shown)) or "none"))
     return pl.DataFrame(rows, schema=["table", "checkpoints", "steps"], orient="row")
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "–"
-    if isinstance(value, float):
-        if abs(value) >= 1000:  # steps and tokens
-            return f"{value:,.0f}".replace("-", "−")
-        return f"{round(value, 3) + 0.0:.3f}".replace("-", "−")
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else escape(visible(str(value)))
-
-
-def html_table(table: pl.DataFrame, caption: str, words: bool = False) -> str:
-    """A frame as an HTML table: numbers to the right, missing values as –, everything escaped."""
-    numeric = {name: kind.is_numeric() for name, kind in table.schema.items()}
-    kind = {name: ' class="number"' if number else "" for name, number in numeric.items()}
-    head = "".join(f'<th scope="col"{kind[name]}>{escape(visible(name))}</th>' for name in table.columns)
-    body = "".join(
-        "<tr>" + "".join(f"<td{kind[name]}>{_cell(value)}</td>" for name, value in row.items()) + "</tr>"
-        for row in table.iter_rows(named=True)
-    )
-    title = f"<caption>{escape(visible(caption))}</caption>" if caption else ""
-    style = ' class="words"' if words else ""
-    return f'<div class="scroll"><table{style}>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'

@@ -1,41 +1,21 @@
-"""What happened in a run, in ten lines and as one HTML report."""
+"""What happened in a run, in ten lines, and where the run comes from."""
 
 import platform
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from analyses.emergence import emergence
 from analyses.formation import copying_formation, formation_steps, loss_settled, order_of_appearance
-from analyses.report import write_report
-from analyses.run import Run, chance, open_run, read_metrics, read_tables, score_tables
+from analyses.run import Run, chance, read_metrics, read_tables, score_tables
 from training.errors import InputError
 
 CARRIERS = 3
 """Heads named in the summary."""
-
-
-def report(source: str | Path, out: str | Path | None = None) -> Path:
-    """Writes the report of a scored run (`report.html` in its folder unless `out` says otherwise).
-
-    Raises InputError if the run was not scored, or `out` cannot be written.
-    """
-    run = open_run(source)
-    heads, model = score_tables(run)
-    return write_report(
-        Path(out) if out else run.folder / "report.html",
-        title=f"copyscope: {run.name}",
-        summary_lines=summary_lines(run),
-        heads=heads,
-        model=model,
-        metrics=read_metrics(run),
-        ablations=_ablations(run),
-        config_toml=run.config.to_toml() if run.config else "",
-        provenance=_provenance(run),
-        chance=chance(run),
-    )
+METHOD_WORDS = {
+    "zero": "zeroed", "mean": "replaced by its mean", "mean_over_positions": "replaced by its mean over positions",
+    "resample": "taken from another prompt", "frozen_patterns": "zeroed with all attention held",
+}  # fmt: skip
 
 
 def summary_lines(run: Run) -> list[str]:
@@ -91,8 +71,9 @@ def _head_lines(run: Run, heads: pl.DataFrame, model: pl.DataFrame) -> list[str]
             )
             continue
         named = "; ".join(
-            f"{_head(row)} at step {row['bracket_low']:,}–{row['bracket_high']:,} (now {row['final']:.2f}, "
-            f"null {row['null']:.2f})"
+            f"{_head(row)} at step {row['bracket_low']:,}–{row['bracket_high']:,} (now {row['final']:.2f}"
+            + ("" if row["null"] is None else f", null {row['null']:.2f}")
+            + ")"
             for row in strongest.iter_rows(named=True)
         )
         lines.append(f"{kind} heads ({measure}): {stays.height} formed{rest}; strongest {named}.")
@@ -137,7 +118,8 @@ def _ablation_lines(run: Run) -> list[str]:
         for row in strongest.iter_rows(named=True)
     )
     typical = wide["copying_loss"].median()
-    return [f"Removing one head (zeroed) changes copying most for: {named} (median head {typical:+.2f} nats)."]
+    how = METHOD_WORDS.get(str(last["method"][0]), str(last["method"][0]))
+    return [f"Removing one head ({how}) changes copying most for: {named} (median head {typical:+.2f} nats)."]
 
 
 def _ablations(run: Run) -> pl.DataFrame | None:
@@ -148,13 +130,13 @@ def _head(row: dict[str, Any]) -> str:
     return f"L{row['layer']}H{row['head']}"
 
 
-def _provenance(run: Run) -> dict[str, Any]:
+def provenance(run: Run) -> dict[str, str]:
+    """Where the run comes from: source, run id, corpus, and the machine's processor."""
     facts: dict[str, Any] = {"source": run.series.source}
     if run.config:
         facts["run_id"] = run.config.run_id
     for field in ("corpus", "fingerprint", "documents", "tokenizer_sha256"):
         if field in run.data:
             facts[f"corpus {field}" if field != "corpus" else field] = run.data[field]
-    for package in ("copyscope", "torch", "transformers", "transformer-lens"):
-        facts[package] = version(package)
-    return facts | {"python": platform.python_version(), "processor": platform.processor() or platform.machine()}
+    facts |= {"system": platform.system(), "processor": platform.processor() or platform.machine()}
+    return {name: str(value) for name, value in facts.items()}

@@ -17,6 +17,6 @@ def report(
     Example: copyscope report runs/demo --out demo.html
     """
     quiet()
-    from analyses.story import report as run_report
+    from analyses.report import report as run_report
 
     typer.echo(str(run_report(series, out)))

@@ -15,7 +15,7 @@ from analyses.claims_across import updates_not_tokens
 from analyses.claims_page import SIGNS, verdict_line, write_claims
 from analyses.evidence import gather
 from analyses.factors import comparable, flat, varied
-from analyses.report import text
+from analyses.plain_page import text
 from analyses.verdicts import Verdict
 from training.errors import InputError
 

@@ -1,0 +1,207 @@
+"""Everything the page says about one run but its attention: fields of the index, and blocks of numbers."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from analyses.ablation_words import in_words
+from analyses.formation import copying_formation, depth_trend, formation_steps, loss_settled, order_of_appearance
+from analyses.map_picture import phase_change
+from analyses.page.numbers import (
+    FORMING,
+    Grid,
+    as_bytes,
+    calibrations,
+    curves,
+    effects,
+    grid_of,
+    pairs,
+    score_measures,
+    significant,
+)
+from analyses.page.plain import number, table
+from analyses.report_tables import (
+    carrier_table,
+    checkpoint_table,
+    copying_table,
+    definition_table,
+    head_table,
+    order_table,
+)
+from analyses.run import Run, chance, read_metrics, read_tables, score_tables
+from analyses.story import provenance, summary_lines
+from training.errors import InputError
+
+MAIN = ("prefix_matching_sum", "induction_score", "induction_attention")
+"""Measures of induction heads, the one to be preferred first."""
+KINDS = {"layers": "Layers", "pairs": "Pairs", "sets": "Smallest sets", "paths": "Paths", "attribution": "Attribution"}
+MOST_PAIR_STEPS = 12
+"""Steps whose pairs of heads are shown: the last, and those around what formed."""
+
+
+class Entry(NamedTuple):
+    fields: dict[str, Any]
+    """The run in the index; without prompts."""
+    blocks: dict[str, bytes]
+    notes: list[str]
+    """What could not be said, and why."""
+    band: tuple[float, float] | None
+    """Steps between which heads and copying formed."""
+
+
+def run_entry(run: Run, place: int) -> Entry:
+    """Reads the run's tables; `place` is its number in the index. Needs no torch.
+
+    Raises InputError if the run was not scored or a table is damaged; what its tables are too short for is in `notes`.
+    """
+    heads, model = score_tables(run)
+    notes: list[str] = []
+    metrics = _tried(notes, lambda: read_metrics(run))
+    metrics = pl.DataFrame(schema={"step": pl.Int64}) if metrics is None else metrics
+    at_chance = _tried(notes, lambda: chance(run)) or 0.0
+    ablations = _stored(run, "ablations", notes)
+    grid = grid_of(heads)
+    forming = [measure for measure in FORMING if (heads["measure"] == measure).any()]
+    formed = {measure: _tried(notes, lambda m=measure: formation_steps(heads, m)) for measure in forming}
+    copying = _tried(notes, lambda: copying_formation(model, at_chance))
+    band = _band([formed.get(measure) for measure in ("previous_token", *MAIN)], copying)
+    measures = [*score_measures(heads), *calibrations(heads)]
+    removed, blocks = effects(ablations, grid, f"ablation/{place}/") if ablations is not None else ({}, {})
+    parts = dict(heads.partition_by("measure", as_dict=True))
+    blocks |= {f"scores/{place}/{m}": as_bytes(grid.matrix(parts[(m,)])) for m in measures}
+    tables = _tables(run, heads, model, ablations, formed, copying, at_chance, notes)
+    fields: dict[str, Any] = {
+        "name": run.name,
+        "n_layers": grid.n_layers,
+        "n_heads": grid.n_heads,
+        "steps": grid.steps,
+        "tokens": _tokens(heads, grid),
+        "checkpoints": [checkpoint.step for checkpoint in run.series.checkpoints],
+        "curves": curves(model, metrics),
+        "settled": _settled(notes, metrics),
+        "copying": _copying(copying),
+        "measures": measures,
+        "formation": {measure: _formation(found, grid) for measure, found in formed.items() if found is not None},
+        "above_null": significant(heads, grid),
+        "ablations": removed,
+        "pairs": _pairs(run, grid, band, notes),
+        "tables": tables,
+        "summary": summary_lines(run),
+        "config": run.config.to_toml() if run.config else "",
+        "provenance": provenance(run),
+    }
+    return Entry(fields, blocks, list(dict.fromkeys(notes)), band)
+
+
+def _tried(notes: list[str], function: Callable[[], Any]) -> Any:
+    """The result, or None with the reason in `notes`: a short or diverged run still gets its page."""
+    try:
+        return function()
+    except InputError as error:
+        notes.append(str(error))
+        return None
+
+
+def _stored(run: Run, kind: str, notes: list[str]) -> pl.DataFrame | None:
+    """A kind of table under results/; None where none was computed."""
+    if not any((run.folder / "results" / kind).glob("step*.parquet")):
+        return None
+    found = _tried(notes, lambda: read_tables(run, kind))
+    return None if found is None or found.is_empty() else found
+
+
+def _tokens(heads: pl.DataFrame, grid: Grid) -> list[int | None]:
+    of_step = dict(heads.group_by("step").agg(pl.col("tokens").max()).rows())
+    return [of_step[step] for step in grid.steps]
+
+
+def _settled(notes: list[str], metrics: pl.DataFrame) -> dict[str, Any] | None:
+    if metrics.is_empty():
+        return None
+    found = _tried(notes, lambda: loss_settled(metrics))
+    if found is None or found.step is None:
+        return None
+    rule = f"loss settled: a doubling of the steps brings less than {found.share:.0%} of the fall so far"
+    return {"step": found.step, "low": number(found.low), "high": number(found.high), "rule": rule}
+
+
+def _copying(copying: pl.DataFrame | None) -> dict[str, Any] | None:
+    """When copying formed, by the accuracy per token, else by the loss; `start` to `end` is the phase change."""
+    rows = {} if copying is None else {row["measure"]: row for row in copying.iter_rows(named=True) if row["formed"]}
+    change = None if copying is None else phase_change(copying)
+    row = rows.get("copying_accuracy_token") or rows.get("copying_loss_difference")
+    if row is None or change is None:
+        return None
+    return {
+        **{name: number(row[name]) for name in ("step", "low", "high")}, "measure": row["measure"],
+        "start": number(change.low), "end": number(change.high), "level": number(row["threshold"]),
+        "rule": change.rule,
+    }  # fmt: skip
+
+
+def _formation(found: pl.DataFrame, grid: Grid) -> list[dict[str, Any]]:
+    return [
+        {"head": row["layer"] * grid.n_heads + row["head"], "step": row["step"], "low": number(row["low"]),
+         "high": number(row["high"]), "state": row["status"]}
+        for row in found.iter_rows(named=True)
+    ]  # fmt: skip
+
+
+def _band(formed: list[pl.DataFrame | None], copying: pl.DataFrame | None) -> tuple[float, float] | None:
+    tables = [found for found in (*formed, copying) if found is not None]
+    rows = [row for found in tables for row in found.filter("formed").iter_rows(named=True)]
+    if not rows:
+        return None
+    return float(min(row["bracket_low"] for row in rows)), float(max(row["bracket_high"] for row in rows))
+
+
+def _pairs(run: Run, grid: Grid, band: tuple[float, float] | None, notes: list[str]) -> list[dict[str, Any]]:
+    found = _stored(run, "pairs", notes)
+    if found is None:
+        return []
+    steps = sorted(set(found["step"].to_list()))
+    around = [step for step in steps if band and band[0] <= step <= band[1]]
+    every = max(1, -(-len(around) // (MOST_PAIR_STEPS - 1)))
+    return pairs(found, _stored(run, "ablations/paths", notes), grid, sorted({*around[::every], steps[-1]}))
+
+
+def _tables(
+    run: Run,
+    heads: pl.DataFrame,
+    model: pl.DataFrame,
+    ablations: pl.DataFrame | None,
+    formed: dict[str, pl.DataFrame | None],
+    copying: pl.DataFrame | None,
+    at_chance: float,
+    notes: list[str],
+) -> dict[str, dict[str, Any]]:
+    main = next((measure for measure in MAIN if measure in formed), next(iter(formed), None))
+    out: dict[str, dict[str, Any]] = {}
+    if main is not None and "previous_token" in formed:
+        order = _tried(notes, lambda: order_of_appearance(heads, model, main, at_chance))
+        if order is not None:
+            out["order"] = table("Order of appearance", order_table(order))
+    if main is not None:
+        out["heads"] = table("The heads with the highest final score", head_table(heads, main, formed[main], ablations))
+    if copying is not None:
+        out["copying"] = table("Copying", copying_table(copying))
+    leaders = [carrier_table(heads, measure) for measure, found in formed.items() if found is not None]
+    if any(not leader.is_empty() for leader in leaders):
+        out["carriers"] = table("Which head scores highest, and from when to when", pl.concat(leaders))
+    if main is not None and formed[main] is not None:
+        trend = depth_trend(formed[main], formed.get("previous_token"))  # type: ignore[arg-type]
+        row = pl.DataFrame({"shallow to deep?": [trend.verdict], "because": [trend.reason]})
+        out["depth"] = table("Do heads form from shallow to deep layers?", row)
+    removed = [(title, line) for kind, title in KINDS.items() for line in _kind_lines(run, kind, notes)]
+    if removed:
+        frame = pl.DataFrame(removed, schema=["removed", "what it does"], orient="row")
+        out["removed"] = table("What removing more than one head does", frame)
+    out["checkpoints"] = table("What was measured", checkpoint_table(heads, model, ablations))
+    out["definitions"] = table("What the measures mean", definition_table(heads, model))
+    return out
+
+
+def _kind_lines(run: Run, kind: str, notes: list[str]) -> list[str]:
+    found = _stored(run, f"ablations/{kind}", notes)
+    return [] if found is None else in_words(kind, found)
