@@ -6,7 +6,8 @@ import numpy as np
 
 HOSTILE = [
     "</script>", "<img src=x onerror=\"document.documentElement.dataset.broken='1'\">", "\"quoted\" 'twice'",
-    "nul\x00bell\x07", "\u202eright to left", "\u0645\u0631\u062d\u0628\u0627", "\ud800", "${x}`", "<!--", " two  spaces ", "line\nend", "tab\t",
+    "nul\x00bell\x07", "\u202eright to left", "\u0645\u0631\u062d\u0628\u0627", "\ud800", "${x}`", "<!--",
+    " two  spaces ", "line\nend", "tab\t",
     "&lt;b&gt;", "]]>", "javascript:alert(1)", "=1+1",
 ]  # fmt: skip
 
@@ -104,7 +105,8 @@ def _run(
     ]  # fmt: skip
     early = steps[quarter]
     first = [{"head": h, "step": early if h == 1 else None, "low": early if h == 1 else None,
-              "high": early * 2 if h == 1 else None, "state": "formed" if h == 1 else "never"} for h in range(heads)]  # fmt: skip
+              "high": early * 2 if h == 1 else None, "state": "formed" if h == 1 else "never"}
+             for h in range(heads)]  # fmt: skip
     accuracy = rise(middle + 1)
     curve = lambda values, se=None: {"steps": steps, "values": values.tolist(), "se": se}  # noqa: E731
     many = list(range(0, steps[-1] + 1, 2))

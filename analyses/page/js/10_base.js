@@ -44,11 +44,11 @@ const Copyscope = {};
       if (key.startsWith("on")) element.addEventListener(key.slice(2), value);
       else element.setAttribute(key, value === true ? "" : String(value));
     }
-    for (const child of children.flat()) if (child !== null && child !== undefined) element.append(child);
+    for (const child of children.flat(Infinity)) if (child !== null && child !== undefined) element.append(child);
     return element;
   }
 
-  C.fill = (element, ...children) => element.replaceChildren(...children.flat().filter((c) => c !== null && c !== undefined));
+  C.fill = (element, ...children) => element.replaceChildren(...children.flat(Infinity).filter((c) => c !== null && c !== undefined));
 
   /** Sets the options of a <select> only when they changed, so that an open menu stays open. groups: [[label, [[value, text]]]] */
   C.options = function (select, groups, value) {
@@ -68,19 +68,19 @@ const Copyscope = {};
 
   const comma = (text) => text.replace(/\B(?=(\d{3})+(?!\d))/g, ",");
 
-  /** A number in at most four figures with a true minus; "–" for what is not there. */
-  C.number = function (value) {
+  /** A number with a true minus, by default with three decimals; "–" for what is not there. */
+  C.number = function (value, decimals = 3) {
     if (value === null || value === undefined || Number.isNaN(value)) return "–";
     if (typeof value !== "number") return String(value);
     const size = Math.abs(value);
     let text;
-    if (Number.isInteger(value)) text = comma(String(size));
+    if (Number.isInteger(value) && decimals === 3) text = comma(String(size));
     else if (size >= 1000) text = comma(size.toFixed(0));
-    else if (size > 0 && size < 0.0005) text = size.toExponential(1);
-    else text = size.toFixed(3);
-    return (value < 0 ? "−" : "") + text;
+    else if (size > 0 && size < 0.0005 && decimals === 3) text = size.toExponential(1);
+    else text = size.toFixed(decimals);
+    return (value < 0 && Number(text.replace(/,/g, "")) !== 0 ? "−" : "") + text;
   };
-  C.signed = (value) => (value > 0 ? "+" : "") + C.number(value);
+  C.signed = (value, decimals = 3) => (value > 0 ? "+" : "") + C.number(value, decimals);
 
   /** A step as it is said: 0, 64, 1k, 12.5k, 143k, 2M. */
   C.stepLabel = function (step) {

@@ -110,6 +110,13 @@
     return Number.isNaN(value) ? null : value;
   };
 
+  /** The same of a block that shares the layout of `scores`, such as an effect's control; null where it is not there. */
+  data.block = function (name, scores, head, step) {
+    const values = got(name, "scores");
+    const value = values ? values[scores.steps.indexOf(step) * scores.nHeads + head] : NaN;
+    return Number.isNaN(value) ? null : value;
+  };
+
   data.prompt = (runIndex, id) => data.index.runs[runIndex].prompts.find((prompt) => prompt.id === id) || null;
 
   /** The step of those in `steps` nearest to `step`, measured in doublings; null of none. */

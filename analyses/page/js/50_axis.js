@@ -122,6 +122,6 @@
     const narrow = width < 560;
     const left = narrow ? 46 : 62;
     const right = narrow ? 44 : 64;
-    return { left, right, width, plot: Math.max(60, width - left - right) };
+    return { left, right, width, narrow, plot: Math.max(60, width - left - right) };
   };
 })(Copyscope);

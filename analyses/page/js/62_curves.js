@@ -9,7 +9,8 @@
     ["natural", "loss on natural text", ["natural_loss", "natural_loss_predictable", "natural_loss_other"]],
   ];
   const CONFIG = { showSendToCloud: false, displaylogo: false, responsive: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "zoomIn2d", "zoomOut2d", "pan2d"] };
-  const [TOP, PANEL, GAP, BOTTOM] = [22, 92, 30, 40];
+  const [PANEL, BOTTOM] = [92, 40];
+  const room = (narrow) => (narrow ? { top: 38, gap: 46, lift: 15 } : { top: 22, gap: 30, lift: 0 }); // a narrow page needs two lines above a panel
   C.plotlyConfig = CONFIG;
   C.lineLooks = LOOKS;
 
@@ -84,14 +85,15 @@
   }
 
   function layout(s, run, axis, frame, titles) {
-    const height = TOP + PANEL * 2 + GAP + BOTTOM;
-    const inner = PANEL * 2 + GAP;
+    const { top, gap, lift } = room(frame.narrow);
+    const height = top + PANEL * 2 + gap + BOTTOM;
+    const inner = PANEL * 2 + gap;
     const [ink, grid] = [C.color("soft"), C.color("line")];
     const ticks = axis.ticks(frame.plot < 420 ? 6 : 12);
     const panel = (from, to) => ({ domain: [from, to], gridcolor: grid, zeroline: false, fixedrange: true, tickfont: { size: 11 }, nticks: 4, automargin: false });
-    const legend = (y) => ({ orientation: "h", x: 1, xanchor: "right", y, yanchor: "bottom", bgcolor: "rgba(0,0,0,0)", font: { size: 11 }, itemsizing: "constant" });
+    const legend = (y) => ({ orientation: "h", x: 1, xanchor: "right", y, yanchor: "bottom", bgcolor: "rgba(0,0,0,0)", font: { size: 11 } });
     const low = PANEL / inner;
-    const note = (text, y) => ({ text: C.plotlyText(text), x: 0, xref: "paper", xanchor: "left", y, yref: "paper", yanchor: "bottom", showarrow: false, font: { size: 12, color: C.color("ink") } });
+    const note = (text, y) => ({ text: C.plotlyText(text), x: 0, xref: "paper", xanchor: "left", y, yref: "paper", yanchor: "bottom", yshift: lift, showarrow: false, font: { size: 12, color: C.color("ink") } });
     const shapes = [];
     const band = C.band(run, axis);
     if (band) shapes.push({ type: "rect", xref: "x", yref: "paper", x0: band[0], x1: band[1], y0: 0, y1: 1, line: { color: C.color("found"), width: 1, dash: "dash" }, fillcolor: "rgba(213,94,0,0.06)", layer: "below" });
@@ -104,17 +106,14 @@
       return unit && (s.curve === "copying" || s.curve === "heads") ? [-0.03, 1.03] : null;
     };
     return {
-      layout: {
-        width: frame.width, height, margin: { l: frame.left, r: frame.right, t: TOP, b: BOTTOM }, template: "none", hovermode: "closest", dragmode: "zoom", showlegend: true,
-        paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { size: 12, family: "system-ui, sans-serif", color: ink }, shapes,
-        annotations: [note(titles[0], 1), note(titles[1], low)],
-        xaxis: { range: [axis.low, axis.high], tickvals: ticks.map(([at]) => at), ticktext: ticks.map(([, text]) => text), gridcolor: grid, zeroline: false, anchor: "y2", ticks: "outside", tickcolor: grid, title: { text: axis.title, standoff: 4, font: { size: 12 } } },
-        yaxis: panel((PANEL + GAP) / inner, 1), yaxis2: { ...panel(0, low), ...(range(titles[2]) ? { range: range(titles[2]) } : {}) },
-        legend: legend(1), legend2: legend(low),
-        modebar: { bgcolor: "rgba(0,0,0,0)", color: grid, activecolor: ink, orientation: "v" },
-        hoverlabel: { bgcolor: C.color("paper"), font: { color: C.color("ink") }, bordercolor: grid },
-      },
-      height,
+      width: frame.width, height, margin: { l: frame.left, r: frame.right, t: top, b: BOTTOM }, template: "none", hovermode: "closest", dragmode: "zoom", showlegend: true,
+      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { size: 12, family: "system-ui, sans-serif", color: ink }, shapes,
+      annotations: [note(titles[0], 1), note(titles[1], low)],
+      xaxis: { range: [axis.low, axis.high], tickvals: ticks.map(([at]) => at), ticktext: ticks.map(([, text]) => text), gridcolor: grid, zeroline: false, anchor: "y2", ticks: "outside", tickcolor: grid, title: { text: axis.title, standoff: 4, font: { size: 12 } } },
+      yaxis: panel((PANEL + gap) / inner, 1), yaxis2: { ...panel(0, low), ...(range(titles[2]) ? { range: range(titles[2]) } : {}) },
+      legend: legend(1), legend2: legend(low),
+      modebar: { bgcolor: "rgba(0,0,0,0)", color: grid, activecolor: ink, orientation: "v" },
+      hoverlabel: { bgcolor: C.color("paper"), font: { color: C.color("ink") }, bordercolor: grid },
     };
   }
 
@@ -127,7 +126,8 @@
     const axis = C.currentAxis();
     const frame = C.frame(holder.clientWidth);
     const key = JSON.stringify([s.run, s.axis, s.from, s.to, s.curve, frame.width, C.isDark(), s.curve === "heads" && [s.head, s.pins, s.measure, !!C.data.scores(s.run, s.measure)], C.generation]);
-    holder.style.minHeight = TOP + PANEL * 2 + GAP + BOTTOM + "px";
+    const { top, gap } = room(frame.narrow);
+    holder.style.minHeight = top + PANEL * 2 + gap + BOTTOM + "px";
     if (key !== drawn) {
       drawn = key;
       C.working(
@@ -138,7 +138,7 @@
           const titles = ["Loss, nats per token", sentence(s, run, second), second.flatMap((l) => l.values.filter((v) => v !== null))];
           const all = [...traces(loss.map((l) => thin(l, axis)), axis, 1), ...traces(second.map((l) => thin(l, axis)), axis, 2)];
           const plot = C.byId("curves");
-          await Plotly.react(plot, all, layout(s, run, axis, frame, titles).layout, CONFIG);
+          await Plotly.react(plot, all, layout(s, run, axis, frame, titles), CONFIG);
           if (!ready) listen(plot);
           ready = true;
         })
@@ -150,8 +150,8 @@
     const line = C.byId("curves-cursor");
     line.hidden = x < frame.left - 1 || x > frame.left + frame.plot + 1;
     line.style.transform = `translateX(${x}px)`;
-    line.style.top = TOP + "px";
-    line.style.height = PANEL * 2 + GAP + "px";
+    line.style.top = top + "px";
+    line.style.height = PANEL * 2 + gap + "px";
   };
 
   function sentence(s, run, found) {
@@ -162,7 +162,7 @@
 
   function caption(run) {
     const words = [];
-    if (run.settled && run.settled.step !== null) words.push(`Dotted line: the loss had settled at step ${C.number(Math.round(run.settled.step))}${run.settled.rule ? ` (${run.settled.rule})` : ""}.`);
+    if (run.settled && run.settled.step !== null) words.push(`Dotted line: the loss had settled at step ${C.number(Math.round(run.settled.step))}${run.settled.rule ? ` (${C.ruleWords(run.settled.rule)})` : ""}.`);
     words.push("Shading around a line: 95 % interval over prompts, where it was measured. Drag sideways to zoom, double-click to zoom out.");
     return words.join(" ");
   }
@@ -178,6 +178,9 @@
     });
     plot.on("plotly_click", (event) => C.go({ step: C.data.nearest(C.run().steps, event.points[0].customdata) }));
   }
+
+  /** A rule without the name of what it is a rule for. */
+  C.ruleWords = (rule) => rule.replace(/^(loss settled|phase change): /, "");
 
   /** Zooms to two positions of an axis; both ends are whole steps. */
   C.zoom = function (axis, one, other) {

@@ -186,7 +186,7 @@
     if (any) {
       context.fillStyle = C.color("found");
       context.textAlign = "right";
-      context.fillText("◆ formed at", frame.width - 2, 8);
+      context.fillText(frame.narrow ? "◆" : "◆ formed at", frame.width - (frame.narrow ? 8 : 2), 8);
     }
   }
 
@@ -219,7 +219,7 @@
       context.fillStyle = C.color("ink");
       context.font = "600 11px system-ui, sans-serif";
       context.textAlign = x > frame.left + frame.plot - 60 ? "right" : "left";
-      context.fillText(`step ${C.stepLabel(s.step)}`, x + (context.textAlign === "right" ? -4 : 4), 9);
+      context.fillText(`step ${C.number(s.step)}`, x + (context.textAlign === "right" ? -4 : 4), 9);
     }
     const at = rows.findIndex((row) => row.heads.includes(C.head()));
     if (at >= 0) {

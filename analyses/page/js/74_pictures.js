@@ -67,7 +67,7 @@
     const byLayer = s.sort === "layer" && s.filter === "all" && run.n_heads <= 12 && place.clientWidth / run.n_heads >= 56;
     C.once(place, JSON.stringify([s.run, heads, byLayer, C.generation]), () => {
       place.style.gridTemplateColumns = byLayer ? `repeat(${run.n_heads}, minmax(0, 1fr))` : "";
-      place.style.maxWidth = byLayer ? run.n_heads * 128 + "px" : "";
+      place.style.maxWidth = byLayer ? run.n_heads * 150 + "px" : "";
       C.fill(
         place,
         heads.map((head) =>

@@ -14,7 +14,6 @@
     C.options(C.byId("b"), [["", stepsOf(runB)]], String(stepB));
     C.byId("runb-control").hidden = runs.length < 2;
     C.options(C.byId("runb"), [["", runs.map((r, i) => [i, r.name])]], String(s.runb));
-    C.options(C.byId("prompt-compare"), [["", runA.prompts.map((p) => [p.id, p.title])]], s.prompt);
     const same = runA.n_layers === runB.n_layers && runA.n_heads === runB.n_heads;
     const names = [`A: ${other ? runA.name + ", " : ""}step ${C.number(s.a)}`, `B: ${other ? runB.name + ", " : ""}step ${C.number(stepB)}`, "B − A"];
     scores(s, runA, stepB, names, same);
@@ -70,7 +69,7 @@
           const head = layer * run.n_heads + h;
           const value = values[head];
           const style = `background:${C.css(value, range, C.color("missing"))};color:${C.inkOn(value, range)}`;
-          const text = small ? "" : signed ? C.signed(round(value)) : C.number(round(value));
+          const text = small ? "" : signed ? C.signed(value, 2) : C.number(value, 2);
           const label = `${C.data.headName(run, head)}: ${C.number(value)}`;
           return C.el("td", { style, class: head === chosen ? "chosen" : null, title: label }, small ? C.el("span", { class: "unseen" }, C.number(value)) : text);
         })
@@ -79,7 +78,6 @@
     const columns = [C.el("td", {}), ...[...Array(run.n_heads).keys()].map((h) => C.el("th", { scope: "col" }, `H${h}`))];
     return C.el("figure", {}, C.el("figcaption", {}, title), C.el("div", { class: "scroll" }, C.el("table", { class: "scores" + (small ? " small" : "") }, C.el("thead", {}, C.el("tr", {}, columns)), C.el("tbody", {}, rows))));
   }
-  const round = (value) => (value === null ? null : Math.round(value * 100) / 100);
 
   function attention(s, runA, runB, stepB, names, same, other) {
     const place = C.byId("compare-attention");

@@ -67,7 +67,7 @@
       columns: ["run", "step", "95 % from", "to", "last value of the curve"],
       rows: runs.map((run) => {
         const line = (run.curves || {})[curve];
-        return [run.name, found(run).step ?? null, found(run).low ?? null, found(run).high ?? null, line ? line.values[line.values.length - 1] : null];
+        return [run.name, ...[found(run).step, found(run).low, found(run).high].map((v) => (v === null || v === undefined ? null : Math.round(v))), line ? line.values[line.values.length - 1] : null];
       }),
       note: left.length ? `Left out of the figure, since it cannot be aligned this way: ${left.join(", ")}.` : "",
     });

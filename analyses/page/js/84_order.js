@@ -2,7 +2,10 @@
 // In which order heads form: a dot a head at its formation step, its 95 % interval as a line, measure under measure.
 (function (C) {
   const STAGES = [["previous_token", "○", "#0072b2"], ["prefix_matching_sum", "◆", "#d55e00"], ["induction_score", "■", "#009e73"], ["induction_attention", "▲", "#cc79a7"]];
-  const ROW = 18;
+  const ROW = 18; // pixels a line
+  const MOST = 12; // heads drawn a measure
+
+  const whole = (value) => (value === null || value === undefined ? null : Math.round(value));
 
   function stages(run) {
     const known = run.formation || {};
@@ -19,18 +22,15 @@
     const rows = [];
     for (const [measure, sign, color] of stages(run)) {
       const formed = run.formation[measure].filter((f) => f.step !== null).sort((x, y) => x.step - y.step || x.head - y.head);
-      lines.push({ title: `${sign} ${C.data.words(measure).title}`, color, many: formed.length });
-      for (const f of formed) {
-        rows.push([C.data.words(measure).title, C.data.headName(run, f.head), f.step, f.low, f.high, f.state]);
-        if (lines[lines.length - 1].shown === undefined) lines[lines.length - 1].shown = 0;
-        if (lines[lines.length - 1].shown++ < 12) lines.push({ ...f, name: C.data.headName(run, f.head), sign, color, parent: true, shown: lines[lines.length - 1].shown });
-      }
+      const more = formed.length - MOST;
+      lines.push({ title: `${sign} ${C.data.words(measure).title}${formed.length ? "" : ": none formed"}${more > 0 ? ` (the first ${MOST}; ${more} more in the table)` : ""}` });
+      for (const f of formed.slice(0, MOST)) lines.push({ ...f, name: C.data.headName(run, f.head), sign, color });
+      for (const f of formed) rows.push([C.data.words(measure).title, C.data.headName(run, f.head), f.step, whole(f.low), whole(f.high), f.state]);
     }
     for (const [title, found] of [["Copying", run.copying], ["Loss settled", run.settled]]) {
       if (!found || found.step === null || found.step === undefined) continue;
-      lines.push({ title });
-      lines.push({ step: found.step, low: found.low, high: found.high, name: "the model", sign: "★", color: C.color("ink") });
-      rows.push([title, "the model", found.step, found.low, found.high, found.rule || ""]);
+      lines.push({ title, step: found.step, low: found.low, high: found.high, sign: "★", color: C.color("ink") });
+      rows.push([title, "the model", whole(found.step), whole(found.low), whole(found.high), found.rule || ""]);
     }
     C.once(place, JSON.stringify([s.run, s.axis, s.from, s.to, width, C.isDark(), C.generation, s.head]), () => {
       if (!rows.length) return C.fill(place, C.el("p", { class: "note" }, "Nothing has formed in this run, or it has too few checkpoints to say when."));
@@ -50,12 +50,12 @@
         const y = (i + 0.5) * ROW;
         if (line.title) {
           picture.append(C.svg("text", { x: 2, y: y + 4, fill: C.color("ink"), "font-weight": 600, "font-size": 12 }, line.title));
-          return;
+          if (line.step === undefined) return;
         }
         const chosen = line.head !== undefined && line.head === C.head();
         if (line.low !== null && line.low !== undefined) picture.append(C.svg("line", { x1: x(line.low), x2: x(line.high), y1: y, y2: y, stroke: line.color, "stroke-width": 2, opacity: 0.6 }));
         picture.append(C.svg("text", { x: x(line.step), y: y + 4, fill: line.color, "text-anchor": "middle", "font-size": 13 }, line.sign));
-        picture.append(C.svg("text", { x: frame.left - 6, y: y + 4, fill: C.color(chosen ? "ink" : "soft"), "font-weight": chosen ? 700 : 400, "text-anchor": "end", "font-size": 11 }, line.name));
+        if (line.name) picture.append(C.svg("text", { x: frame.left - 6, y: y + 4, fill: C.color(chosen ? "ink" : "soft"), "font-weight": chosen ? 700 : 400, "text-anchor": "end", "font-size": 11 }, line.name));
         const end = x(Math.max(line.high || 0, line.step)) + 8;
         const inside = end < width - 40;
         picture.append(C.svg("text", { x: inside ? end : x(Math.min(line.low ?? line.step, line.step)) - 8, y: y + 4, "text-anchor": inside ? "start" : "end", fill: soft, "font-size": 11 }, C.stepLabel(line.step)));

@@ -34,24 +34,26 @@
       };
     });
     const effect = here.some((p) => p.effect !== null && p.effect !== undefined);
+    table.hidden = !here.length;
     C.table(table, {
       title: "The strongest pairs", name: "pairs",
       columns: ["earlier head", "later head", "K-composition", "previous-token score of the earlier", "induction score of the later", ...(effect ? ["effect of the path"] : [])],
       rows: here.map((p) => [C.data.headName(run, p.earlier), C.data.headName(run, p.later), p.k_composition, scores[p.earlier][0], scores[p.later][1], ...(effect ? [p.effect ?? null] : [])]),
       links: (i) => C.go({ head: C.headText(run, here[i].later) }),
-      note: here.length ? "" : "No pairs of heads were measured in this run.",
     });
   };
 
   function words(first, second, here) {
-    if (!here.length) return C.el("figcaption", {}, "No pairs of heads were measured in this run.");
+    const lines = here.length
+      ? `A line joins an earlier head to a later one that reads it: the thicker, the more K-composition${here.some((p) => p.effect) ? "; orange: cutting the path changes copying" : ""}.`
+      : "No pairs of heads were measured in this run, so no lines are drawn.";
     const halves = `${first ? "left half: " + C.data.words(first).title : ""}${first && second ? "; " : ""}${second ? "right half: " + C.data.words(second).title : ""}`;
-    return C.el("figcaption", {}, `Colour of a circle, dark 0 to yellow 1: ${halves}. A line joins an earlier head to a later one that reads it: the thicker, the more K-composition${here.some((p) => p.effect) ? "; orange: cutting the path changes copying" : ""}. Layer 0 on top.`);
+    return C.el("figcaption", {}, `Colour of a circle, dark 0 to yellow 1: ${halves}. ${lines} Layer 0 on top.`);
   }
 
   function picture(run, pairs, scores, measures, width) {
     const radius = Math.max(6, Math.min(19, (width - 70) / run.n_heads / 2.6, 260 / run.n_layers));
-    const rowTall = Math.max(radius * 3.6, 34);
+    const rowTall = Math.max(radius * 3.2, 34);
     const tall = run.n_layers * rowTall + 10;
     const left = 42;
     const spread = Math.min((width - left - 10) / run.n_heads, radius * 6);
@@ -78,10 +80,10 @@
       const half = (sweep, v, m) => C.svg("path", { d: `M${x},${y - radius} A${radius},${radius} 0 0 ${sweep} ${x},${y + radius} Z`, fill: v === null ? C.color("missing") : C.css(v, m ? C.data.range(C.state().run, m) : { low: 0, high: 1 }, C.color("missing")) });
       const label = `${C.data.headName(run, head)}: previous-token ${C.number(scores[head][0])}, induction ${C.number(scores[head][1])}`;
       svg.append(
-        C.svg("g", { "data-head": C.headText(run, head), tabindex: used.has(head) || head === chosen ? "0" : "-1", role: "button", "aria-label": label, "aria-pressed": String(head === chosen), class: "node", opacity: used.has(head) || head === chosen ? 1 : 0.45 },
+        C.svg("g", { "data-head": C.headText(run, head), tabindex: used.has(head) || head === chosen ? "0" : "-1", role: "button", "aria-label": label, "aria-pressed": String(head === chosen), class: "node", opacity: !pairs.length || used.has(head) || head === chosen ? 1 : 0.45 },
           C.svg("title", {}, label), half(0, scores[head][0], measures[0]), half(1, scores[head][1], measures[1]),
           C.svg("circle", { cx: x, cy: y, r: radius, fill: "none", stroke: head === chosen ? "#d55e00" : C.color("soft"), "stroke-width": head === chosen ? 3.5 : 1 }),
-          radius >= 9 ? C.svg("text", { x, y: y + radius + 11, "text-anchor": "middle", "font-size": 10, fill: C.color("soft") }, `H${head % run.n_heads}`) : null)
+          spread > radius * 2 + 26 ? C.svg("text", { x: x + radius + 4, y: y + 4, "font-size": 11, fill: C.color("soft") }, `H${head % run.n_heads}`) : null)
       );
     }
     return C.el("div", { class: "scroll" }, svg);

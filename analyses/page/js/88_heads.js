@@ -40,7 +40,7 @@
     const { columns, rows, heads, effect } = C.headRows();
     C.byId("heads-title").textContent = words.title;
     const shown = heads.length === run.n_layers * run.n_heads ? `All ${heads.length} heads` : `${heads.length} of ${run.n_layers * run.n_heads} heads`;
-    C.byId("heads-words").textContent = `${shown}. ${effect ? `“Removed” is the change of ${C.data.words(effect).title.toLowerCase()}.` : "No head was removed in this run."} Choose a head by its name; columns sort.`;
+    C.byId("heads-words").textContent = `${shown}. ${effect ? `“Removed”: ${C.data.words(effect).title}.` : "No head was removed in this run."} Choose a head by its name; columns sort.`;
     C.table(C.byId("heads-table"), {
       title: `Heads at step ${C.number(s.step)}`, name: "heads", columns, rows,
       pressed: heads.map((h, i) => (h === C.head() || C.pins().includes(h) ? i : -1)).filter((i) => i >= 0),
@@ -76,7 +76,9 @@
     const effects = effect && effect !== s.measure ? C.data.scores(s.run, effect) : null;
     if (effects) {
       const at = C.data.nearest(effects.steps, s.step);
-      facts.push([`removed, at step ${C.number(at)}`, `${C.signed(C.data.value(s.run, effect, head, at) ?? null)} ${C.data.words(effect).title.replace(/: change.*/, "").toLowerCase()}`]);
+      const control = run.ablations[effect].control;
+      const others = control ? C.data.block(control, effects, head, at) : null;
+      facts.push([`removed, at step ${C.number(at)}`, `${C.signed(C.data.value(s.run, effect, head, at) ?? null)} ${C.data.words(effect).title.replace(/: change.*/, "").toLowerCase()}${others === null ? "" : ` (mean of the layer's others: ${C.signed(others)})`}`]);
     }
     const place = C.byId("side-facts");
     C.once(place, JSON.stringify(facts), () => C.fill(place, facts.map(([key, value]) => C.el("div", {}, C.el("dt", {}, key), C.el("dd", {}, value)))));

@@ -31,6 +31,12 @@
     return C.el("dl", { class: "facts" }, entries.map(([key, value]) => C.el("div", {}, C.el("dt", {}, key), C.el("dd", {}, value === null ? "–" : String(value)))));
   }
 
+  function details(found) {
+    const holder = C.el("div", {});
+    C.table(holder, { ...found.details, title: found.details.title || found.claim, name: "claim" });
+    return C.el("details", {}, C.el("summary", {}, "The numbers behind it"), holder);
+  }
+
   function claim(found) {
     const verdict = found.verdict || "undecided";
     const small = (name, value) => (value ? C.el("div", {}, C.el("dt", {}, name), C.el("dd", {}, typeof value === "number" ? C.number(value) : Array.isArray(value) ? value.map(C.number).join(" to ") : String(value))) : null);
@@ -40,7 +46,8 @@
       C.el("p", { class: "verdict" }, `${SIGNS[verdict] || "?"} ${verdict}`),
       C.el("h3", {}, found.claim),
       found.text ? C.el("p", {}, found.text) : null,
-      C.el("dl", { class: "facts" }, small("effect", found.effect), small("interval", found.interval), small("runs", found.runs), small("rule", found.rule), small("would be broken by", found.break_condition))
+      C.el("dl", { class: "facts" }, small("effect", found.effect), small("interval", found.interval), small("runs", found.runs), small("rule", found.rule), small("would be broken by", found.break_condition)),
+      found.details ? details(found) : null
     );
   }
 })(Copyscope);

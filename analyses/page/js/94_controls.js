@@ -16,7 +16,7 @@
     on("play", "click", play);
     for (const id of ["measure", "head", "sort", "filter", "axis", "curve", "rows", "beside", "prompt", "align"]) value(id, id);
     for (const id of ["run", "from", "to", "a", "b", "runb"]) value(id, id, true);
-    on("prompt-compare", "change", (e) => C.go({ prompt: e.target.value }));
+    for (const id of ["prompt-side", "prompt-compare"]) value(id, "prompt");
     on("runs-curve", "change", (e) => C.runsCurve(e.target.value));
     on("flip", "change", (e) => C.go({ flip: e.target.checked ? "1" : "" }));
     on("pin", "click", () => C.togglePin(C.head()));
@@ -131,7 +131,7 @@
     C.options(C.byId("axis"), [["", C.AXES.filter(([a]) => a !== "tokens" || C.hasTokens(run))]], s.axis);
     C.options(C.byId("curve"), [["", Object.entries(C.curveGroups(run)).map(([key, group]) => [key, group.title])]], s.curve);
     const prompts = [["", run.prompts.map((p) => [p.id, p.title])]];
-    C.options(C.byId("prompt"), prompts, s.prompt);
+    for (const id of ["prompt", "prompt-side", "prompt-compare"]) C.options(C.byId(id), prompts, s.prompt);
     const steps = run.steps.map((step) => [step, C.number(step)]);
     const withOwn = (own) => [["", [["", "–"], ...(own === null || run.steps.includes(own) ? [] : [[own, C.number(own)]]), ...steps]]];
     C.options(C.byId("from"), withOwn(s.from), s.from === null ? "" : String(s.from));

@@ -46,7 +46,7 @@
         if (s.beside) C.drawMap(parts.two, s.beside);
       });
       const band = run.copying && run.copying.start !== null && run.copying.start !== undefined;
-      C.byId("band-words").textContent = band ? `Dashed outline: the phase change, from step ${C.number(Math.round(run.copying.start))} to ${C.number(Math.round(run.copying.end))} (${run.copying.rule || "10 to 90 % of the rise of copying"}).` : "Copying has not formed in this run, or it has too few checkpoints to say when; there is no phase change to outline.";
+      C.byId("band-words").textContent = band ? `Dashed outline: the phase change, from step ${C.number(Math.round(run.copying.start))} to ${C.number(Math.round(run.copying.end))} (${C.ruleWords(run.copying.rule || "10 to 90 % of the rise of copying")}).` : "Copying has not formed in this run, or it has too few checkpoints to say when; there is no phase change to outline.";
       C.drawSide();
       C.drawMatrix(parts.side);
       C.drawTokens(parts.sideTokens);
@@ -79,8 +79,10 @@
   function setUp() {
     const { index, source } = C.data;
     C.byId("app").hidden = false;
-    C.fill(C.byId("summary-lines"), (index.summary || []).map((line) => C.el("li", {}, line)));
-    C.byId("summary").hidden = !(index.summary || []).length;
+    const lines = index.summary || [];
+    C.fill(C.byId("summary-lines"), lines.map((line) => C.el("li", {}, line)));
+    C.byId("summary-first").textContent = lines[0] || "";
+    C.byId("summary").hidden = !lines.length;
     parts.one = C.makeMap(C.byId("map-one"), "measure");
     parts.two = C.makeMap(C.byId("map-two"), "beside");
     parts.side = C.makeMatrix(C.byId("side-attention"), 300);
