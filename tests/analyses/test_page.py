@@ -248,8 +248,7 @@ def test_what_cannot_be_seen_is_shown() -> None:
 
 def test_the_live_page_needs_no_torch(run: Run) -> None:
     program = (
-        "import sys; from analyses.map_picture import phase_change
-from analyses.page.build import page; from analyses.page.payload import payload; "
+        "import sys; from analyses.page.build import page; from analyses.page.payload import payload; "
         f"from analyses.run import open_run; found = payload([open_run({str(run.folder)!r})], live=True); "
         "page(found.index, {}, live=True); print([m for m in ('torch', 'transformers', 'scipy.stats') "
         "if m in sys.modules][:2])"
