@@ -30,7 +30,8 @@ for command in (training.demo, training.train, training.zoom, training.verify, t
 for command in (measuring.score, measuring.ablate, measuring.map_, measuring.claims):
     app.command(name=command.__name__.rstrip("_"))(command)
 app.command()(showing.report)
-app.command()(sweeps.sweep)
+for command in (sweeps.sweep, sweeps.study):
+    app.command()(command)
 
 
 def _print_version(wanted: bool) -> bool:

@@ -54,13 +54,16 @@ def run_sweep(
     further; one that failed is marked, tried again by the next call, and the others go on. Ctrl-C and SIGTERM let the
     runs save, and raise `Stopped`.
     """
+    told: tuple[object, ...] = ()
     driver = _Driver(sweep, out, engine, Job(out, module, tuple(arguments)), say or (lambda text: None))
     with _interruptible():
         try:
             while driver.waiting or driver.working:
                 driver.step()
-                if progress:
-                    progress("sweep", *driver.updates(), driver.note())
+                now = (*driver.updates(), driver.note())
+                if progress and now != told:
+                    progress("sweep", *now)
+                told = now
                 time.sleep(POLL)
         except KeyboardInterrupt:
             driver.log("interrupted: the runs save and stop")

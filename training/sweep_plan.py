@@ -21,6 +21,8 @@ class PlannedRun(NamedTuple):
     run_id: str
     label: str
     """What sets it apart in this sweep, as in `batch_size=8 seed=1`."""
+    condition: str
+    """The same without the seed: runs of one condition are repetitions."""
     values: dict[str, Any]
     """The fields that grid and list set, `seed` among them."""
     config: RunConfig
@@ -38,23 +40,28 @@ def load_sweep(path: str | Path, values: Mapping[str, Any] | None = None) -> Swe
     """Reads a sweep file; `values` go over all that it says.
 
     Keys: `base` (a preset, or a TOML file beside the sweep file or where we are), `[values]` (fixed fields), `[grid]`
-    (field = list of values; every combination is a run), `[[runs]]` (a table of fields a run; with a grid, each of them
-    with every combination), `score` (true or false), `samples`. Fields are dotted names as in `--set`, or `seed`.
-    Raises InputError with one line that names the file and the key.
+    (field = list of values; every combination is a run), `[[runs]]` (a table of fields a run, and a `label` if it
+    needs a name; with a grid, each of them with every combination), `score` (true or false), `samples`. Fields are
+    dotted names as in `--set`, or `seed`. Raises InputError with one line that names the file and the key.
     """
     path = Path(path)
+    found = read_toml(path)
     try:
-        found = tomllib.loads(path.read_text("utf-8"))
+        return parse_sweep(found, path.parent, values)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file. Raises InputError with one line that names it."""
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; give a sweep file (TOML)") from None
     except IsADirectoryError:
         raise InputError(f"{path}: is a folder; give a sweep file (TOML)") from None
     except (ValueError, RecursionError, OSError) as error:
         raise InputError(f"{path}: not valid TOML: {error}; mend the file") from None
-    try:
-        return parse_sweep(found, path.parent, values)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
 
 
 def parse_sweep(found: Mapping[str, Any], beside: Path, values: Mapping[str, Any] | None = None) -> Sweep:
@@ -82,17 +89,23 @@ def parse_sweep(found: Mapping[str, Any], beside: Path, values: Mapping[str, Any
     runs: dict[str, PlannedRun] = {}
     for number, table in enumerate(listed, 1):
         own = _fields(table, f"[[runs]] number {number}")
+        name = own.pop("label", "")
+        if not isinstance(name, str):
+            raise InputError(f"[[runs]] number {number}: label has to be a text, not {name!r}")
         twice = own.keys() & grid.keys()
         if twice:
             raise InputError(f"{min(twice)}: is in [grid] and in [[runs]]; take it out of one")
         for combination in itertools.product(*grid.values()):
-            changes = own | dict(zip(grid, combination, strict=True))
+            chosen = dict(zip(grid, combination, strict=True))
             where = f"[[runs]] number {number}" if own else "[grid]"
-            run = _with_values(_with_values(config, changes, where), values or {}, "--set")
-            label = " ".join(f"{name.split('.')[-1]}={_short(value)}" for name, value in changes.items()) or "base"
+            run = _with_values(_with_values(config, own | chosen, where), values or {}, "--set")
+            seeds = {key: value for key, value in (own | chosen).items() if key.split(".")[0] in (SEED, "seeds")}
+            first = [name] if name else _words(own, seeds)
+            condition = " ".join([*first, *_words(chosen, seeds)]) or "base"
+            label = " ".join([condition, *_words(seeds, {})])
             if run.run_id in runs:
                 raise InputError(f"{label}: the same run as {runs[run.run_id].label}; take one out")
-            runs[run.run_id] = PlannedRun(run.run_id, label, changes, run)
+            runs[run.run_id] = PlannedRun(run.run_id, label, condition, own | chosen, run)
     return Sweep(tuple(runs.values()), score, samples)
 
 
@@ -160,6 +173,10 @@ def _with_values(config: RunConfig, values: Mapping[str, Any], where: str) -> Ru
         return config.with_values(fields)
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
+
+
+def _words(fields: Mapping[str, Any], without: Mapping[str, Any]) -> list[str]:
+    return [f"{name.split('.')[-1]}={_short(value)}" for name, value in fields.items() if name not in without]
 
 
 def _short(value: Any) -> str:

@@ -8,6 +8,13 @@ import typer
 from analyses.commands.options import AsJson, Assignments, Silent, echo_json
 from analyses.visible import visible
 
+STUDIES = ("batch-size", "intensity", "regularization", "scale", "corpus", "seeds", "intervention")
+
+
+def study_names(typed: str) -> list[str]:
+    """Studies that begin with what was typed, for the shell's completion."""
+    return [name for name in STUDIES if name.startswith(typed)]
+
 
 def sweep(
     file: Annotated[Path, typer.Argument(help="A sweep file (TOML): base, [values], [grid], [[runs]].")],
@@ -49,3 +56,55 @@ def sweep(
             typer.echo(visible(f"{one.status.state} {one.run.label} {one.folder} {one.status.seconds:.0f} s{why}"))
     if any(one.status.state == FAILED for one in found):
         raise typer.Exit(1)
+
+
+def study(
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="batch-size, intensity, regularization, scale, corpus, seeds or intervention.",
+            autocompletion=study_names,
+        ),
+    ],
+    size: Annotated[
+        str, typer.Option(help="laptop (an hour or two on 2 cores) or paper (12 layers, GPUs).")
+    ] = "laptop",
+    out: Annotated[Path | None, typer.Option(help="The folder of its runs.  [default: runs/study-NAME]")] = None,
+    engine: Annotated[str, typer.Option(help="local.")] = "local",
+    jobs: Annotated[int | None, typer.Option(help="Runs at a time.  [default: half the cores; no limit]")] = None,
+    corpus: Annotated[
+        list[str] | None,
+        typer.Option(help="`python`, a file or folder of text, or hf:<data set>; twice or more for the study corpus."),
+    ] = None,
+    assignments: Assignments = None,
+    analyse_only: Annotated[
+        bool, typer.Option("--analyse-only", help="Train nothing: judge the runs that are finished.")
+    ] = False,
+    update: Annotated[bool, typer.Option("--update", help="Take other runs than those the folder holds.")] = False,
+    silent: Silent = False,
+    as_json: AsJson = False,
+) -> None:
+    """Answer one question by many runs: train what it needs, judge it, draw it, print the verdicts.
+
+    The cost is said first. Interrupted, the same command goes on; when all runs are done it redoes the analysis only.
+    Tables, figure, verdicts and configs go to OUT/results.
+
+    \b
+    Example: copyscope study corpus --corpus python --corpus path/to/prose --jobs 2
+    """
+    from analyses.console import Console
+    from analyses.study import study as run_study
+    from training.config import parse_assignments
+
+    with Console(silent=silent) as console:
+        result = run_study(
+            name, size, out, engine, jobs, corpora=corpus or (), values=parse_assignments(assignments or []),
+            train=not analyse_only, update=update, progress=console.advance, say=console.say,
+        )  # fmt: skip
+    if as_json:
+        echo_json({"folder": result.folder, "verdicts": [one._asdict() for one in result.verdicts],
+                   "runs": result.runs})  # fmt: skip
+        return
+    for line in result.lines():
+        typer.echo(visible(line))
+    typer.echo(str(result.folder))
