@@ -23,6 +23,7 @@ def can_fuse(model: HookedTransformer) -> bool:
         c.original_architecture
         in (None, "LlamaForCausalLM", "GPT2LMHeadModel", "GPTNeoXForCausalLM", "OlmoForCausalLM")
         and c.positional_embedding_type in ("rotary", "standard")
+        and not (c.rotary_adjacent_pairs or c.use_normalization_before_and_after)
         and c.attention_dir == "causal"
         and c.attn_scores_soft_cap <= 0
         and c.clip_qkv is None

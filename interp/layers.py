@@ -14,6 +14,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
+from transformer_lens.components.layer_norm import LayerNorm
+from transformer_lens.components.layer_norm_pre import LayerNormPre
+from transformer_lens.components.mlps.gated_mlp import GatedMLP
+from transformer_lens.components.rms_norm import RMSNorm
+from transformer_lens.components.rms_norm_pre import RMSNormPre
 
 from interp.fused import can_fuse
 from interp.models import HookedModel
@@ -54,6 +59,15 @@ class Layout:
         inside = self.context + torch.arange(self.block, device=self.device).repeat(n_blocks)
         return torch.cat([torch.arange(self.context, device=self.device), inside])
 
+    def rotary(self, attention: Any) -> tuple[Tensor, Tensor]:
+        """Cosines and sines at these positions, (pos, rotary_dim) each."""
+        longest = int(self.positions.max()) + 1
+        if longest > len(attention.rotary_cos):
+            attention.apply_rotary(
+                attention.rotary_cos.new_zeros(1, longest, 1, attention.cfg.d_head)
+            )  # lengthens them
+        return attention.rotary_cos[self.positions], attention.rotary_sin[self.positions]
+
     @cached_property
     def mask(self) -> Float[Tensor, "query key"]:
         """0 where a query sees a key, else minus infinity: causal, and from a block only the context and the block."""
@@ -79,44 +93,49 @@ class Layer:
         b_k, b_v = getattr(attention, "_b_K", None), getattr(attention, "_b_V", None)
         w_k, w_v = attention.W_K if w_k is None else w_k, attention.W_V if w_v is None else w_v
         b_k, b_v = attention.b_K if b_k is None else b_k, attention.b_V if b_v is None else b_v
-        self.w_q, self.b_q = _flat(attention.W_Q), attention.b_Q.flatten()
-        self.w_kv, self.b_kv = torch.cat([_flat(w_k), _flat(w_v)]), torch.cat([b_k.flatten(), b_v.flatten()])
-        self.w_o, self.b_o = attention.W_O, attention.b_O
-        self.rotary = None
-        if model.cfg.positional_embedding_type == "rotary":
-            longest = int(layout.positions.max()) + 1
-            attention.apply_rotary(self.w_q.new_zeros(1, longest, 1, self.d_head))  # lengthens the tables if need be
-            self.rotary = attention.rotary_cos[layout.positions], attention.rotary_sin[layout.positions]
-            self.turned, self.rotary_dim = attention.rotate_every_two, model.cfg.rotary_dim
+        self.w_q, self.b_q = _flat(attention.W_Q), _bias(attention.b_Q)
+        self.w_k, self.b_k = _flat(w_k), _bias(b_k)
+        self.w_v, self.b_v = _flat(w_v), _bias(b_v)
+        self.w_o, self.b_o = attention.W_O, _bias(attention.b_O)
+        self.rotary = layout.rotary(attention) if model.cfg.positional_embedding_type == "rotary" else None
+
+    def normed(self, x: Float[Tensor, "n pos d_model"]) -> Float[Tensor, "n pos d_model"]:
+        """What the heads read."""
+        return normed(self.block.ln1, x)
 
     def queries(
         self, normed: Float[Tensor, "n query d_model"], at: Tensor | None
     ) -> Float[Tensor, "n head query d_head"]:
-        """Queries (n, head, query, d_head) at the positions `at` (None: all)."""
-        q = F.linear(normed, self.w_q, self.b_q).unflatten(2, (self.n_heads, self.d_head))
-        return self._rotate(q, at).transpose(1, 2)
+        """Queries at the positions `at` (None: all)."""
+        return self._rotate(self._heads(normed, self.w_q, self.b_q), at).transpose(1, 2)
 
-    def keys_values(self, normed: Float[Tensor, "n key d_model"]) -> tuple[Tensor, Tensor]:
-        """Keys and values, (n, head, key, d_head) each."""
-        k, v = F.linear(normed, self.w_kv, self.b_kv).unflatten(2, (2, -1, self.d_head)).unbind(dim=2)
-        k = self._rotate(k, None)
-        if k.shape[2] != self.n_heads:
-            groups = self.n_heads // k.shape[2]
-            k, v = k.repeat_interleave(groups, dim=2), v.repeat_interleave(groups, dim=2)
-        return k.transpose(1, 2), v.transpose(1, 2)
+    def keys(self, normed: Float[Tensor, "n key d_model"]) -> Float[Tensor, "n head key d_head"]:
+        """Keys at all positions; grouped ones repeated for each query head."""
+        return self._repeated(self._rotate(self._heads(normed, self.w_k, self.b_k), None)).transpose(1, 2)
 
-    def inputs(self, x: Float[Tensor, "n pos d_model"]) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values at all positions, (n, head, pos, d_head) each."""
-        normed = self.block.ln1(x)
-        return self.queries(normed, None), *self.keys_values(normed)
+    def values(self, normed: Float[Tensor, "n key d_model"]) -> Float[Tensor, "n head key d_head"]:
+        """Values at all positions; grouped ones repeated for each query head."""
+        return self._repeated(self._heads(normed, self.w_v, self.b_v)).transpose(1, 2)
+
+    def _heads(self, normed: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+        return F.linear(normed, w, b).unflatten(2, (-1, self.d_head))
+
+    def _repeated(self, x: Float[Tensor, "n pos group d_head"]) -> Float[Tensor, "n pos head d_head"]:
+        groups = self.n_heads // x.shape[2]
+        return x if groups == 1 else x.repeat_interleave(groups, dim=2)
 
     def _rotate(self, x: Float[Tensor, "n pos head d_head"], at: Tensor | None) -> Tensor:
         if self.rotary is None:
             return x
         cos, sin = (table[:, None] if at is None else table[at, None] for table in self.rotary)
-        part = x[..., : self.rotary_dim]
-        turned = torch.addcmul(part * cos, self.turned(part), sin)
-        return turned if self.rotary_dim == x.shape[-1] else torch.cat([turned, x[..., self.rotary_dim :]], dim=-1)
+        half = cos.shape[-1] // 2
+        part = x[..., : 2 * half]
+        turned = torch.empty_like(x) if 2 * half == x.shape[-1] else x.clone()
+        torch.mul(part, cos, out=turned[..., : 2 * half])
+        # The pair of dimension d is d + half: (a, b) → (a cos - b sin, b cos + a sin).
+        turned[..., :half].addcmul_(part[..., half:], sin[..., :half], value=-1)
+        turned[..., half : 2 * half].addcmul_(part[..., :half], sin[..., half:])
+        return turned
 
     def z(
         self, x: Float[Tensor, "n pos d_model"], read: Int[Tensor, "query"] | None = None, held: int = 0
@@ -125,11 +144,10 @@ class Layer:
 
         With `held`, attention patterns are those of the first `held` rows, for every `held` rows after them too.
         """
-        normed = self.block.ln1(x)
-        k, v = self.keys_values(normed[:held] if held else normed)
-        if held:
-            v = self.keys_values(normed)[1]
-            normed = normed[:held]
+        normed = self.normed(x)
+        v = self.values(normed)
+        normed = normed[:held] if held else normed
+        k = self.keys(normed)
         q = self.queries(normed if read is None else normed[:, read], read)
         if held:
             mask = self.layout.mask if read is None else self.layout.mask[read]
@@ -154,7 +172,8 @@ class Layer:
 
     def write(self, z: Float[Tensor, "*n query head d_head"]) -> Float[Tensor, "*n query d_model"]:
         """What the heads add to the residual stream."""
-        return z.flatten(-2) @ self.w_o.flatten(0, 1) + self.b_o
+        written = z.flatten(-2) @ self.w_o.flatten(0, 1)
+        return written if self.b_o is None else written + self.b_o
 
     def rest(
         self, x: Float[Tensor, "*n query d_model"], attention: Float[Tensor, "*m query d_model"]
@@ -166,7 +185,7 @@ class Layer:
         mid = x + attention
         if self.attn_only:
             return mid, None
-        return mid, self.block.mlp(self.block.ln2(x if self.parallel else mid))
+        return mid, _mlp(self.block.mlp, normed(self.block.ln2, x if self.parallel else mid))
 
 
 def embed(model: HookedTransformer, tokens: Int[Tensor, "row pos"], layout: Layout) -> Float[Tensor, "row pos d_model"]:
@@ -191,5 +210,31 @@ def run_layers(
     return x
 
 
+def normed(norm: Any, x: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n d_model"]:
+    """`norm(x)`, a tenth of the time: TransformerLens' norms go over the tensor once for each step, to be hooked."""
+    if isinstance(norm, RMSNorm | RMSNormPre):
+        squares = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_()
+        x = x * squares.div_(x.shape[-1]).add_(norm.eps).rsqrt_()
+        return x.mul_(norm.w) if isinstance(norm, RMSNorm) else x
+    if isinstance(norm, LayerNorm | LayerNormPre):
+        weights = (norm.w, norm.b) if isinstance(norm, LayerNorm) else (None, None)
+        return F.layer_norm(x, x.shape[-1:], *weights, eps=norm.eps)
+    return norm(x)
+
+
+def _mlp(mlp: Any, x: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n d_model"]:
+    if not isinstance(mlp, GatedMLP) or mlp.cfg.is_layer_norm_activation():
+        return mlp(x)
+    inner = mlp.act_fn(x @ mlp.W_gate) * (x @ mlp.W_in)
+    b_in, b_out = _bias(mlp.b_in), _bias(mlp.b_out)
+    out = (inner if b_in is None else inner + b_in) @ mlp.W_out
+    return out if b_out is None else out + b_out
+
+
 def _flat(W: Float[Tensor, "head d_model d_head"]) -> Float[Tensor, "rows d_model"]:
     return W.detach().transpose(1, 2).flatten(0, 1).contiguous()
+
+
+def _bias(b: Tensor) -> Tensor | None:
+    """None for zeros, which Llama's biases are in TransformerLens; adding them would cost a pass over the output."""
+    return b.detach().flatten() if bool(b.any()) else None

@@ -172,9 +172,9 @@ class _Readers:
         self.clean = self._inputs(x)
 
     def _inputs(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        normed = self.layer.block.ln1(x)
+        normed = self.layer.normed(x)
         q = self.layer.queries(normed if self.read is None else normed[:, self.read], self.read)
-        return q, *self.layer.keys_values(normed)
+        return q, self.layer.keys(normed), self.layer.values(normed)
 
     def _attend(self, inputs: tuple[Tensor, Tensor, Tensor], head: int) -> tuple[Tensor, Tensor]:
         q, k, v = (part[:, head] for part in inputs)  # (row, pos, d_head)

@@ -14,6 +14,8 @@ from interp.runs import Hook, batches, final_residual
 
 BLOCK_ELEMENTS = 2**20
 """Elements of the part of a pattern held at once: 4 MB in fp32, which stays in the caches of a laptop CPU."""
+QUERIES_AT_ONCE = 64
+"""At most: smaller blocks leave out more of the keys that no query of theirs sees."""
 
 
 class PatternBlock(NamedTuple):
@@ -72,10 +74,10 @@ def _in_blocks(
     layer: Layer, x: Float[Tensor, "row pos d_model"], see: Callable[[int, Tensor, Tensor], None], last: bool
 ) -> Float[Tensor, "row pos head d_head"]:
     """The heads' outputs (left empty for the `last` layer), with patterns shown block of queries by block."""
-    q, k, v = layer.inputs(x)  # (row, head, pos, d_head)
-    q = q * layer.scale
+    normed = layer.normed(x)
+    q, k, v = layer.queries(normed, None) * layer.scale, layer.keys(normed), layer.values(normed)
     n_rows, n_heads, length, _ = q.shape
-    size = max(16, BLOCK_ELEMENTS // (n_rows * n_heads * length))
+    size = max(16, min(QUERIES_AT_ONCE, BLOCK_ELEMENTS // (n_rows * n_heads * length)))
     future = torch.full((size, size), float("-inf"), device=q.device).triu_(1)
     z = torch.empty_like(q)
     for first in range(0, length, size):

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from interp.layers import Layout, can_run, run_layers, slices
+from interp.layers import Layout, can_run, normed, run_layers, slices
 from interp.models import HookedModel
 
 Hook = tuple[str | Callable[..., Any], Callable[..., Any]]
@@ -58,6 +58,9 @@ def final_residual(
 def logits_of(model: HookedModel, residual: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_vocab"]:
     """Final norm and unembedding of any rows of the final residual stream."""
     rows = residual.reshape(1, -1, residual.shape[-1])
+    if can_run(model):
+        logits = (rows if model.cfg.normalization_type is None else normed(model.ln_final, rows)) @ model.W_U
+        return (logits + model.b_U if bool(model.b_U.any()) else logits).reshape(*residual.shape[:-1], -1)
     if model.cfg.normalization_type is not None:
         rows = model.ln_final(rows)
     return model.unembed(rows).reshape(*residual.shape[:-1], -1)
