@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 
 from analyses.ablation_kinds import KINDS, WINDOWS, Asked, clean_values, default_methods, usable_methods
-from analyses.prompts import COPYING_SAMPLES, Prompts, run_prompts
+from analyses.prompts import COPYING_SAMPLES, LOSS_PROMPTS, Prompts, run_prompts
 from analyses.run import Progress, Run, is_stored, labelled, open_run, result_key, selected
 from interp.heads import check_names
 from interp.models import load_hooked, load_weights_into, special_ids
@@ -31,6 +31,7 @@ def ablate(
     *,
     what: str = "heads",
     samples: int = COPYING_SAMPLES,
+    loss_prompts: int = LOSS_PROMPTS,
     max_bytes: int = MAX_BYTES,
 ) -> pl.DataFrame:
     """Removes parts of the model and returns the effects, with columns run, step and tokens in front.
@@ -44,6 +45,7 @@ def ablate(
         methods: as in `interp.ablation.ablate_heads`; None for `zero`, or for `mean` where pairs, sets or paths are
             asked for.
         samples: of the copying test.
+        loss_prompts: of the copying loss.
         max_bytes: memory for activations beside the model.
 
     Tables are in results/ablations (heads) and results/ablations/<what>; what is stored already under the same
@@ -53,20 +55,25 @@ def ablate(
     check_names([what], list(KINDS), "kind of ablation")
     wanted = default_methods(what) if methods is None else list(methods)
     wanted = check_names(wanted, usable_methods(what), "ablation method")
-    if samples < 1:
-        raise InputError(f"samples={samples}: the copying test needs at least 1")
+    for name, count in (("samples", samples), ("loss_prompts", loss_prompts)):
+        if count < 1:
+            raise InputError(f"{name}={count}: at least 1 is needed")
     chosen = selected(run, [c.step for c in run.series.checkpoints[-1:]] or [-1] if steps is None else list(steps))
     model = None
     for number, checkpoint in enumerate(chosen):
         path = table_path(run, what, checkpoint.step)
-        key = result_key(checkpoint, VERSION, what, wanted, run.eval_seed, samples)
+        fewer = () if loss_prompts == LOSS_PROMPTS else (loss_prompts,)
+        key = result_key(checkpoint, VERSION, what, wanted, run.eval_seed, samples, *fewer)
         if is_stored(path, key):
             continue
         if model is None:
             model = load_hooked(checkpoint.path, checkpoint.revision, prove=False)
         else:
             load_weights_into(model, checkpoint.path, checkpoint.revision)
-        prompts = run_prompts(run, model.cfg.n_ctx, model.cfg.d_vocab, special_ids(model), samples=samples)
+        special = special_ids(model)
+        prompts = run_prompts(
+            run, model.cfg.n_ctx, model.cfg.d_vocab, special, samples=samples, loss_prompts=loss_prompts
+        )
         asked = Asked(model, prompts, wanted, max_bytes, _progress(progress, what, number, len(chosen)))
         table = labelled(KINDS[what](asked), run, checkpoint)
         _store(table, path, key, _metadata(run, asked, what))

@@ -45,11 +45,12 @@ def run_prompts(
     special: list[int],
     seeds: Sequence[int] | None = None,
     samples: int = COPYING_SAMPLES,
+    loss_prompts: int = LOSS_PROMPTS,
 ) -> Prompts:
     """The prompts that measure this run; random tokens are ranked by the training text's counts where known.
 
     `seeds` of random tokens (None: the run's own for evaluation); prompts of several are taken together. `samples` of
-    the copying test for each. Held-out text is that of the run's own seed.
+    the copying test and `loss_prompts` of the copying loss for each. Held-out text is that of the run's own seed.
     """
     seeds = (run.eval_seed,) if seeds is None else tuple(seeds)
     counts, natural, bos_id = None, None, (special[0] if special else None)
@@ -63,5 +64,5 @@ def run_prompts(
     tests = [copying_test(vocab, n_ctx, samples, seed, bos_id) for seed in seeds]
     test = CopyingTest(*(torch.cat(column) for column in zip(*tests, strict=True)))
     length = fitting_length(n_ctx, 100, 2, bos_id)
-    repeated = torch.cat([repeated_random_tokens(vocab, length, LOSS_PROMPTS, seed, bos_id, 2) for seed in seeds])
+    repeated = torch.cat([repeated_random_tokens(vocab, length, loss_prompts, seed, bos_id, 2) for seed in seeds])
     return Prompts(seeds, vocab, bos_id, test, repeated, natural)

@@ -73,6 +73,7 @@ def ablate(
     ] = False,
     map_steps: Annotated[int, typer.Option(min=2, help="Steps of --over-training.")] = 12,
     samples: Annotated[int, typer.Option(min=1, help="Samples of the copying test; fewer are faster.")] = 500,
+    prompts: Annotated[int, typer.Option(min=1, help="Prompts of the copying loss; fewer are faster.")] = 32,
     memory: Annotated[int, typer.Option(min=1, help="Megabytes for activations, beside the model.")] = 64,
     as_json: AsJson = False,
     silent: Silent = False,
@@ -101,7 +102,14 @@ def ablate(
     with Console(silent=silent) as console:
         tables = {
             kind: run_ablate(
-                series, chosen, names(method), console.advance, what=kind, samples=samples, max_bytes=memory * 2**20
+                series,
+                chosen,
+                names(method),
+                console.advance,
+                what=kind,
+                samples=samples,
+                loss_prompts=prompts,
+                max_bytes=memory * 2**20,
             )
             for kind in kinds(names(what) or [])
         }
