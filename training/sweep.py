@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from training.checkpoints import disk_full, is_disk_full
 from training.engines import Ended, Engine, Job
@@ -32,6 +32,7 @@ class Outcome(NamedTuple):
     status: Status
 
 
+@runtime_checkable
 class Tell(Protocol):
     """Is told how far the sweep is."""
 

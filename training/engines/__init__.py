@@ -1,7 +1,7 @@
 """Where the runs of a sweep are worked on: this machine, a Ray cluster, a Slurm cluster. One protocol."""
 
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from training.errors import InputError
 
@@ -28,6 +28,7 @@ class Ended(NamedTuple):
     """What the engine says of it."""
 
 
+@runtime_checkable
 class Engine(Protocol):
     """Works on jobs. Whether a run is done is in its folder, not here: an engine may lose a job, never harm it."""
 

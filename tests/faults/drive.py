@@ -1,0 +1,29 @@
+"""A driver of a sweep in a process of its own, which a test kills: `drive.py OUT RUNS STEPS ENGINE`."""
+
+import sys
+from pathlib import Path
+
+from training import sweep as sweeps
+from training.engines import make_engine
+from training.errors import Stopped
+from training.execute import FINISHED
+from training.sweep import run_sweep
+from training.sweep_plan import Sweep, claim, parse_sweep
+
+
+def counted_sweep(runs: int, steps: int) -> Sweep:
+    values = {"train.steps": steps}
+    return parse_sweep({"base": "quickstart", "values": values, "grid": {"seed": list(range(runs))}}, Path())
+
+
+if __name__ == "__main__":
+    sweeps.BUSY_PAUSE, sweeps.POLL = 0.5, 0.05
+    out, runs, steps, name = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+    sweep = counted_sweep(runs, steps)
+    claim(sweep, out)
+    try:
+        found = run_sweep(sweep, out, make_engine(name, out, 2), "counted_run")
+    except Stopped as stopped:
+        print(stopped)
+        sys.exit(130)
+    sys.exit(any(one.status.state != FINISHED for one in found))

@@ -1,0 +1,164 @@
+"""Workers and drivers of a sweep that are killed, stopped, or two at once: nothing is done twice, nothing is lost."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from counted_run import BREAKS, DIES_ALWAYS, DIES_ONCE, DIVERGES, SOUND, steps_done, workers
+from drive import counted_sweep
+
+from training import sweep as sweeps
+from training.engines.local import LocalEngine
+from training.execute import read_status
+from training.sweep import run_sweep
+from training.sweep_plan import claim, parse_sweep
+
+HERE = Path(__file__).parent
+Drivers = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(HERE))
+    monkeypatch.setattr(sweeps, "POLL", 0.02)
+
+
+@pytest.fixture
+def drivers() -> Iterator[Drivers]:
+    started: list[subprocess.Popen[str]] = []
+
+    def start(out: Path, runs: int, steps: int) -> subprocess.Popen[str]:
+        command = [sys.executable, str(HERE / "drive.py"), str(out), str(runs), str(steps), "local"]
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        started.append(child)
+        return child
+
+    yield start
+    for child in started:
+        child.kill()
+        child.communicate()
+
+
+def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_each_run_ends_as_it_does_and_the_others_go_on(tmp_path: Path) -> None:
+    endings = {
+        "sound": SOUND, "diverges": DIVERGES, "breaks": BREAKS, "dies once": DIES_ONCE, "dies always": DIES_ALWAYS,
+    }  # fmt: skip
+    runs = [{"label": name, "seeds.eval": code} for name, code in endings.items()]
+    sweep = parse_sweep({"base": "quickstart", "values": {"train.steps": 6}, "runs": runs}, tmp_path)
+    claim(sweep, tmp_path)
+    said: list[str] = []
+    found = {one.run.label: one for one in run_sweep(sweep, tmp_path, LocalEngine(3), "counted_run", say=said.append)}
+    states = {name.split(" seeds")[0].split(" eval")[0]: one.status.state for name, one in found.items()}
+    assert states == {"sound": "finished", "diverges": "diverged", "breaks": "failed", "dies once": "finished",
+                      "dies always": "failed"}  # fmt: skip
+    reasons = {name.split(" eval")[0]: one.status.reason for name, one in found.items()}
+    assert reasons["diverges"] == "diverged at step 3"
+    assert reasons["breaks"].startswith("RuntimeError: a bug in two lines; see ")
+    assert reasons["dies always"].startswith("killed by signal 9, 3 times without getting further")
+    for one in found.values():
+        if one.status.state == "finished":
+            assert steps_done(one.folder) == [1, 2, 3, 4, 5, 6], one.run.label
+    log = (tmp_path / "sweep.log").read_text()
+    assert all(text in log for text in said)
+
+    again: list[str] = []
+    run_sweep(sweep, tmp_path, LocalEngine(3), "counted_run", say=again.append)
+    started = {line.split(" (")[0].removeprefix("start ") for line in again if line.startswith("start")}
+    assert {name.split(" eval")[0] for name in started} == {"breaks", "dies always"}  # what failed is tried again
+
+
+def test_a_killed_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COUNTED_PAUSE", "0.03")
+    sweep = counted_sweep(2, 30)
+    claim(sweep, tmp_path)
+    first = tmp_path / sweep.runs[0].run_id
+    killed: list[int] = []
+
+    def kill(what: str, done: int, total: int, note: str = "") -> None:
+        if not killed and len(steps_done(first)) > 5:
+            killed.extend(workers(first))
+            os.kill(killed[0], signal.SIGKILL)
+
+    found = run_sweep(sweep, tmp_path, LocalEngine(2), "counted_run", progress=kill)
+    assert killed
+    assert [one.status.state for one in found] == ["finished", "finished"]
+    assert len(workers(first)) == 2
+    steps = steps_done(first)
+    assert set(steps) == set(range(1, 31))
+    assert len(steps) <= 31  # the step it was killed in, at most, is done again
+    assert steps_done(found[1].folder) == list(range(1, 31))
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_a_driver_that_ends_takes_its_workers_along(
+    number: signal.Signals,
+    tmp_path: Path,
+    drivers: Drivers,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COUNTED_PAUSE", "0.03")
+    sweep = counted_sweep(3, 40)
+    driver = drivers(tmp_path, 3, 40)
+    folders = [tmp_path / run.run_id for run in sweep.runs]
+    until(lambda: sum(bool(steps_done(folder)) for folder in folders) >= 2)
+    driver.send_signal(number)
+    said = driver.communicate(timeout=60)[0]
+    if number == signal.SIGKILL:
+        assert driver.returncode == -signal.SIGKILL
+    else:
+        assert driver.returncode == 130
+        assert said.startswith("sweep stopped: 0 of 3 runs done")
+    pids = set().union(*map(workers, folders))
+    until(lambda: not any(map(alive, pids)))
+    states = [read_status(folder).state for folder in folders]
+    assert states.count("stopped") == 2  # saved, and said so
+    before = [steps_done(folder) for folder in folders]
+    assert not any(40 in steps for steps in before)
+
+    assert drivers(tmp_path, 3, 40).wait(timeout=120) == 0
+    for folder in folders:
+        assert steps_done(folder) == list(range(1, 41))
+
+
+def test_two_drivers_at_once(tmp_path: Path, drivers: Drivers) -> None:
+    sweep = counted_sweep(5, 25)
+    both = [drivers(tmp_path, 5, 25) for _ in range(2)]
+    assert [driver.wait(timeout=120) for driver in both] == [0, 0]
+    for run in sweep.runs:
+        assert steps_done(tmp_path / run.run_id) == list(range(1, 26))
+        assert len(workers(tmp_path / run.run_id)) == 1
+
+
+def test_a_second_driver_takes_over_when_the_first_dies(
+    tmp_path: Path, drivers: Drivers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COUNTED_PAUSE", "0.03")
+    sweep = counted_sweep(2, 60)
+    folders = [tmp_path / run.run_id for run in sweep.runs]
+    first = drivers(tmp_path, 2, 60)
+    until(lambda: all(map(steps_done, folders)))
+    second = drivers(tmp_path, 2, 60)
+    until(lambda: "elsewhere" in (tmp_path / "sweep.log").read_text())
+    first.kill()
+    assert second.wait(timeout=120) == 0
+    for folder in folders:
+        assert steps_done(folder) == list(range(1, 61))
