@@ -13,7 +13,10 @@ const Copyscope = {};
   };
   window.addEventListener("error", (event) => C.failed(event.message));
   window.addEventListener("unhandledrejection", (event) => C.failed(event.reason));
-  document.addEventListener("securitypolicyviolation", (event) => C.failed("blocked " + event.violatedDirective));
+  document.addEventListener("securitypolicyviolation", (event) => {
+    // CircuitsVis tries whether it may run WebAssembly and does without when it may not; the policy stays.
+    if (event.blockedURI !== "wasm-eval") C.failed("blocked " + event.violatedDirective);
+  });
 
   /** A message that stays until the next one of its kind; "" removes it. */
   C.notice = function (text, kind = "note") {
@@ -91,6 +94,9 @@ const Copyscope = {};
 
   /** A token as text one can see: spaces, line ends and tabs get a sign; all else is shown as it is. */
   C.tokenText = (token) => (token === "" ? "∅" : token.replace(/ /g, "␣").replace(/\n/g, "↵").replace(/\t/g, "⇥"));
+
+  /** At most `most` characters, for labels. */
+  C.shortText = (text, most) => (text.length > most ? text.slice(0, most - 1) + "…" : text);
 
   /** Plotly reads text as a little HTML. */
   C.plotlyText = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");

@@ -12,9 +12,6 @@
   };
   C.attentionNow = (step = C.state().step) => C.data.attention(C.state().run, C.state().prompt, step);
 
-  /** Short text for a label on canvas. */
-  const short = (text, most) => (text.length > most ? text.slice(0, most - 1) + "…" : text);
-
   C.makeMatrix = function (place, most) {
     const matrix = { place, most, base: C.el("canvas", { class: "pixels", "aria-hidden": "true" }) };
     matrix.over = C.el("canvas", { class: "over", tabindex: "0", role: "application", "aria-roledescription": "attention matrix" });
@@ -98,7 +95,7 @@
     context.textBaseline = "middle";
     const font = Math.max(8, Math.min(12, cell - 1));
     prompt.tokens.forEach((token, i) => {
-      const text = short(C.tokenText(token), Math.floor(78 / (font * 0.58)));
+      const text = C.shortText(C.tokenText(token), Math.floor(78 / (font * 0.58)));
       context.font = `${i === query ? "700 " : ""}${font}px ui-monospace, monospace`;
       context.fillStyle = i === query ? C.color("ink") : C.color("soft");
       context.textAlign = "right";

@@ -94,13 +94,27 @@
     return undefined;
   };
 
+  let shown = null; // what CircuitsVis shows: {wholeLayer, key}
+  let later = null;
+  const visKey = (attention) => [C.state().run, C.state().prompt, attention.step, C.head(), C.generation].join("/");
+
+  /** Draws CircuitsVis again, once the reader rests, if it shows another head or step than the page does. */
+  C.followCircuitsVis = function () {
+    const attention = shown && C.attentionNow();
+    if (!attention || shown.key === visKey(attention)) return;
+    clearTimeout(later);
+    later = setTimeout(() => C.working(C.showCircuitsVis(shown.wholeLayer)), 400);
+  };
+
   /** CircuitsVis with one head or one layer of heads, in a place of its own; loaded when first asked for. */
   C.showCircuitsVis = async function (wholeLayer) {
-    const [s, run] = [C.state(), C.run()];
+    const run = C.run();
     const words = C.byId("vis-words");
     const attention = C.attentionNow();
     if (!attention) return;
+    shown = { wholeLayer, key: visKey(attention) };
     if (attention.nTokens > 48) {
+      C.fill(C.byId("vis"));
       words.textContent = `This prompt has ${attention.nTokens} tokens; CircuitsVis draws one object a cell and is too slow beyond 48. The matrix above has no such limit.`;
       return;
     }
@@ -108,17 +122,17 @@
     await C.library("circuitsvis");
     const head = C.head();
     const first = Math.floor(head / run.n_heads) * run.n_heads;
-    const heads = wholeLayer ? [...Array(run.n_heads).keys()].map((h) => first + h) : [head];
+    // It opens with the first head it is given, so that is the chosen one.
+    const heads = wholeLayer ? [head, ...[...Array(run.n_heads).keys()].map((h) => first + h).filter((h) => h !== head)] : [head];
     const n = attention.nTokens;
     const square = (h) => [...Array(n).keys()].map((q) => [...C.data.row(attention, h, q), ...Array(n - q - 1).fill(0)]);
     const place = C.byId("vis");
-    const holder = C.el("div", { id: "vis-" + (C.visCount = (C.visCount || 0) + 1) });
+    const holder = C.el("div", { id: "vis-holder" });
     C.fill(place, holder);
     // It strips white space from tokens; signs that can be seen stay, and keep equal tokens apart from each other.
-    const tokens = attention.prompt.tokens.map(C.tokenText);
+    const tokens = attention.prompt.tokens.map((token) => C.shortText(C.tokenText(token), 16));
     if (wholeLayer) CircuitsVis.render(holder.id, CircuitsVis.AttentionHeads, { attention: heads.map(square), tokens, attentionHeadNames: heads.map((h) => C.data.headName(run, h)) });
     else CircuitsVis.render(holder.id, CircuitsVis.AttentionPattern, { attention: square(head), tokens, showAxisLabels: true, zoomed: true });
     words.textContent = `${wholeLayer ? `Layer ${first / run.n_heads}` : C.data.headName(run, head)} at step ${C.number(attention.step)}, drawn by CircuitsVis.`;
-    place.dataset.shown = s.prompt;
   };
 })(Copyscope);

@@ -64,6 +64,7 @@
       C.drawSources(C.byId("sources"));
       timed("grid", () => C.drawGrid(C.byId("grid")));
       C.drawFilm(C.byId("film"));
+      C.followCircuitsVis();
       C.byId("grid-title").textContent = `All heads at step ${C.number(near ?? s.step)}`;
       C.byId("grid-words").textContent = `Number: ${C.data.words(s.measure).title}. ◆ formed by now.`;
     },

@@ -1,0 +1,298 @@
+"""What the page says it shows, against the tables it was made from: pointer, keys, menus, and tables."""
+
+import csv
+import io
+import json
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from conftest import Tab
+from made_payload import Made, checkpoints, made
+
+pytest.importorskip("selenium", reason="selenium is not installed (copyscope[dev])")
+from selenium.webdriver.common.keys import Keys
+
+MAP = "#map-one .over"
+STEPS = checkpoints(24)
+
+
+def score(small: Made, measure: str, head: int, step: int) -> float:
+    return float(small.scores[f"scores/0/{measure}"][STEPS.index(step), head])
+
+
+def at(tab: Tab, row: int, step: int) -> tuple[float, float]:
+    """Pixels of a map cell's middle, from its upper left corner."""
+    return tuple(
+        tab.run(
+            """const [row, step] = arguments;
+            const frame = Copyscope.frame(document.querySelector('#map-one .stage').clientWidth);
+            const axis = Copyscope.currentAxis();
+            const [a, b] = axis.cells(Copyscope.run().steps).find((cell) => Copyscope.run().steps[cell[2]] === step);
+            return [axis.x((a + b) / 2, frame.left, frame.plot), 18 + (row + 0.5) * 22]""",
+            row, step,
+        )
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("row", "step"), [(11, 448), (5, 0), (1, 32), (8, 1152)])
+def test_a_click_on_a_cell_shows_that_head_at_that_step(
+    tab: Tab, address: str, small: Made, row: int, step: int
+) -> None:
+    tab.open(address)
+    tab.mouse(MAP, *at(tab, row, step), "move", "press", "release")
+    numbers = tab.numbers()
+    assert (numbers["head"], numbers["step"]) == (f"{row // 4}.{row % 4}", step)
+    assert numbers["value"] == pytest.approx(score(small, "prefix_matching_sum", row, step), abs=1e-6)
+    pattern = small.attention[f"attention/0/p0/{numbers['attentionStep']}"]
+    query = numbers["query"]
+    assert numbers["row"] == pytest.approx((pattern[row, query, : query + 1] / 255).tolist(), abs=1e-6)
+    assert tab.text("#side-title") == f"L{row // 4} H{row % 4} at step {step:,}"
+
+
+def test_hovering_reads_a_cell_without_choosing_it(tab: Tab, address: str, small: Made) -> None:
+    tab.open(address)
+    before = tab.numbers()
+    tab.mouse(MAP, *at(tab, 11, 448), "move")
+    tip = tab.text("#tip")
+    for part in (f"{score(small, 'prefix_matching_sum', 11, 448):.3f}", "Layer 2, head 3, step 448", "× uniform",
+                 "above its null", "formed at step 448"):  # fmt: skip
+        assert part in tip
+    after = tab.numbers()
+    assert after["hovered"] == {"measure": "prefix_matching_sum", "head": 11, "step": 448}
+    assert (after["head"], after["step"]) == (before["head"], before["step"])
+    tab.mouse(MAP, *at(tab, 0, 2), "move")
+    assert "not measured" in tab.text("#tip")  # the generator left this score out
+    tab.mouse("h1", 1, 1, "move")
+
+
+def test_dragging_zooms_and_a_double_click_is_undone_by_its_button(tab: Tab, address: str) -> None:
+    tab.open(address)
+    (x0, y), (x1, _) = at(tab, 5, 64), at(tab, 5, 640)
+    tab.mouse(MAP, x0, y, "move", "press")
+    tab.mouse(MAP, x1, y, "move", "release")
+    state = tab.run("return copyscope.state()")
+    assert state["from"] == pytest.approx(64, rel=0.05)
+    assert state["to"] == pytest.approx(640, rel=0.05)
+    low, high = tab.run("const a = document.getElementById('curves').layout.xaxis.range; return a")
+    assert (10**low, 10**high) == (pytest.approx(state["from"], rel=0.01), pytest.approx(state["to"], rel=0.01))
+    tab.run("document.getElementById('zoom-out').click()")
+    tab.wait()
+    assert tab.run("return copyscope.state().from") is None
+
+
+def test_keys_move_step_head_query_view_and_pins(tab: Tab, address: str) -> None:
+    tab.open(f"{address}#step=448&head=2.3&query=14")
+    assert tab.press(Keys.ARROW_LEFT)["step"] == 384
+    assert tab.press(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)["step"] == 512
+    assert tab.press(Keys.HOME)["step"] == 0
+    assert tab.press(Keys.END)["step"] == 1152
+    assert tab.press("k")["head"] == "2.2"
+    assert tab.press("j")["head"] == "2.3"
+    assert tab.press("]", "]", "[")["query"] == 15
+    tab.press("p")
+    assert tab.run("return copyscope.state().pins") == "2.3"
+    assert tab.press("m")["measure"] == "previous_token"
+    assert tab.press("2")["view"] == "attention"
+    assert tab.press("1")["view"] == "map"
+    tab.press("?")
+    assert tab.run("return document.getElementById('keys').open")
+    tab.run("document.getElementById('keys').close()")
+    numbers = tab.press(Keys.ARROW_UP, Keys.ARROW_LEFT, on=MAP)
+    assert (numbers["head"], numbers["step"]) == ("2.2", 1088)
+    assert "step 1,088" in tab.text("#map-one .readout")
+    assert tab.press(Keys.ENTER, on=MAP)["view"] == "attention"
+    assert tab.press(Keys.ARROW_UP, on="#matrix .over")["query"] == 14
+    assert tab.press(Keys.ARROW_RIGHT, on="#tokens .token[tabindex='0']")["query"] == 15
+    assert tab.press(Keys.ARROW_LEFT, on="#grid .cell[tabindex='0']")["head"] == "2.1"
+    assert tab.press(Keys.ARROW_RIGHT, on="#tab-attention")["view"] == "compare"
+
+
+def test_playing_walks_through_the_checkpoints_and_stops_at_the_end(tab: Tab, address: str) -> None:
+    tab.open(f"{address}#step=1024")
+    tab.press(" ")
+    assert tab.text("#play") == "❚❚ Stop"
+    tab.driver.execute_async_script(
+        """const done = arguments[0];
+        const stopped = () => document.getElementById('play').textContent.includes('Play');
+        const look = () => (stopped() ? done() : setTimeout(look, 50));
+        look();"""
+    )
+    assert tab.numbers()["step"] == 1152
+
+
+def test_the_slider_is_the_same_cursor(tab: Tab, address: str, small: Made) -> None:
+    tab.open(f"{address}#step=448&head=0.1&measure=previous_token")
+    assert tab.press(Keys.ARROW_LEFT, on="#step")["step"] == 384
+    numbers = tab.numbers()
+    assert numbers["value"] == pytest.approx(score(small, "previous_token", 1, 384), abs=1e-6)
+    assert tab.text("#step-words") == "step 384, 393k tokens"
+    assert numbers["tokens"] == 384 * 1024
+
+
+def test_attention_of_a_step_that_was_not_saved_says_which_is_shown(tab: Tab, address: str, small: Made) -> None:
+    saved = small.index["runs"][0]["prompts"][0]["steps"]
+    tab.open(f"{address}#view=attention&step=1152")
+    assert 1152 not in saved
+    assert tab.numbers()["attentionStep"] == 1088
+    assert "step 1,088, the nearest one saved to step 1,152" in tab.text("#attention-step")
+
+
+def test_hovering_a_token_shades_its_sources_and_marks_the_target(tab: Tab, address: str, small: Made) -> None:
+    tab.open(f"{address}#view=attention&step=1088&head=2.3&query=14")
+    tab.mouse("#tokens .token:nth-child(19)", 5, 5, "move")
+    numbers = tab.numbers()
+    assert (numbers["query"], numbers["targets"]) == (18, [7])
+    row = small.attention["attention/0/p0/1088"][11, 18, :19] / 255
+    assert numbers["row"] == pytest.approx(row.tolist(), abs=1e-6)
+    marked = tab.run(
+        """return [...document.querySelectorAll('#tokens .token')]
+        .flatMap((token, i) => (token.classList.contains('target') ? [i] : []))"""
+    )
+    assert marked == [7]
+    assert f"{row[7]:.3f} of its attention" in tab.text("#tokens .note")
+    tab.mouse("h1", 1, 1, "move")
+    assert tab.numbers()["query"] == 14
+    # A head that fails is seen to fail: the target is outlined though nothing is there.
+    assert tab.go(head="0.0", query=18)["targets"] == [7]
+    table = tab.table("#sources")
+    assert next(row for row in table if row[3] == "expected target")[0] == "7"
+
+
+def test_the_matrix_holds_the_pattern_pixel_by_pixel(tab: Tab, address: str, small: Made) -> None:
+    tab.open(f"{address}#view=attention&step=1088&head=2.3")
+    size = 24
+    pixels = np.array(
+        tab.run(
+            "const c = document.querySelector('#matrix .pixels'); return [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]"
+        )  # fmt: skip  # noqa: E501
+    ).reshape(size, size, 4)
+    pattern = small.attention["attention/0/p0/1088"][11]
+    below = np.tril(np.ones((size, size), dtype=bool))
+    assert (pixels[~below] == pixels[0, -1]).all()  # one grey for what cannot be seen
+    # White at 0, and ever darker: the red channel falls as attention rises.
+    order = np.argsort(pattern[below])
+    assert (np.diff(pixels[below][order][:, 0]) <= 0).all()
+    assert pixels[13, 2, 0] < 40
+    assert pixels[13, 2, 2] > 80
+
+
+def test_the_table_of_heads_holds_the_scores(tab: Tab, address: str, small: Made) -> None:
+    tab.open(f"{address}#view=heads&step=448")
+    head, *rows = tab.table("#heads-table")
+    assert head[:2] == ["head", "at step 448"]
+    assert [row[0] for row in rows] == [f"L{h // 4} H{h % 4}" for h in range(12)]
+    expected = [f"{score(small, 'prefix_matching_sum', h, 448):.3f}" for h in range(12)]
+    assert [row[1] for row in rows] == expected
+    assert rows[11][head.index("formed at")] == "448"
+    assert rows[11][head.index("above null")] == "yes"
+    tab.go(step=832)
+    assert tab.table("#heads-table")[12][-1] == "−0.700"
+    tab.run("document.querySelectorAll('#heads-table th button')[1].click()")
+    values = [float(row[1].replace("−", "-")) for row in tab.table("#heads-table")[1:]]
+    assert values == sorted(values, reverse=True)
+
+
+def test_sorting_and_filtering_reach_the_map_and_the_grid(tab: Tab, address: str, small: Made) -> None:
+    tab.open(f"{address}#sort=final")
+    final = small.scores["scores/0/prefix_matching_sum"][-1]
+    expected = [f"L{h // 4} H{h % 4}" for h in np.argsort(-final, kind="stable")]
+    assert tab.numbers()["rows"] == expected
+    tab.go(view="attention")
+    grid = tab.run("return [...document.querySelectorAll('#grid .cell')].map((c) => c.dataset.head)")
+    assert [f"L{g[0]} H{g[2]}" for g in grid] == expected
+    assert tab.go(view="map", filter="formed")["rows"] == ["L2 H3"]
+    assert tab.go(filter="null")["rows"] == ["L2 H3"]
+    assert tab.go(filter="pinned", pins="0.1,1.2")["rows"] == (
+        ["L0 H1", "L1 H2"] if final[1] > final[6] else ["L1 H2", "L0 H1"]
+    )
+    assert tab.go(filter="pinned", pins="")["rows"] == []
+    assert "No head passes" in tab.text("#map-one .readout")
+    assert tab.go(filter="all", sort="layer", rows="layers")["rows"] == ["L0", "L1", "L2"]
+    assert tab.go(flip="1")["rows"] == ["L2", "L1", "L0"]
+
+
+def test_two_maps_stand_under_one_another(tab: Tab, address: str) -> None:
+    tab.open(f"{address}#measure=previous_token&beside=prefix_matching_sum")
+    titles = tab.run("return [...document.querySelectorAll('.map:not([hidden]) h2')].map((h) => h.textContent)")
+    assert titles == ["Previous-token attention", "Prefix matching"]
+
+
+def test_b_minus_a(tab: Tab, address: str, small: Made) -> None:
+    tab.open(f"{address}#view=compare&a=64&b=1088&head=2.3")
+    a, b = (score(small, "prefix_matching_sum", 11, step) for step in (64, 1088))
+    assert tab.numbers()["compare"] == pytest.approx({"a": a, "b": b, "difference": b - a}, abs=1e-6)
+    assert tab.table("#compare-table")[1][0] == "L2 H3"
+    assert len(tab.run("return [...document.querySelectorAll('#compare-attention canvas')]")) == 3
+    tab.run("document.getElementById('swap').click()")
+    assert tab.numbers()["compare"]["difference"] == pytest.approx(a - b, abs=1e-6)
+
+
+def test_an_effect_of_removal_is_a_measure_like_others(tab: Tab, address: str) -> None:
+    tab.open(f"{address}#measure=zero:copying_accuracy_token&head=2.3&step=1088")
+    steps = made().index["runs"][0]["ablations"]["zero:copying_accuracy_token"]["steps"]
+    assert tab.numbers()["value"] == (None if 1088 not in steps else 0)
+    assert tab.go(step=steps[-1])["value"] == pytest.approx(-0.7, abs=1e-6)
+
+
+def test_pairs_and_order(tab: Tab, address: str) -> None:
+    tab.open(f"{address}#view=circuit&step=1152")
+    rows = tab.table("#circuit-table")
+    assert [row[:3] for row in rows[1:]] == [["L0 H1", "L2 H3", "0.400"], ["L0 H0", "L2 H3", "0.100"]]
+    assert "step 448" in tab.text("#circuit-title")
+    order = tab.table("#order-table")[1:]
+    assert [row[:3] for row in order][:2] == [
+        ["Previous-token attention", "L0 H1", "32"],
+        ["Prefix matching", "L2 H3", "448"],
+    ]
+    assert tab.press(Keys.ENTER, on="#circuit-figure [data-head='0.1']")["head"] == "0.1"
+
+
+def test_the_map_is_saved_whole_as_csv_json_svg_and_png(tab: Tab, address: str, small: Made) -> None:
+    tab.open(address)
+
+    def save(kind: str) -> str:
+        tab.run("document.querySelector(`#map-one [data-save='${arguments[0]}']`).click()", kind)
+        return tab.numbers()["lastSaved"]["content"]
+
+    rows = list(csv.DictReader(io.StringIO(save("csv"))))
+    assert len(rows) == 24 * 12
+    for row in rows:
+        expected = score(small, "prefix_matching_sum", int(row["layer"]) * 4 + int(row["head"]), int(row["step"]))
+        assert row["value"] == "" if np.isnan(expected) else float(row["value"]) == pytest.approx(expected, abs=1e-6)
+    assert json.loads(save("json"))[0]["measure"] == "prefix_matching_sum"
+    assert "<rect" in save("svg")
+    save("png")
+    tab.driver.execute_async_script("setTimeout(arguments[0], 300)")
+    assert tab.run("return Copyscope.lastSaved.type") == "image/png"
+
+
+def test_a_table_saved_for_a_spreadsheet_holds_no_formula(tab: Tab, address: str) -> None:
+    tab.open(f"{address}#view=report")
+    tab.run(
+        """const buttons = [...document.querySelectorAll('#view-report .saves button')];
+        buttons.filter((button) => button.textContent === 'CSV').at(-1).click()"""
+    )
+    rows = list(csv.reader(io.StringIO(tab.numbers()["lastSaved"]["content"])))
+    assert rows[0] == ["stage", "step"]
+    assert rows[3] == ["'=cmd()", ""]
+
+
+@pytest.mark.parametrize("view", ["map", "attention", "compare", "circuit", "heads", "report"])
+def test_the_python_offered_is_python(tab: Tab, address: str, view: str) -> None:
+    tab.open(f"{address}#view={view}")
+    tab.run("document.getElementById('copy-python').click()")
+    code = tab.numbers()["lastCopied"]
+    compile(code, "copied", "exec")
+    assert "run 0" in code
+
+
+def test_two_runs_are_aligned(tab: Tab, written: Callable[[Made], str]) -> None:
+    tab.open(written(made(runs=2)) + "#view=compare&runb=1&align=tokens")
+    x = tab.run("return document.getElementById('runs-plot').data[0].x")
+    assert x[:4] == pytest.approx([0, 1024, 2048, 4096], rel=1e-3)
+    tab.go(align="formation")
+    x = tab.run("return document.getElementById('runs-plot').data[0].x")
+    assert x[STEPS.index(448)] == pytest.approx(1)
+    numbers = tab.go(run=1)
+    assert numbers["run"] == "</script>"
