@@ -164,8 +164,9 @@ def test_the_matrix_holds_the_pattern_pixel_by_pixel(tab: Tab, address: str, sma
     size = 24
     pixels = np.array(
         tab.run(
-            "const c = document.querySelector('#matrix .pixels'); return [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]"
-        )  # fmt: skip  # noqa: E501
+            """const canvas = document.querySelector('#matrix .pixels');
+            return [...canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data]"""
+        )
     ).reshape(size, size, 4)
     pattern = small.attention["attention/0/p0/1088"][11]
     below = np.tril(np.ones((size, size), dtype=bool))
