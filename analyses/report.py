@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from analyses.page.budget import embed_attention
 from analyses.page.build import page
 from analyses.page.payload import payload
 from analyses.run import Progress, open_run
@@ -28,6 +29,10 @@ def report(
     named = [sources] if isinstance(sources, str | Path) else list(sources)
     runs = [open_run(source) for source in named]
     found = payload(runs)
+    blocks = embed_attention(runs, found, round(max_megabytes * 1e6), progress)
+    if say:
+        for line in found.index["left_out"]:
+            say(f"left out: {line}")
     target = Path(out) if out else runs[0].folder / "report.html"
-    write_text(target, page(found.index, found.blocks))
+    write_text(target, page(found.index, blocks))
     return target

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
+from jaxtyping import Int
 
 from training.checkpoints import Checkpoint, CheckpointSeries, manifest_hash, write_bytes
 from training.config import RunConfig
@@ -112,14 +113,21 @@ def score_tables(run: Run) -> Scores:
     return Scores(heads, read_tables(run, "model"))
 
 
-def chance(run: Run) -> float:
-    """Copying accuracy of guessing: 1 / number of tokens that the test draws from; 0 where that is not known."""
+def token_counts(run: Run) -> Int[np.ndarray, " d_vocab"] | None:
+    """How often each token occurs in the text a run of ours was trained on; None for somebody else's series."""
     if not run.data:
-        return 0.0
+        return None
     path = run.folder.parent / "tokens" / str(run.data.get("store")) / "counts.bin"
     if not path.is_file():
         raise InputError(f"{path}: missing, so these tokens are not complete; train the run again to make them anew")
-    counts = np.fromfile(path, np.int64)
+    return np.fromfile(path, np.int64)
+
+
+def chance(run: Run) -> float:
+    """Copying accuracy of guessing: 1 / number of tokens that the test draws from; 0 where that is not known."""
+    counts = token_counts(run)
+    if counts is None:
+        return 0.0
     drawable = int((counts[1:] > 0).sum())  # token 0 is the special one
     return 1 / max(drawable - 2 * round(COMMON_SHARE * drawable), 1)
 

@@ -1,0 +1,89 @@
+"""Attention of a run's models on a prompt: loaded when asked, the last used kept."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from transformer_lens import HookedTransformer
+
+from analyses.run import Run, selected
+from interp.models import load_hooked, load_weights_into
+from interp.patterns import PatternBlock, read_patterns
+from training.checkpoints import Checkpoint
+from training.errors import InputError
+
+MODEL_BYTES = 1 << 30
+"""Weights kept in memory; at least one model is."""
+
+
+class Models:
+    """The checkpoints of one run, as models; may be asked from several threads."""
+
+    def __init__(self, run: Run, most_bytes: int = MODEL_BYTES) -> None:
+        self._run, self._most_bytes = run, most_bytes
+        self._loaded: OrderedDict[int, HookedTransformer] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def attention(self, step: int, ids: Sequence[int]) -> bytes:
+        """`attention_bytes` of the checkpoint at `step`.
+
+        Raises InputError: no such step, a damaged checkpoint, or tokens that the model has not got.
+        """
+        with self._lock:
+            return attention_bytes(self._model(step), ids)
+
+    def _model(self, step: int) -> HookedTransformer:
+        if step in self._loaded:
+            self._loaded.move_to_end(step)
+            return self._loaded[step]
+        checkpoint = selected(self._run, [step])[0]
+        if not self._full():
+            model = load_hooked(checkpoint.path, checkpoint.revision, prove=False)
+        else:
+            model = self._instead_of_the_oldest(checkpoint)
+        self._loaded[step] = model
+        return model
+
+    def _full(self) -> bool:
+        """Whether another model of the same size would be too much."""
+        sizes = [sum(p.numel() * p.element_size() for p in m.parameters()) for m in self._loaded.values()]
+        return bool(sizes) and sum(sizes) + max(sizes) > self._most_bytes
+
+    def _instead_of_the_oldest(self, checkpoint: Checkpoint) -> HookedTransformer:
+        step, model = self._loaded.popitem(last=False)
+        try:
+            return load_weights_into(model, checkpoint.path, checkpoint.revision)
+        except InputError:  # nothing of a checkpoint that is refused has been copied
+            self._loaded[step] = model
+            self._loaded.move_to_end(step, last=False)
+            raise
+
+
+@torch.no_grad()
+def attention_bytes(model: HookedTransformer, ids: Sequence[int]) -> bytes:
+    """Attention × 255, rounded, as bytes: head after head (layer × n_heads + head), the lower triangle row by row.
+
+    Raises InputError for tokens that the model has not got, or more than its context holds.
+    """
+    config = model.cfg
+    if not ids or len(ids) > config.n_ctx or max(ids) >= config.d_vocab or min(ids) < 0:
+        raise InputError(f"the prompt does not fit this model: {config.n_ctx} tokens of {config.d_vocab} kinds do")
+    length = len(ids)
+    patterns = np.zeros((config.n_layers, config.n_heads, length, length), dtype=np.uint8)
+
+    def read(block: PatternBlock) -> None:
+        found = (block.pattern[0] * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+        _, queries, keys = found.shape
+        patterns[block.layer, :, block.first_query : block.first_query + queries, :keys] = found
+
+    read_patterns(model, torch.tensor([list(ids)], dtype=torch.long), read)
+    return lower_triangles(patterns.reshape(-1, length, length)).tobytes()
+
+
+def lower_triangles(patterns: UInt8[np.ndarray, "head query key"]) -> UInt8[np.ndarray, "head entry"]:
+    """The entries that a causal mask leaves, row by row: one of query 0, two of query 1, …"""
+    rows, columns = np.tril_indices(patterns.shape[-1])
+    return np.ascontiguousarray(patterns[:, rows, columns])
