@@ -62,6 +62,7 @@ def study(
     engine: str | Engine = "local",
     jobs: int | None = None,
     *,
+    options: Mapping[str, Any] | None = None,
     corpora: Sequence[str] = (),
     values: Mapping[str, Any] | None = None,
     train: bool = True,
@@ -84,7 +85,7 @@ def study(
         say(f"{name}: {QUESTIONS[name]} {len(planned.runs)} runs, {len(planned.runs) - len(todo)} of them done.")
         if todo:
             _say_cost(todo, planned.samples, jobs, say)
-        sweep(planned, out, engine, jobs, update=update, progress=progress, say=say)
+        sweep(planned, out, engine, jobs, options=options, update=update, progress=progress, say=say)
     found = gather_study(outcomes(planned, out))
     if not any(run.outcome.status.state == FINISHED for run in found):
         why = next((f" ({run.label}: {run.reason})" for run in found if run.reason), "")

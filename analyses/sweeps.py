@@ -20,6 +20,7 @@ def sweep(
     engine: str | Engine = "local",
     jobs: int | None = None,
     *,
+    options: Mapping[str, Any] | None = None,
     values: Mapping[str, Any] | None = None,
     update: bool = False,
     progress: Tell | None = None,
@@ -27,7 +28,7 @@ def sweep(
 ) -> list[Outcome]:
     """Trains every run of a sweep file in folder `out` (scored while it trains, if the file says so), or goes on.
 
-    `engine`: `local`, `ray`, `slurm` or one of your own; `jobs` at a time. `values` go
+    `engine`: `local`, `ray`, `slurm` or one of your own; `jobs` at a time; `options` as the engine's own. `values` go
     over what the file says. `update`: takes a changed file. Returns how each run ended; one that diverged or failed
     does not hold up the others. Raises InputError before anything is trained for a file, field, engine or folder that
     cannot be used, and `Stopped` when interrupted.
@@ -36,7 +37,7 @@ def sweep(
     out = Path(out)
     if planned.score:
         check_scorable(planned)
-    chosen = make_engine(engine, out, jobs) if isinstance(engine, str) else engine
+    chosen = make_engine(engine, out, jobs, options) if isinstance(engine, str) else engine
     claim(planned, out, update)
     arguments = () if planned.samples is None else (str(planned.samples),)
     module, arguments = (SCORED, arguments) if planned.score else (PLAIN, ())

@@ -1,7 +1,8 @@
 """Commands that train many runs."""
 
+import tomllib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -10,17 +11,45 @@ from analyses.visible import visible
 
 STUDIES = ("batch-size", "intensity", "regularization", "scale", "corpus", "seeds", "intervention")
 
+Engine = Annotated[str, typer.Option(help="local, ray or slurm.")]
+Jobs = Annotated[int | None, typer.Option(help="Runs at a time.  [default: half the cores; on a cluster all that fit]")]
+Options = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option",
+        help="Of the engine: address, cpus, gpus (ray; gpus=0.125 packs eight runs on one), or what submitit takes, "
+        "such as slurm_partition; may be repeated.",
+    ),
+]
+
 
 def study_names(typed: str) -> list[str]:
     """Studies that begin with what was typed, for the shell's completion."""
     return [name for name in STUDIES if name.startswith(typed)]
 
 
+def parse_options(texts: list[str] | None) -> dict[str, Any]:
+    """`["gpus=0.5"]` to `{"gpus": 0.5}`; values are TOML, bare words are strings."""
+    from training.errors import InputError
+
+    found: dict[str, Any] = {}
+    for text in texts or []:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise InputError(f"--option {text}: write it as name=value, as in gpus=0.5")
+        try:
+            found[name] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            found[name] = value
+    return found
+
+
 def sweep(
     file: Annotated[Path, typer.Argument(help="A sweep file (TOML): base, [values], [grid], [[runs]].")],
     out: Annotated[Path | None, typer.Option(help="The folder of all runs.  [default: runs/FILE]")] = None,
-    engine: Annotated[str, typer.Option(help="local.")] = "local",
-    jobs: Annotated[int | None, typer.Option(help="Runs at a time.  [default: half the cores; no limit]")] = None,
+    engine: Engine = "local",
+    jobs: Jobs = None,
+    options: Options = None,
     assignments: Assignments = None,
     update: Annotated[
         bool, typer.Option("--update", help="Take a file that was changed; runs no longer in it stay where they are.")
@@ -45,8 +74,8 @@ def sweep(
     folder = out or Path("runs") / file.stem
     with Console(silent=silent) as console:
         found = run_sweep(
-            file, folder, engine, jobs, values=parse_assignments(assignments or []), update=update,
-            progress=console.advance, say=console.say,
+            file, folder, engine, jobs, options=parse_options(options), values=parse_assignments(assignments or []),
+            update=update, progress=console.advance, say=console.say,
         )  # fmt: skip
     if as_json:
         echo_json({"out": folder, "runs": outcome_table(found)})
@@ -70,8 +99,9 @@ def study(
         str, typer.Option(help="laptop (an hour or two on 2 cores) or paper (12 layers, GPUs).")
     ] = "laptop",
     out: Annotated[Path | None, typer.Option(help="The folder of its runs.  [default: runs/study-NAME]")] = None,
-    engine: Annotated[str, typer.Option(help="local.")] = "local",
-    jobs: Annotated[int | None, typer.Option(help="Runs at a time.  [default: half the cores; no limit]")] = None,
+    engine: Engine = "local",
+    jobs: Jobs = None,
+    options: Options = None,
     corpus: Annotated[
         list[str] | None,
         typer.Option(help="`python`, a file or folder of text, or hf:<data set>; twice or more for the study corpus."),
@@ -98,7 +128,8 @@ def study(
 
     with Console(silent=silent) as console:
         result = run_study(
-            name, size, out, engine, jobs, corpora=corpus or (), values=parse_assignments(assignments or []),
+            name, size, out, engine, jobs, options=parse_options(options), corpora=corpus or (),
+            values=parse_assignments(assignments or []),
             train=not analyse_only, update=update, progress=console.advance, say=console.say,
         )  # fmt: skip
     if as_json:

@@ -3,9 +3,12 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 
 from training.engines import Job
+
+POLL = 0.2
 
 
 def start_child(job: Job, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
@@ -25,6 +28,17 @@ def ask_to_stop(child: subprocess.Popen[bytes]) -> None:
     """The child saves and ends (`training.execute`). Asking twice is asking once."""
     if child.stdin and not child.stdin.closed:
         child.stdin.close()
+
+
+def run_child(job: Job, environment: dict[str, str]) -> int:
+    """Runs the job to its end and returns the exit code. An interrupt, which is how clusters cancel, lets it save."""
+    child = start_child(job, environment)
+    try:
+        while child.poll() is None:
+            time.sleep(POLL)
+    except KeyboardInterrupt:
+        ask_to_stop(child)
+    return child.wait()
 
 
 def threads(cores: int, jobs: int) -> dict[str, str]:

@@ -1,0 +1,174 @@
+"""Sweeps on Ray and Slurm: runs end as on one machine, a node that dies costs at most a step, stopping saves.
+
+Slurm is stood in for by submitit's own local executor: scripts, pickles and signals as on a cluster, but no queue.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from counted_run import DIES_ONCE, steps_done, workers
+from drive import counted_sweep
+
+from training import engines
+from training import sweep as sweeps
+from training.engines import make_engine
+from training.errors import InputError, Stopped
+from training.execute import read_status
+from training.sweep import run_sweep
+from training.sweep_plan import claim, parse_sweep
+
+HERE = Path(__file__).parent
+LOCAL_SLURM = {"cluster": "local", "timeout_min": 5}
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(HERE))
+    monkeypatch.setattr(sweeps, "POLL", 0.05)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A Ray cluster of two nodes on this machine, each with room for one run."""
+    pytest.importorskip("ray", reason="needs Ray: pip install copyscope[ray]")
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = str(HERE)  # what Ray's processes start with
+    import ray
+    from ray.cluster_utils import Cluster
+
+    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        yield found
+    finally:
+        ray.shutdown()
+        found.shutdown()
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
+
+
+def test_ray_with_a_node_that_dies(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    node = cluster.add_node(num_cpus=1)
+    cluster.wait_for_nodes()
+    sweep = counted_sweep(2, 150)
+    claim(sweep, tmp_path)
+    folders = [tmp_path / run.run_id for run in sweep.runs]
+    engine = make_engine("ray", tmp_path, 2, {"address": cluster.address})
+    removed: list[Any] = []
+
+    def lose(what: str, done: int, total: int, note: str = "") -> None:
+        if not removed and all(len(steps_done(folder)) > 3 for folder in folders):
+            removed.append(node)
+            cluster.remove_node(node, allow_graceful=False)
+
+    said: list[str] = []
+    found = run_sweep(sweep, tmp_path, engine, "counted_run", progress=lose, say=said.append)
+    assert removed
+    assert [one.status.state for one in found] == ["finished", "finished"]
+    assert sum("again " in line for line in said) == 1
+    assert sorted(len(workers(folder)) for folder in folders) == [1, 2]
+    for folder in folders:
+        steps = steps_done(folder)
+        assert set(steps) == set(range(1, 151))
+        assert len(steps) <= 151
+
+    # Stopping lets the runs save; what is too large for the cluster is refused.
+    other = counted_sweep(1, 5000)
+    claim(other, tmp_path / "other")
+    folder = tmp_path / "other" / other.runs[0].run_id
+
+    def interrupt(what: str, done: int, total: int, note: str = "") -> None:
+        if len(steps_done(folder)) > 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(Stopped, match="0 of 1 runs done"):
+        run_sweep(other, tmp_path / "other", engine, "counted_run", progress=interrupt)
+    assert read_status(folder).state == "stopped"
+    with pytest.raises(InputError, match="--option gpus=64: the Ray cluster has 0 GPUs"):
+        make_engine("ray", tmp_path, 1, {"gpus": 64})
+
+
+def test_a_ray_cluster_that_cannot_be_reached(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="needs Ray: pip install copyscope[ray]")
+    from training.engines.ray_cluster import _connect
+
+    for address in ("127.0.0.1:1", "nonsense", "127.0.0.1:99999999"):
+        with pytest.raises(InputError, match=f"--option address={address}: no Ray cluster answers there") as error:
+            _connect(address)
+        assert len(str(error.value).splitlines()) == 1
+
+
+def test_slurm_jobs_end_as_they_do(tmp_path: Path) -> None:
+    pytest.importorskip("submitit", reason="needs submitit: pip install copyscope[slurm]")
+    runs = [{"label": "sound"}, {"label": "dies", "seeds.eval": DIES_ONCE}]
+    sweep = parse_sweep({"base": "quickstart", "values": {"train.steps": 6}, "runs": runs}, tmp_path)
+    claim(sweep, tmp_path)
+    found = run_sweep(sweep, tmp_path, make_engine("slurm", tmp_path, None, LOCAL_SLURM), "counted_run")
+    assert [one.status.state for one in found] == ["finished", "finished"]
+    assert [steps_done(one.folder) for one in found] == [[1, 2, 3, 4, 5, 6]] * 2
+
+
+def test_a_slurm_job_that_is_killed_or_stopped(tmp_path: Path) -> None:
+    pytest.importorskip("submitit", reason="needs submitit: pip install copyscope[slurm]")
+    sweep = counted_sweep(1, 5000)
+    claim(sweep, tmp_path)
+    folder = tmp_path / sweep.runs[0].run_id
+    killed: list[int] = []
+
+    def kill_then_interrupt(what: str, done: int, total: int, note: str = "") -> None:
+        pids = workers(folder)
+        if not killed and len(steps_done(folder)) > 3:
+            killed.extend(pids)
+            os.kill(killed[0], signal.SIGKILL)
+        if len(pids) == 2:
+            raise KeyboardInterrupt
+
+    engine = make_engine("slurm", tmp_path, None, LOCAL_SLURM)
+    with pytest.raises(Stopped):
+        run_sweep(sweep, tmp_path, engine, "counted_run", progress=kill_then_interrupt)
+    end = time.monotonic() + 30
+    while read_status(folder).state != "stopped" and time.monotonic() < end:
+        time.sleep(0.05)
+    assert read_status(folder).state == "stopped"
+    steps = steps_done(folder)
+    assert set(steps) == set(range(1, max(steps) + 1))
+    assert len(steps) <= max(steps) + 1
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "says"),
+    [
+        ("lokal", {}, "--engine lokal: no such engine; use local, ray, slurm"),
+        ("local", {"gpus": 1}, "--option gpus: the engine local has no options"),
+        ("ray", {"partition": "x"}, "--option partition: the engine ray has address, cpus, gpus"),
+        ("ray", {"gpus": "many"}, "--option gpus=many: give a number"),
+        ("slurm", {}, "--engine slurm: no sbatch on this machine"),
+        ("slurm", {"cluster": "local", "partion": "x"}, "--option: submitit refuses it"),
+    ],
+)
+def test_engines_that_cannot_be_used(
+    name: str, options: dict[str, Any], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))  # no Slurm here, even where there is one
+    package = engines.PACKAGES.get(name)
+    if package:
+        pytest.importorskip(package, reason=f"needs {package}: pip install copyscope[{name}]")
+    with pytest.raises(InputError, match=says) as error:
+        make_engine(name, tmp_path, 1, options)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_an_engine_whose_package_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "find_spec", lambda name: None)
+    for name in ("ray", "slurm"):
+        with pytest.raises(InputError, match=rf'pip install "copyscope\[{name}\]"'):
+            make_engine(name, tmp_path)
+    with pytest.raises(InputError, match="--jobs 0"):
+        make_engine("local", tmp_path, 0)
