@@ -58,16 +58,21 @@ class ModelFiles:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise InputError(f"{self.config_path}: not a config that transformers reads ({reason[:120]})") from error
 
+    def weight_paths(self) -> list[Path]:
+        """The files that hold the weights. Raises InputError if one is not there."""
+        paths = [self.path] if self.is_gguf else [self.path / name for name in self._weight_files()]
+        for path in paths:
+            if not path.is_file():
+                pickled = " (only pickled weights, which are never read: save it with safe_serialization)"
+                raise InputError(f"{path}: no such file{pickled if any(self.path.glob('*.bin')) else ''}")
+        return paths
+
     def tensors(self) -> dict[str, Tensor]:
         """All weights by transformers' names. Raises InputError for files that are missing or damaged."""
         if self.is_gguf:  # dequantised and renamed by transformers, which builds its model for that
             return dict(self.reference(torch.float32).state_dict())
         tensors: dict[str, Tensor] = {}
-        for name in self._weight_files():
-            path = self.path / name
-            if not path.is_file():
-                pickled = " (only pickled weights, which are never read: save it with safe_serialization)"
-                raise InputError(f"{path}: no such file{pickled if any(self.path.glob('*.bin')) else ''}")
+        for path in self.weight_paths():
             try:
                 tensors |= load_file(path)
             except (SafetensorError, OSError, ValueError) as error:
@@ -85,11 +90,10 @@ class ModelFiles:
                     self._folder, local_files_only=True, dtype=dtype, attn_implementation="eager", use_safetensors=True,
                     **self._gguf,
                 )  # fmt: skip
-            except Exception as error:
-                if not self.is_gguf:
-                    raise
+            except Exception as error:  # of any type: values of the config meet the weights here
+                kind = "GGUF file" if self.is_gguf else "model"
                 reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-                raise InputError(f"{self.path}: not a GGUF file that transformers reads ({reason[:120]})") from error
+                raise InputError(f"{self.path}: not a {kind} that transformers reads ({reason[:120]})") from error
         self._built = model.eval() if self.is_gguf else None  # dequantising takes half a minute; once is enough
         return model.eval()
 
@@ -124,8 +128,11 @@ class ModelFiles:
         if not index.is_file():
             return ["model.safetensors"]
         try:
-            return sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+            if not names or any(name != Path(name).name for name in names):
+                raise ValueError("files elsewhere")
+            return names
+        except (ValueError, KeyError, AttributeError, TypeError, OSError, RecursionError) as error:
             raise InputError(f"{index}: damaged; it needs a weight_map from tensor to file") from error
 
 

@@ -210,6 +210,40 @@ def _hooked_config(
 ) -> HookedTransformerConfig:
     # TransformerLens' own reading of a config guesses the architecture from the directory's name and ignores head_dim,
     # the biases and NeoX' rotary base, so the config is built here.
+    try:
+        config = _read_config(files, device, dtype, fold_norms)
+        _check_sizes(config, files)
+    except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError, AssertionError) as error:
+        if isinstance(error, InputError):
+            raise
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"{files.config_path}: a value in it makes no model ({reason[:120]}); mend it") from error
+    return config
+
+
+def _check_sizes(config: HookedTransformerConfig, files: ModelFiles) -> None:
+    """Before a damaged number takes all memory."""
+    d_mlp = config.d_mlp or 0
+    width = 4 * config.n_heads * config.d_head + 3 * d_mlp
+    largest = config.d_model * (config.n_layers * width + 2 * config.d_vocab)
+    sizes = (config.n_layers, config.n_heads, config.d_head, config.d_model, d_mlp, config.d_vocab, config.n_ctx)
+    if min(sizes) < 1:
+        raise InputError(f"{files.config_path}: a size in it is below 1; mend it")
+    if config.n_heads % (config.n_key_value_heads or config.n_heads):
+        raise InputError(
+            f"{files.config_path}: {config.n_key_value_heads} key-value heads cannot share {config.n_heads} heads"
+        )
+    held = sum(path.stat().st_size for path in files.weight_paths())
+    if largest > max(4 * held, 2**20):  # a value has half a byte at least, and W_K and W_V may be shared
+        raise InputError(
+            f"{files.config_path}: calls for about {largest:.1e} weights, but the files hold {held:.1e} bytes; one of "
+            "the two is not of this model"
+        )
+
+
+def _read_config(
+    files: ModelFiles, device: str | torch.device, dtype: torch.dtype, fold_norms: bool
+) -> HookedTransformerConfig:
     hf_config, path = files.config, files.config_path
     architecture = _architecture(hf_config, path)
     n_heads = hf_config.num_attention_heads

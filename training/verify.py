@@ -137,6 +137,9 @@ def _check_layout(member: _Member) -> None:
 def _check_labels(members: Sequence[_Member]) -> None:
     """Manifests that do not agree with the rest of the series on the run or on the tokens of a step; steps twice."""
     labelled = [member for member in members if member.manifest is not None]
+    for member in members:
+        if labelled and not (member.folder / MANIFEST).is_file():
+            member.add(f"has no {MANIFEST}, though others have one, so that its files cannot be checked; {member.mend}")
     run = _usual(member.manifest["run_id"] for member in labelled if member.manifest)
     rate = _usual(m.checkpoint.tokens / m.step for m in labelled if m.checkpoint.tokens is not None and m.step)
     for member in labelled:
