@@ -83,7 +83,10 @@ const Copyscope = {};
     else text = size.toFixed(decimals);
     return (value < 0 && Number(text.replace(/,/g, "")) !== 0 ? "−" : "") + text;
   };
-  C.signed = (value, decimals = 3) => (value > 0 ? "+" : "") + C.number(value, decimals);
+  C.signed = function (value, decimals = 3) {
+    const text = C.number(value, decimals);
+    return (value > 0 && !/^[0.]+$/.test(text) ? "+" : "") + text;
+  };
 
   /** A step as it is said: 0, 64, 1k, 12.5k, 143k, 2M. */
   C.stepLabel = function (step) {

@@ -105,11 +105,14 @@
     return prompt.tokens.length - 1;
   }
 
-  C.readHash = function (hash) {
+  /** The fields of an address; what is no number where one belongs goes to `said`. */
+  C.readHash = function (hash, said = []) {
     const out = {};
     for (const [key, value] of new URLSearchParams(hash.replace(/^#/, ""))) {
-      if (NUMBERS.includes(key) && value !== "" && Number.isFinite(Number(value))) out[key] = Number(value);
-      else if (TEXTS.includes(key)) out[key] = value;
+      if (NUMBERS.includes(key)) {
+        if (value !== "" && Number.isFinite(Number(value))) out[key] = Number(value);
+        else said.push(`${key}=${value} is not a number.`);
+      } else if (TEXTS.includes(key)) out[key] = value;
     }
     return out;
   };
@@ -138,9 +141,8 @@
     }, 150); // browsers refuse more than a few changes a second
   }
 
-  /** Changes what is looked at and draws. */
-  C.go = function (patch) {
-    const said = [];
+  /** Changes what is looked at and draws; `said`: words about what was wrong with the wish. */
+  C.go = function (patch, said = []) {
     const before = state;
     const wanted = { ...state, ...patch };
     if (patch.run !== undefined && patch.run !== before.run) {

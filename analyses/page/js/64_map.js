@@ -6,8 +6,8 @@
 
   /** Builds a map's elements inside a <figure>, once. */
   C.makeMap = function (figure, field) {
-    const map = { figure, field, title: C.el("h2", {}), base: C.el("canvas", {}), bar: C.el("div", { class: "colorbar" }) };
-    map.over = C.el("canvas", { class: "over", tabindex: "0", role: "application", "aria-roledescription": "formation map" });
+    const map = { figure, field, title: C.el("h2", {}), base: C.el("canvas", { "aria-hidden": "true" }), bar: C.el("div", { class: "colorbar" }) };
+    map.over = C.el("canvas", { class: "over", tabindex: "0", role: "application", "aria-roledescription": "formation map", "aria-label": "Formation map" });
     map.stage = C.el("div", { class: "stage" }, map.base, map.over);
     map.read = C.el("p", { class: "readout", "aria-live": "polite" });
     const save = (kind, label) => C.el("button", { type: "button", "data-save": kind, onclick: () => C.saveMap(map, kind) }, label);

@@ -14,7 +14,7 @@
 
   C.makeMatrix = function (place, most) {
     const matrix = { place, most, base: C.el("canvas", { class: "pixels", "aria-hidden": "true" }) };
-    matrix.over = C.el("canvas", { class: "over", tabindex: "0", role: "application", "aria-roledescription": "attention matrix" });
+    matrix.over = C.el("canvas", { class: "over", tabindex: "0", role: "application", "aria-roledescription": "attention matrix", "aria-label": "Attention" });
     matrix.stage = C.el("div", { class: "stage matrix" }, matrix.base, matrix.over);
     matrix.words = C.el("p", { class: "note" });
     C.fill(place, matrix.stage, matrix.words);
@@ -87,9 +87,11 @@
     prompt.targets.forEach((keys, q) => {
       for (const k of keys) context.strokeRect(left + k * cell + 0.5, top + q * cell + 0.5, Math.max(cell - 1, 2), Math.max(cell - 1, 2));
     });
-    context.strokeStyle = C.color("ink");
-    context.lineWidth = 1.5;
-    context.strokeRect(left + 0.5, top + query * cell - 0.5, Math.max((query + 1) * cell, 3), Math.max(cell + 1, 3));
+    for (const [color, width] of [["#fff", 3.5], ["#111", 1.5]]) {
+      context.strokeStyle = color;
+      context.lineWidth = width;
+      context.strokeRect(left + 1, top + Math.min(query * cell, size - cell - 1), Math.max((query + 1) * cell - 1, 3), Math.max(cell, 3));
+    }
     if (!labelled) return;
     context.direction = "ltr";
     context.textBaseline = "middle";

@@ -68,6 +68,7 @@
     C.once(place, JSON.stringify([s.run, heads, byLayer, C.generation]), () => {
       place.style.gridTemplateColumns = byLayer ? `repeat(${run.n_heads}, minmax(0, 1fr))` : "";
       place.style.maxWidth = byLayer ? run.n_heads * 150 + "px" : "";
+      place.parentElement.classList.toggle("whole", !(byLayer && run.n_heads <= 4)); // few heads leave room beside them
       C.fill(
         place,
         heads.map((head) =>
@@ -84,7 +85,7 @@
       const [canvas, name, value] = cell.children;
       if (attention) C.once(canvas, [s.run, s.prompt, attention.step, head, C.isDark(), C.generation].join("/"), () => C.paintAttention(canvas, attention, head));
       const here = formed.has(head) && formed.get(head) <= s.step;
-      const number = C.number(C.data.value(s.run, s.measure, head, s.step));
+      const number = C.number(C.data.value(s.run, s.measure, head, s.step), 2);
       name.textContent = `${pins.includes(head) ? "📌 " : ""}${C.data.headName(run, head)}${here ? " ◆" : ""}`;
       value.textContent = number;
       cell.setAttribute("aria-label", `${C.data.headName(run, head)}, ${number}${here ? ", formed" : ""}${pins.includes(head) ? ", pinned" : ""}`);

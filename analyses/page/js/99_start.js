@@ -17,7 +17,7 @@
 
   /** Draws once, before the next frame, however often it is called. */
   C.redraw = function () {
-    if (waiting === null) waiting = setTimeout(draw, 0);
+    if (waiting === null && C.state().view) waiting = setTimeout(draw, 0);
   };
 
   function timed(name, action) {
@@ -101,7 +101,10 @@
       event.preventDefault();
       C.working(ask());
     });
-    window.addEventListener("hashchange", () => C.go({ ...BLANK, ...C.readHash(location.hash) }));
+    window.addEventListener("hashchange", () => {
+      const said = [];
+      C.go({ ...BLANK, ...C.readHash(location.hash, said) }, said);
+    });
     window.addEventListener("resize", C.redraw);
     window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", C.redraw);
   }
@@ -146,11 +149,13 @@
       return;
     }
     setUp();
-    C.go(C.readHash(location.hash));
-    // The default head is the one that scores highest in the end; that is known once the scores are here.
-    const wanted = C.readHash(location.hash).head;
+    const said = [];
+    const wanted = C.readHash(location.hash, said);
+    // The default head is the one that scores highest in the end, so the scores come first.
+    const { run, measure } = C.normal(wanted);
+    C.data.scores(run, measure);
     await idle();
-    if (!wanted) C.go({ head: undefined });
+    C.go(wanted, said);
     await idle();
     if (live) watch();
   }

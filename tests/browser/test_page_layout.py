@@ -1,0 +1,123 @@
+"""The page on wide and narrow screens, light and dark, by keyboard and for screen readers; large series stay usable."""
+
+from collections.abc import Callable
+
+import pytest
+from conftest import Tab
+from made_payload import Made, made
+
+VIEWS = ["map", "attention", "compare", "circuit", "heads", "report"]
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_nothing_scrolls_sideways_on_a_phone(tab: Tab, address: str, dark: bool) -> None:
+    tab.size(390, 844, dark)
+    tab.open(address)
+    for view in VIEWS:
+        tab.go(view=view)
+        width = tab.run("return [document.documentElement.scrollWidth, innerWidth]")
+        assert width[0] <= width[1], view
+    assert tab.errors() == 0
+
+
+def test_every_control_has_a_name_and_every_id_is_there_once(tab: Tab, address: str) -> None:
+    tab.open(address)
+    for view in VIEWS:
+        tab.go(view=view)
+        nameless = tab.run(
+            """const named = (e) => e.getAttribute('aria-label') || e.getAttribute('aria-labelledby') || e.title ||
+                 (e.labels && e.labels.length && e.labels[0].textContent.trim()) || e.textContent.trim();
+            return [...document.querySelectorAll('button, select, input, textarea, [tabindex], [role=img], canvas')]
+              .filter((e) => !e.closest('.plotly, .modebar') && e.id !== 'main' && !e.closest('[aria-hidden=true]'))
+              .filter((e) => !named(e)).map((e) => e.outerHTML.slice(0, 120))"""
+        )
+        assert nameless == []
+        twice = tab.run(
+            """const ids = [...document.querySelectorAll('[id]')].map((e) => e.id);
+            return ids.filter((id, i) => ids.indexOf(id) !== i)"""
+        )
+        assert [name for name in twice if not name.startswith(("clip", "gradient", "legend", "top"))] == []
+    headers = tab.run("return [...document.querySelectorAll('th')].filter((th) => !th.scope).length")
+    assert headers == 0
+
+
+def test_tab_reaches_every_choice_of_a_view(tab: Tab, address: str) -> None:
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    tab.open(f"{address}#view=attention")
+    tab.run("document.activeElement.blur()")
+    reached: list[str] = []
+    for _ in range(90):
+        ActionChains(tab.driver).send_keys(Keys.TAB).perform()
+        reached.append(
+            tab.run(
+                "const e = document.activeElement; return e.id || e.className || e.closest('[id]')?.id || e.tagName"
+            )
+        )
+    for wanted in ("step", "measure", "head", "pin", "tab-attention", "prompt", "over", "vis-head", "copy-python"):
+        assert wanted in reached, wanted
+    assert any("token" in name for name in reached)
+    assert any("cell" in name for name in reached)
+    assert reached.count("cell") <= 2  # one stop for the whole grid
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_text_stands_out_from_its_ground(tab: Tab, address: str, dark: bool) -> None:
+    """Contrast of the page's colours, by the formula of WCAG 2: at least 4.5."""
+    tab.size(1280, dark=dark)
+    tab.open(address)
+    colors = {name: tab.run("return Copyscope.color(arguments[0])", name)
+              for name in ("ink", "soft", "paper", "shade", "accent", "found", "good", "bad")}  # fmt: skip
+
+    def luminance(color: str) -> float:
+        parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    for front in ("ink", "soft", "accent", "found", "good", "bad"):
+        for back in ("paper", "shade"):
+            high, low = sorted([luminance(colors[front]), luminance(colors[back])], reverse=True)
+            assert (high + 0.05) / (low + 0.05) >= 4.5, (front, back)
+
+
+def test_a_series_of_150_checkpoints_and_144_heads(
+    tab: Tab, written: Callable[[Made], str], record_property: Callable[[str, object], None]
+) -> None:
+    large = made(n_layers=12, n_heads=12, n_steps=150, half=16, hostile=False)
+    tab.open(written(large))
+    assert len(tab.numbers()["rows"]) == 144
+    steps = large.index["runs"][0]["steps"]
+    for view, measured in (("map", "map"), ("attention", "grid")):
+        tab.go(view=view)
+        times = [tab.go(step=step)["ms"] for step in steps[-60::4]]
+        record_property(f"{view}: ms of a redraw", sorted(time["redraw"] for time in times)[len(times) // 2])
+        record_property(f"{view}: ms of the {measured}", sorted(time[measured] for time in times)[len(times) // 2])
+    assert tab.run("return document.querySelectorAll('#grid .cell canvas').length") == 144
+    value = tab.go(view="map", step=steps[100], head="11.11")["value"]
+    assert value == pytest.approx(float(large.scores["scores/0/prefix_matching_sum"][100, -1]), abs=1e-6)
+    assert tab.errors() == 0
+
+
+def test_the_smallest_runs_have_a_page(tab: Tab, written: Callable[[Made], str]) -> None:
+    """Two checkpoints, one head, nothing formed, no prompts, no curves, no ablations, no pairs."""
+    tiny = made(n_layers=1, n_heads=2, n_steps=4, hostile=False)
+    run = tiny.index["runs"][0]
+    run |= {"prompts": [], "curves": {}, "ablations": {}, "pairs": [], "formation": {}, "above_null": {},
+            "settled": None, "copying": None, "tokens": [None] * 4, "tables": {}, "config": "",
+            "provenance": {}}  # fmt: skip
+    tiny.index["claims"], tiny.index["summary"], tiny.index["left_out"] = [], [], []
+    tab.open(written(tiny))
+    for view in VIEWS:
+        tab.go(view=view)
+    assert "No prompt was saved" in tab.text("#view-attention")
+    assert "Copying has not formed" in tab.text("#band-words")
+    assert tab.errors() == 0
+    assert tab.console() == []
+
+
+def test_without_a_run_the_page_says_so(tab: Tab, written: Callable[[Made], str]) -> None:
+    empty = made(n_layers=1, n_heads=2, n_steps=4, hostile=False)
+    empty.index["runs"] = []
+    tab.open(written(empty))
+    assert "no run in this page" in tab.text("#notices")
