@@ -44,7 +44,7 @@ def flat(config: RunConfig) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+    return tuple(map(_plain, value)) if isinstance(value, list) else value
 
 
 def varied(configs: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -33,7 +33,9 @@ Judge = Callable[[Sequence[StudyRun]], list[Verdict]]
 def judge(name: str, runs: Sequence[StudyRun]) -> list[Verdict]:
     """The verdicts of a study, the one it is about first. Each says by which measure copying was dated."""
     loss = by_loss(runs)
-    how = "copying dated by " + ("the copying loss, which formed in more runs" if loss else "accuracy per token")
+    how = "copying dated by " + (
+        "the copying loss, since accuracy formed in few runs" if loss else "accuracy per token"
+    )
     absent = [run for run in runs if run.evidence is None]
     note = elsewhere(len(absent), f"such as {absent[0].label}: {absent[0].reason}"[:160]) if absent else ""
     return [verdict._replace(reason=f"{verdict.reason}; {how}{note}") for verdict in JUDGES[name](runs)]
