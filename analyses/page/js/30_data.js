@@ -16,12 +16,12 @@
     data.index = await source.index();
   };
 
-  /** Reads the index again (new checkpoints); score blocks are asked anew, attention stays. */
+  /** Reads the index again (new checkpoints, or replaced ones); every block is asked anew. */
   data.reload = async function () {
     const index = await data.source.index();
     for (const [run, prompt] of ownPrompts)
       if (index.runs[run] && !index.runs[run].prompts.some((p) => p.id === prompt.id)) index.runs[run].prompts.push(prompt);
-    blocks = new Map([...blocks].filter(([name]) => name.startsWith("attention/")));
+    blocks = new Map();
     pending = new Map();
     ranges.clear();
     data.problems.clear();

@@ -62,7 +62,7 @@
     matrix.stage.hidden = false;
     const head = C.head();
     const { prompt, nTokens } = attention;
-    const labelled = nTokens <= 48 && matrix.most > 300;
+    const labelled = nTokens <= 64 && matrix.most > 300;
     const left = labelled ? 84 : 0;
     const top = labelled ? 74 : 0;
     const size = Math.max(80, Math.min(matrix.place.clientWidth - left - 2, matrix.most));

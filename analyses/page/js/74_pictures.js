@@ -3,14 +3,16 @@
 (function (C) {
   const FRAMES = 9;
 
-  /** Embedded steps around the head's formation; without one, spread evenly over training. */
+  /** Steps around the head's formation, even in their logarithms; without one, spread evenly over training. */
   function filmSteps(prompt, formed) {
     const steps = prompt.steps;
     if (steps.length <= FRAMES) return steps;
     if (formed === null) return [...new Set([...Array(FRAMES).keys()].map((i) => steps[Math.round((i * (steps.length - 1)) / (FRAMES - 1))]))];
-    const middle = steps.indexOf(C.data.nearest(steps, formed));
-    const start = Math.max(0, Math.min(steps.length - FRAMES, middle - (FRAMES >> 1)));
-    return steps.slice(start, start + FRAMES);
+    const near = new Set([0.25, 0.5, 0.7, 0.85, 1, 1.2, 1.5, 2, 4].map((factor) => C.data.nearest(steps, factor * formed)));
+    // Where checkpoints are far apart several of these are one; the nearest others take their places.
+    const far = (step) => Math.abs(Math.log2(step + 1) - Math.log2(formed + 1));
+    for (const step of [...steps].sort((a, b) => far(a) - far(b))) if (near.size < FRAMES) near.add(step);
+    return [...near].sort((a, b) => a - b);
   }
 
   C.drawFilm = function (place) {

@@ -55,7 +55,7 @@
       const [s, run] = [C.state(), C.run()];
       const prompt = C.data.prompt(s.run, s.prompt);
       const near = prompt ? C.data.nearest(prompt.steps, s.step) : null;
-      C.byId("prompt-words").textContent = prompt ? `${prompt.tokens.length} tokens, ${prompt.steps.length} of ${run.steps.length} checkpoints. ${prompt.description || ""}` : "";
+      C.byId("prompt-words").textContent = prompt ? `${prompt.tokens.length} tokens, attention at ${prompt.steps.length >= run.steps.length ? "every checkpoint" : `${prompt.steps.length} of ${run.steps.length} checkpoints`}.` : "";
       const problem = C.data.attentionProblem(s.run, s.prompt, s.step);
       C.byId("attention-step").textContent = problem || (near !== null && near !== s.step ? `Attention is shown at step ${C.number(near)}, the nearest one saved to step ${C.number(s.step)}.` : "");
       C.byId("matrix-title").textContent = `${C.data.headName(run, C.head())} at step ${C.number(near ?? s.step)}`;
@@ -122,7 +122,8 @@
     }
   }
 
-  async function watch() {
+  /** Asks the server whether anything changed; if so the page shows it. */
+  async function look() {
     try {
       const changed = await C.data.source.changed();
       C.notice("", "server");
@@ -137,6 +138,10 @@
     } catch (error) {
       C.notice(error.message, "server");
     }
+  }
+
+  async function watch() {
+    await look();
     setTimeout(watch, WATCH);
   }
 
@@ -177,6 +182,6 @@
     };
   }
 
-  window.copyscope = { ready: null, state: () => ({ ...C.state() }), numbers, go: C.go, idle };
+  window.copyscope = { ready: null, state: () => ({ ...C.state() }), numbers, go: C.go, idle, look };
   window.copyscope.ready = start().catch((error) => C.failed(error));
 })(Copyscope);

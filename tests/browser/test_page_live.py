@@ -1,0 +1,128 @@
+"""The live page with the real server and real (tiny) checkpoints: typed prompts, bad input, a run still being written."""
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from conftest import Tab
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "analyses"))
+uvicorn = pytest.importorskip("uvicorn", reason="uvicorn is not installed (copyscope[explore])")
+from tiny_series import HEADS, LAYERS, STEPS, add_checkpoint, tiny_series, write_tables  # type: ignore[import-not-found]
+
+from analyses.explorer.serve import listen
+from analyses.explorer.server import explorer_app
+from analyses.explorer.state import Explored
+from analyses.page.texts import texts_of
+from analyses.run import open_run
+from interp.models import load_hooked
+
+
+class Live(NamedTuple):
+    address: str
+    folder: Path
+    server: "uvicorn.Server"
+
+
+@pytest.fixture
+def live(tmp_path: Path) -> Iterator[Live]:
+    folder = tiny_series(tmp_path / "tiny")
+    listening = listen("127.0.0.1", 0)
+    config = uvicorn.Config(explorer_app(Explored([folder])), log_level="critical", lifespan="off")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
+    yield Live(f"http://127.0.0.1:{listening.getsockname()[1]}/", folder, server)
+    server.should_exit = True
+    thread.join(10)
+    listening.close()
+
+
+def ask(tab: Tab, text: str) -> str:
+    """Types a prompt and sends it; what the page answers."""
+    tab.run(
+        """const [text] = arguments;
+        document.getElementById('prompt-answer').textContent = '';
+        document.getElementById('prompt-text').value = text;
+        document.querySelector('#prompt-form button').click();""",
+        text,
+    )
+    tab.wait()
+    return tab.text("#prompt-answer")
+
+
+def look(tab: Tab) -> None:
+    tab.driver.execute_async_script(
+        "const done = arguments[0]; copyscope.look().then(copyscope.idle).then(() => done())"
+    )
+
+
+def test_a_typed_prompt_shows_what_the_model_itself_attends_to(tab: Tab, live: Live) -> None:
+    tab.open(f"{live.address}#view=attention&step=64&head=1.0")
+    text = "one two </script> two <img src=x onerror=alert(1)> one two"
+    assert "tokens" in ask(tab, text)
+    numbers = tab.numbers()
+    run = open_run(live.folder)
+    ids = texts_of(run).encode(text)
+    model = load_hooked(live.folder / "step64")
+    import torch
+
+    _, cache = model.run_with_cache(torch.tensor([list(ids)]))
+    query = numbers["query"]
+    expected = cache["pattern", 1][0, 0, query, : query + 1].detach().numpy()
+    assert numbers["attentionStep"] == 64
+    assert np.array(numbers["row"]) == pytest.approx(expected, abs=1 / 255)
+    assert tab.go(step=512, head="0.1")["attentionStep"] == 512
+    assert tab.run("return document.querySelectorAll('#tokens .token').length") == len(ids)
+    assert tab.run("return document.querySelectorAll('main img').length") == 0
+    assert tab.errors() == 0
+    assert tab.console() == []
+    assert [url for url in tab.requests() if not url.startswith(live.address)] == []
+
+
+def test_bad_prompts_get_one_line_and_the_page_lives_on(tab: Tab, live: Live) -> None:
+    tab.open(f"{live.address}#view=attention")
+    assert "empty" in ask(tab, "")
+    assert "fit" in ask(tab, "word " * 2000)
+    assert "tokens" in ask(tab, "all is well again all is well")
+    assert tab.errors() == 0
+
+
+def test_new_checkpoints_appear_while_one_looks(tab: Tab, live: Live) -> None:
+    tab.open(f"{live.address}#step=8&head=1.1")
+    look(tab)
+    time.sleep(0.02)  # so that the folder's time of change differs
+    add_checkpoint(live.folder, 1024)
+    write_tables(live.folder, (*STEPS, 1024))
+    look(tab)
+    assert tab.run("return Copyscope.run().steps") == [*STEPS, 1024]
+    assert "1 new checkpoint." in tab.text("#notices")
+    numbers = tab.numbers()
+    assert (numbers["step"], numbers["head"]) == (8, "1.1")  # what one looked at stays
+    assert tab.go(step=1024)["attentionStep"] == 1024
+    assert tab.errors() == 0
+
+
+def test_a_damaged_checkpoint_is_a_message_and_the_others_go_on(tab: Tab, live: Live) -> None:
+    weights = live.folder / "step8" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    tab.open(f"{live.address}#view=attention&step=8")
+    assert "step8" in tab.text("#attention-step")
+    assert tab.go(step=64)["attentionStep"] == 64
+    assert tab.text("#attention-step") == ""
+    assert tab.errors() == 0
+
+
+def test_a_server_that_has_gone_is_said(tab: Tab, live: Live) -> None:
+    tab.open(live.address)
+    live.server.should_exit = True
+    deadline = time.monotonic() + 10
+    while "does not answer" not in tab.text("#notices") and time.monotonic() < deadline:
+        look(tab)
+    assert "does not answer" in tab.text("#notices")
+    assert len(tab.numbers()["rows"]) == LAYERS * HEADS
