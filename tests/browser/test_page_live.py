@@ -1,22 +1,20 @@
-"""The live page with the real server and real (tiny) checkpoints: typed prompts, bad input, a run still being written."""
+"""The live page with the real server and tiny real checkpoints: typed prompts, bad input, a run being written."""
 
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 from conftest import Tab
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "analyses"))
-uvicorn = pytest.importorskip("uvicorn", reason="uvicorn is not installed (copyscope[explore])")
 from tiny_series import HEADS, LAYERS, STEPS, add_checkpoint, tiny_series, write_tables  # type: ignore[import-not-found]
 
 from analyses.explorer.serve import listen
-from analyses.explorer.server import explorer_app
 from analyses.explorer.state import Explored
 from analyses.page.texts import texts_of
 from analyses.run import open_run
@@ -26,11 +24,15 @@ from interp.models import load_hooked
 class Live(NamedTuple):
     address: str
     folder: Path
-    server: "uvicorn.Server"
+    server: Any
+    """uvicorn.Server"""
 
 
 @pytest.fixture
 def live(tmp_path: Path) -> Iterator[Live]:
+    uvicorn = pytest.importorskip("uvicorn", reason="uvicorn is not installed (copyscope[explore])")
+    from analyses.explorer.server import explorer_app
+
     folder = tiny_series(tmp_path / "tiny")
     listening = listen("127.0.0.1", 0)
     config = uvicorn.Config(explorer_app(Explored([folder])), log_level="critical", lifespan="off")
@@ -57,9 +59,7 @@ def ask(tab: Tab, text: str) -> str:
 
 
 def look(tab: Tab) -> None:
-    tab.driver.execute_async_script(
-        "const done = arguments[0]; copyscope.look().then(copyscope.idle).then(() => done())"
-    )
+    tab.driver.execute_async_script("const done = arguments[0]; copyscope.look().then(copyscope.idle).then(done)")
 
 
 def test_a_typed_prompt_shows_what_the_model_itself_attends_to(tab: Tab, live: Live) -> None:
