@@ -1,6 +1,7 @@
 """The questions that ablation can be asked of one model, each answered by one table."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import polars as pl
@@ -35,7 +36,8 @@ class Asked(NamedTuple):
     prompts: Prompts
     methods: list[str]
     max_bytes: int = MAX_BYTES
-    progress: Callable[[int, int], None] | None = None
+    progress: Callable[..., None] | None = None
+    """Called with (done, of how many), and where a kind has several parts, with which one."""
 
     @property
     def natural(self) -> Int[Tensor, "window window_pos"] | None:
@@ -82,6 +84,7 @@ def sets(asked: Asked) -> pl.DataFrame:
             smallest_set(
                 asked.model, asked.prompts.test, search, unit, method=method, seed=asked.prompts.seed,
                 max_bytes=asked.max_bytes,
+                progress=asked.progress and partial(asked.progress, part=f"{unit} to {search}"),
             )
             for unit in ("heads", "layers")
             for search in ("keep", "remove")

@@ -144,4 +144,4 @@ def _progress(progress: Progress | None, what: str, number: int, count: int) -> 
     if progress is None:
         return None
     words = f"ablating {what}" + (f" ({number + 1} of {count})" if count > 1 else "")
-    return lambda done, total: progress(words, done, total)
+    return lambda done, total, part="": progress(f"{words}, {part}" if part else words, done, total)

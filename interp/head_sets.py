@@ -5,14 +5,16 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import polars as pl
-import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from interp.heads import check_names
+from interp.hooked_runs import HookedRuns
 from interp.models import HookedModel
-from interp.parts import METHODS, Part, Parts, all_heads, check_parts
+from interp.parts import METHODS, NOTHING, Part, Parts, all_heads, check_parts
 from interp.prompts import CopyingTest
 from interp.questions import MEASURES, copying_question, default_repeated, loss_question
-from interp.rerun import MAX_BYTES
+from interp.rerun import MAX_BYTES, Rerun
 from interp.sweep import runs_of
 from training.errors import InputError
 
@@ -20,6 +22,8 @@ KEPT, BROKEN = 0.9, 0.1
 """Shares of the clean accuracy that copying has to keep, or to fall under."""
 FEWEST_RIGHT = 20
 """Right answers that the whole model must give."""
+SHORTLIST = 8
+"""Candidates for removal that the whole test decides between."""
 
 
 class SmallestSet(NamedTuple):
@@ -57,7 +61,8 @@ def smallest_set(
     n_control: int = 20,
     seed: int = 0,
     max_bytes: int = MAX_BYTES,
-    progress: Callable[[int], None] | None = None,
+    screened: int = 24,
+    progress: Callable[[int, int], None] | None = None,
 ) -> SmallestSet:
     """The fewest heads (or attention layers) with which copying keeps 90 % of its accuracy, all other heads ablated;
     or (`remove`) the fewest whose ablation brings it under 10 %. MLPs stay.
@@ -67,7 +72,11 @@ def smallest_set(
     accuracy above the bar; ranked again until nothing more can go. `remove` takes the unit that lowers accuracy most,
     again and again, and then puts back every one that is not needed. Either result is minimal in that no member can be
     left out; that no smaller set of other members exists, a greedy search cannot promise. `share`: another bar than
-    0.9 or 0.1. `progress` is called with the number of ablations tried since the last call.
+    0.9 or 0.1.
+
+    To be quick, candidates are ranked on the first `screened` contexts of the test alone; what goes is decided on all
+    of it, and the last ranking of `keep`, which shows that no member can be left out, is on all of it too. `progress`
+    is called with (units taken out so far, of how many).
 
     A set that is enough under mean ablation need not be what the model uses in full: backup heads and heads that only
     sharpen are left out of it, and the result holds for this test, method and bar only.
@@ -79,7 +88,7 @@ def smallest_set(
     check_names([unit], ("heads", "layers"), "unit")
     check_names([method], METHODS, "ablation method")
     check_names([measure], MEASURES[:2], "measure")
-    asked = _Accuracy(model, test, method, measure, seed, max_bytes, progress)
+    asked = _Accuracy(model, test, default_repeated(model, test, seed), method, measure, seed, max_bytes)
     units: list[Part] = [(layer, "attention") for layer in range(model.cfg.n_layers)]
     if unit == "heads":
         units = list(all_heads(model))
@@ -93,7 +102,10 @@ def smallest_set(
             f"of less than {FEWEST_RIGHT} mean little; take a later step, more samples or another measure"
         )
     bar = share * asked.clean
-    chosen = _keep(asked, units, bar) if search == "keep" else _remove(asked, units, bar)
+    done = None if progress is None else lambda out: progress(len(out), len(units))
+    chosen = (_keep if search == "keep" else _remove)(asked, asked.on_part(screened), units, bar, done)
+    if progress:
+        progress(len(units), len(units))
     out = [u for u in units if u not in chosen] if search == "keep" else chosen
     accuracy = asked.of([out])[0][0] if out else asked.clean
     reached = accuracy >= bar if search == "keep" else accuracy < bar
@@ -111,67 +123,94 @@ class _Accuracy:
         self,
         model: HookedModel,
         test: CopyingTest,
+        repeated: Int[Tensor, "prompt pos"],
         method: str,
         measure: str,
         seed: int,
         max_bytes: int,
-        progress: Callable[[int], None] | None,
     ) -> None:
-        self.model, self.progress = model, progress
+        self.model, self.test, self.repeated = model, test, repeated
+        self.how = method, measure, seed, max_bytes
         question = copying_question(model, test)
-        repeated = default_repeated(model, test, seed)
         self.column, self.weight = question.measures.index(measure), question.weight
         self.runs = [
             runs_of(model, q, method, seed, max_bytes)
             for q in (question, loss_question(model, "copying_loss", repeated, repeated.shape[1] // 2))
         ]
-        answers = self.runs[0].answers([])
-        self.clean = self._mean(answers.clean[None])[0]
+        self.clean = self._mean(self.runs[0].answers([]).clean[None])[0]
 
-    def _mean(self, values: torch.Tensor) -> list[float]:
+    def on_part(self, contexts: int) -> "_Accuracy":
+        """The same on the first contexts of the test, and as large a part of the prompts."""
+        of_all = self.test.context.cpu()
+        count = max(2, contexts)
+        if count >= int(of_all.max()) + 1:
+            return self
+        samples = of_all < count
+        test = CopyingTest(*(column[samples.to(column.device)] for column in self.test))
+        prompts = max(2, len(self.repeated) * count // (int(of_all.max()) + 1))
+        return _Accuracy(self.model, test, self.repeated[:prompts], *self.how)
+
+    def _mean(self, values: Tensor) -> list[float]:
         return ((values[..., self.column] * self.weight).sum(dim=1) / self.weight.sum()).tolist()
 
-    def of(self, sets: Sequence[Sequence[Part]]) -> list[tuple[float, float]]:
-        """(accuracy, -copying loss) with each of `sets` ablated: higher is better copying."""
+    def of(self, sets: Sequence[Sequence[Part]], out: Sequence[Part] = ()) -> list[tuple[float, float]]:
+        """(accuracy, -copying loss) with each of `sets` ablated, and `out` besides: higher is better copying."""
         if not sets:
             return []
         variants: list[Parts] = [check_parts(self.model, parts) for parts in sets]
-        accuracy, loss = (runs.answers(variants).ablated for runs in self.runs)
-        if self.progress:
-            self.progress(len(sets))
+        base = check_parts(self.model, out) if out else NOTHING
+        accuracy, loss = (_ablated(runs, variants, base) for runs in self.runs)
         return list(zip(self._mean(accuracy), (-loss[..., 0].mean(dim=1)).tolist(), strict=True))
 
 
-def _keep(asked: _Accuracy, units: list[Part], bar: float) -> list[Part]:
+def _ablated(runs: Rerun | HookedRuns, variants: list[Parts], base: Parts) -> Float[Tensor, "variant row measure"]:
+    if isinstance(runs, Rerun) and runs.can_share_base:
+        return runs.answers(variants, base=base).ablated
+    return runs.answers([parts.union(base) for parts in variants]).ablated
+
+
+Done = Callable[[list[Part]], None]
+
+
+def _keep(asked: _Accuracy, quick: _Accuracy, units: list[Part], bar: float, done: Done | None) -> list[Part]:
     out: list[Part] = []
+    ranking = quick
     while True:
         kept = [u for u in units if u not in out]
         if len(kept) == 1:
             return kept
-        found = asked.of([[*out, u] for u in kept])
+        found = ranking.of([[u] for u in kept], out)
         ranked = [kept[i] for i in sorted(range(len(kept)), key=lambda i: found[i], reverse=True)]
-        if max(found)[0] < bar:
+        if ranking is asked and max(found)[0] < bar:
             return kept
-        # The longest stretch that may go at once, by halving; one unit may, as `found` says.
-        low, high = 1, len(kept) - 1
+        # The longest stretch that may go at once, by halving; one unit may, if the whole test ranked it.
+        low, high = int(ranking is asked), len(kept) - 1
         while low < high:
             middle = (low + high + 1) // 2
-            if asked.of([[*out, *ranked[:middle]]])[0][0] >= bar:
+            if asked.of([ranked[:middle]], out)[0][0] >= bar:
                 low = middle
             else:
                 high = middle - 1
+        ranking = ranking if low else asked
         out += ranked[:low]
+        if done:
+            done(out)
 
 
-def _remove(asked: _Accuracy, units: list[Part], bar: float) -> list[Part]:
+def _remove(asked: _Accuracy, quick: _Accuracy, units: list[Part], bar: float, done: Done | None) -> list[Part]:
     out: list[Part] = []
     value = asked.clean
     while value >= bar and len(out) < len(units):
         rest = [u for u in units if u not in out]
-        found = asked.of([[*out, u] for u in rest])
+        if quick is not asked and len(rest) > SHORTLIST:
+            guess = quick.of([[u] for u in rest], out)
+            rest = [rest[i] for i in sorted(range(len(rest)), key=lambda i: guess[i])[:SHORTLIST]]
+        found = asked.of([[u] for u in rest], out)
         worst = min(range(len(rest)), key=lambda i: found[i])
         out.append(rest[worst])
         value = found[worst][0]
+        if done:
+            done(out)
     while len(out) > 1 and value < bar:
         found = asked.of([[u for u in out if u != back] for back in out])
         least = min(range(len(out)), key=lambda i: found[i])

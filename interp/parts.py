@@ -25,6 +25,12 @@ class Parts(NamedTuple):
     def layers(self) -> list[int]:
         return sorted({*self.heads, *self.mlps})
 
+    def union(self, other: "Parts") -> "Parts":
+        """All of both."""
+        layers = sorted({*self.heads, *other.heads})
+        heads = {i: sorted({*self.heads.get(i, ()), *other.heads.get(i, ())}) for i in layers}
+        return Parts(heads, self.mlps | other.mlps)
+
 
 def check_parts(model: HookedModel, parts: Sequence[Part]) -> Parts:
     """The set sorted by layer; InputError if it is empty or names something that the model does not have."""
@@ -51,6 +57,9 @@ def check_parts(model: HookedModel, parts: Sequence[Part]) -> Parts:
                 f"'attention'{'' if model.cfg.attn_only else ' and mlp'}; write (layer, head) or (layer, 'attention')"
             )
     return Parts({layer: sorted(heads[layer]) for layer in sorted(heads)}, frozenset(mlps))
+
+
+NOTHING = Parts({}, frozenset())
 
 
 def all_heads(model: HookedModel) -> list[Head]:

@@ -12,7 +12,7 @@ from interp.circuits import composition_table
 from interp.heads import check_names
 from interp.layers import can_run
 from interp.models import HookedModel
-from interp.parts import Head, Parts, check_parts
+from interp.parts import NOTHING, Head, check_parts
 from interp.questions import loss_question
 from interp.rerun import MAX_BYTES, Rerun, Start
 from interp.sweep import standard_error
@@ -120,7 +120,7 @@ def _patched(runs: Rerun, rows: Int[Tensor, "row"], pairs: Sequence[Pair], into:
             size = max(1, runs.runs_at_once // len(rows))
             for chunk in (reading[s : s + size] for s in range(0, len(reading), size)):
                 seen = [readers.patched(deltas[pairs[p][0]], pairs[p][1][1]) for p in chunk]
-                final = runs.onward(start, torch.stack([s.change for s in seen]), [_NOTHING] * len(chunk))
+                final = runs.onward(start, torch.stack([s.change for s in seen]), [NOTHING] * len(chunk))
                 loss = runs.question.score(final.flatten(0, 1), rows.repeat(len(chunk)))
                 result.loss[chunk] = loss.unflatten(0, (len(chunk), -1))[..., 0]
                 result.attention[chunk] = torch.stack([s.attention for s in seen]).double().cpu()
@@ -131,9 +131,6 @@ def _patched(runs: Rerun, rows: Int[Tensor, "row"], pairs: Sequence[Pair], into:
             deltas[i, head] = (new - z[..., head, :]) @ layer.w_o[head]
         x = mid if written is None else mid + written
     return result
-
-
-_NOTHING = Parts({}, frozenset())
 
 
 def paths_beside_composition(model: HookedModel, paths: pl.DataFrame) -> pl.DataFrame:

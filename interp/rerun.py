@@ -14,7 +14,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from interp.layers import Layer, Layout, embed
-from interp.parts import Parts
+from interp.parts import NOTHING, Parts
 from interp.questions import Question
 from training.errors import InputError
 
@@ -79,11 +79,20 @@ class Rerun:
             donors(len(question.tokens), seed)  # refuses a single row
         self.means = self._means() if method.startswith("mean") else None
 
+    @property
+    def can_share_base(self) -> bool:
+        """Whether `answers` takes a `base`: not where a removed part depends on the clean run of the same prompts."""
+        return self.method not in ("resample", "frozen_patterns")
+
     @torch.no_grad()
-    def answers(self, variants: Sequence[Parts], progress: Callable[[int], None] | None = None) -> Answers:
+    def answers(
+        self, variants: Sequence[Parts], progress: Callable[[int], None] | None = None, base: Parts = NOTHING
+    ) -> Answers:
         """What the model answers as it is, and under each of `variants`.
 
-        `progress` is called with the number of rows × variants done since the last call.
+        `progress` is called with the number of rows × variants done since the last call. With a `base`, its parts are
+        removed throughout: `clean` is the model without them, each variant has them removed too, and what the variants
+        share runs once.
         """
         shape = (len(self.question.tokens), len(self.question.measures))
         clean = torch.empty(shape, dtype=torch.float64)
@@ -91,15 +100,18 @@ class Rerun:
         starting: dict[int, list[int]] = {}
         for v, parts in enumerate(variants):
             starting.setdefault(parts.layers[0], []).append(v)
+        variants = [parts.union(base) for parts in variants]
         for rows in self.batches:
             x = self.embed(rows)
             for i, layer in enumerate(self.layers):
                 read = self.read_in(i)
-                z = layer.z(x, read)
+                z = self._put(layer.z(x, read)[None], i, [base], None, None, heads=True)[0]
                 if read is not None:
                     x = x[:, read]
                 attention = layer.write(z)
                 mid, written = layer.rest(x, attention)
+                if written is not None:
+                    written = self._put(written[None], i, [base], None, None)[0]
                 chosen, size = starting.get(i, []), max(1, self.runs_at_once // len(rows))
                 for chunk in (chosen[s : s + size] for s in range(0, len(chosen), size)):
                     start = Start(i, x, z, attention, mid, written, self.donors_in(rows))
