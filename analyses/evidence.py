@@ -84,6 +84,7 @@ def gather(source: str | Path) -> Evidence:
         rows = copying_formation(model, at_chance).filter(pl.col("measure") == COPYING)
         if rows.is_empty():
             raise InputError(f"model table: no {COPYING}; score the series again")
+        most = heads["tokens"].max()  # None: somebody else's series, which does not say
         last = model.filter(pl.col("step").is_in(model["step"].unique().sort().tail(LAST).implode()))
         final = last.group_by("measure").agg(pl.col("value").mean())
         return Evidence(
@@ -96,7 +97,7 @@ def gather(source: str | Path) -> Evidence:
             final=dict(final.iter_rows()),
             rates=np.array([learning_rate(run.config, step) for step in range(run.config.train.steps)])
             if run.config else None,
-            tokens_per_step=float(heads["tokens"].max() / max(heads["step"].max(), 1)),  # type: ignore[operator]
+            tokens_per_step=float("nan") if most is None else most / max(heads["step"].max(), 1),  # type: ignore[operator]
         )  # fmt: skip
     except InputError as error:
         message = str(error)

@@ -1,5 +1,6 @@
 """Has a noisy curve risen to a level and held it, and when? The rule behind every formation step, on plain arrays."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -109,7 +110,7 @@ def find_rise(
     )  # fmt: skip
 
 
-def rise_row(rise: Rise | None, tokens_of: dict[int, int], floor_of: dict[int, float]) -> dict[str, Any]:
+def rise_row(rise: Rise | None, tokens_of: Mapping[int, int | None], floor_of: Mapping[int, float]) -> dict[str, Any]:
     """A rise as columns of a formation table; null without one. The threshold is in the unit of the scores."""
     if rise is None:
         return dict.fromkeys(RISE_COLUMNS) | {"formed": False, "fell_back": False}
