@@ -6,9 +6,11 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from analyses.exponent import LAWS
 from analyses.paper_figures import STYLE, VERMILLION, WIDTH
+from analyses.step_axis import step_label
 from analyses.study_evidence import LOSS, StudyRun, by_loss, conditions, evidence_of
 from training.schedule import learning_rate
 
@@ -16,6 +18,8 @@ COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#000000", "#8
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES = ("-", "--", "-.", ":")
 """Conditions differ in marker and dash as well as in colour."""
+FIRST_STEP = 10
+"""Where the step axis begins: before it nothing copies."""
 NAMES = {"copying_accuracy_token": "copying accuracy per token", LOSS: "nats saved on repeated tokens"}
 
 
@@ -57,14 +61,24 @@ def _plain(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
+def _steps(axes: Axes, along: str = "x") -> None:
+    """A log axis of steps, labelled as steps are said."""
+    (axes.set_xscale if along == "x" else axes.set_yscale)("log")
+    axis = axes.xaxis if along == "x" else axes.yaxis
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1.0,) if high > 100 * low else (1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, place: step_label(round(value))))
+    axis.set_minor_formatter(NullFormatter())
+
+
 def _curves(axes: Axes, runs: list[StudyRun], measure: str) -> None:
     for number, name in enumerate(conditions(runs)):
         for again, run in enumerate(run for run in runs if run.condition == name):
-            shown = run.curves.filter(pl.col("step") > 0)
+            shown = run.curves.filter(pl.col("step") >= FIRST_STEP)
             axes.plot(shown["step"].to_numpy(), value_of(shown, measure), color=COLOURS[number % len(COLOURS)],
                       linestyle=LINES[number % len(LINES)], linewidth=1, alpha=0.85,
                       label=None if again else name)  # fmt: skip
-    axes.set_xscale("log")
+    _steps(axes)
     axes.set_xlabel("step (log scale)")
     axes.set_ylabel(NAMES[measure])
     _plain(axes)
@@ -83,10 +97,10 @@ def _formed(axes: Axes, runs: list[StudyRun], measure: str) -> None:
         low, high = max(one.copying["low"], 0.5), one.copying["high"]
         axes.errorbar(one.step, y, xerr=[[one.step - low], [high - one.step]], fmt=MARKERS[row % len(MARKERS)],
                       color=COLOURS[row % len(COLOURS)], markersize=3.5, linewidth=0.8)  # fmt: skip
-    axes.set_xscale("log")
+    _steps(axes)
     axes.set_yticks(range(len(names)), names, fontsize=6.5)
     axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.set_xlabel("step at which copying forms")
+    axes.set_xlabel("copying forms at step")
     _plain(axes)
 
 
@@ -99,7 +113,7 @@ def _ended(axes: Axes, runs: list[StudyRun], measure: str) -> None:
                   color=COLOURS[row % len(COLOURS)], markersize=4)  # fmt: skip
     axes.set_yticks(range(len(names)), [""] * len(names))
     axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.set_xlabel(f"{NAMES[measure]}, at the end")
+    axes.set_xlabel("nats saved at the end" if measure == LOSS else "accuracy at the end")
     _plain(axes)
 
 
@@ -114,16 +128,19 @@ def _laws(axes: Axes, runs: list[StudyRun], measure: str) -> None:
                           markersize=3.5, linewidth=0.8)  # fmt: skip
             x, y = [*x, size], [*y, one.step]
     if x:
-        sizes = np.array([min(x), max(x)], dtype=float)
+        ends = np.array([min(x), max(x)], dtype=float)
         centre_x, centre_y = np.exp(np.mean(np.log(x))), np.exp(np.mean(np.log(y)))
         for (law, name), line in zip(LAWS.items(), LINES, strict=False):
-            axes.plot(sizes, centre_y * (sizes / centre_x) ** law, color=VERMILLION, linestyle=line, linewidth=1,
+            axes.plot(ends, centre_y * (ends / centre_x) ** law, color=VERMILLION, linestyle=line, linewidth=1,
                       label=f"{name} (exponent {law:g})")  # fmt: skip
         axes.legend(fontsize=6, frameon=False)
     else:
         axes.annotate("copying formed in no run", (0.5, 0.5), xycoords="axes fraction", ha="center")
     axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
+    sizes = sorted({run.outcome.run.config.train.batch_size for run in runs})
+    axes.set_xticks(sizes, [str(size) for size in sizes])
+    axes.xaxis.set_minor_locator(NullLocator())
+    _steps(axes, "y")
     axes.set_xlabel("batch size (sequences per update)")
     axes.set_ylabel("step at which copying forms")
     _plain(axes)
@@ -135,7 +152,7 @@ def _heatmap(figure: Figure, axes: Axes, runs: list[StudyRun], measure: str) -> 
     top = max(float(np.nanmax(value_of(run.curves, measure))) for run in runs)
     mesh = None
     for row, name in enumerate(names):
-        own = [run.curves.filter(pl.col("step") > 0) for run in runs if run.condition == name]
+        own = [run.curves.filter(pl.col("step") >= FIRST_STEP) for run in runs if run.condition == name]
         mean = pl.concat(own).group_by("step").agg(pl.col(measure).mean()).sort("step")
         steps = mean["step"].to_numpy().astype(float)
         middle = np.sqrt(steps[1:] * steps[:-1])
@@ -150,7 +167,7 @@ def _heatmap(figure: Figure, axes: Axes, runs: list[StudyRun], measure: str) -> 
             )
     if mesh is not None:
         figure.colorbar(mesh, ax=axes, pad=0.02).set_label(f"{NAMES[measure]} (◆ formed)", fontsize=7)
-    axes.set_xscale("log")
+    _steps(axes)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_yticks(range(len(names)), names, fontsize=6.5)
     axes.set_xlabel("step (log scale)")
@@ -163,7 +180,7 @@ def _against_sum(axes: Axes, runs: list[StudyRun], measure: str) -> None:
         for again, run in enumerate(run for run in runs if run.condition == name):
             config = run.outcome.run.config
             total = np.cumsum([learning_rate(config, step) for step in range(config.train.steps)])
-            shown = run.curves.filter((pl.col("step") > 0) & (pl.col("step") <= len(total)))
+            shown = run.curves.filter((pl.col("step") >= FIRST_STEP) & (pl.col("step") <= len(total)))
             axes.plot(total[shown["step"].to_numpy() - 1], value_of(shown, measure), linewidth=1, alpha=0.85,
                       color=COLOURS[number % len(COLOURS)], linestyle=LINES[number % len(LINES)],
                       label=None if again else name)  # fmt: skip

@@ -22,7 +22,7 @@ LATER, EARLIER = "later or weaker", "earlier or stronger"
 EXPECTED = {
     "previous-token head given": EARLIER,
     "that head uniform": LATER,
-    "no attention below the last layer": LATER,
+    "uniform below the last layer": LATER,
     "no loss on repeats": LATER,
 }
 """What the theory of induction heads foretells for a condition of the study `intervention`, against `plain`."""
