@@ -1,12 +1,12 @@
 "use strict";
 // The two sources of data. Both answer index(), block(name), library(name), prompt(run, text) and changed().
 (function (C) {
-  function bytesOf(base64) {
+  C.bytesOf = function (base64) {
     const text = atob(base64.trim());
     const bytes = new Uint8Array(text.length);
     for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
     return bytes;
-  }
+  };
 
   function gunzip(bytes) {
     const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
@@ -24,9 +24,9 @@
       live: false,
       index: async () => JSON.parse(text("index")),
       has: (name) => page.getElementById("block-" + name) !== null,
-      block: async (name) => gunzip(bytesOf(text("block-" + name))),
+      block: async (name) => gunzip(C.bytesOf(text("block-" + name))),
       library: async (name) => {
-        const code = new TextDecoder().decode(await gunzip(bytesOf(text("lib-" + name))));
+        const code = new TextDecoder().decode(await gunzip(C.bytesOf(text("lib-" + name))));
         const script = page.createElement("script");
         script.textContent = code;
         page.head.append(script);

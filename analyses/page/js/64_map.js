@@ -68,7 +68,7 @@
     } else if (map.read.textContent.startsWith("No head") || map.read.textContent.startsWith("Reading")) map.read.textContent = "";
     const key = JSON.stringify([s.run, measure, s.axis, s.from, s.to, s.rows, s.flip, s.sort, rows.map((r) => r.label), frame.width, C.isDark(), C.generation, C.pins()]);
     C.once(map.base, key, () => paintBase(map, run, s));
-    map.over.setAttribute("aria-label", `${words.title}: ${rows.length} rows, ${scores.steps.length} checkpoints. Arrow keys move between heads and steps; Enter shows the attention.`);
+    map.over.setAttribute("aria-label", `${words.title}: ${rows.length} rows, ${scores.steps.length} checkpoints. Arrow keys move between heads and steps; Enter shows the attention. The view Heads has the numbers in a table.`);
     paintCursor(map, run, s);
   };
 

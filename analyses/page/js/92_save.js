@@ -46,7 +46,7 @@
   C.saveMap = function (map, kind) {
     if (!map.scores) return;
     const run = C.run();
-    const name = `${run.name}_${map.measure}`.replace(/[^A-Za-z0-9_.-]+/g, "-");
+    const name = fileName(`${run.name}_${map.measure}`);
     if (kind === "csv" || kind === "json") {
       const rows = [];
       map.scores.steps.forEach((step, i) => {
@@ -93,6 +93,37 @@
     out.append(C.svg("text", { x: frame.left + frame.plot / 2, y: top + tall + 30, "text-anchor": "middle" }, axis.title));
     out.append(C.svg("text", { x: frame.left, y: top + tall + 46 }, `colours from ${C.number(range.low)} to ${C.number(range.high)} ${C.data.words(map.measure).unit}; grey: not measured`));
     return new XMLSerializer().serializeToString(out);
+  };
+
+  const fileName = (text) => text.replace(/[^A-Za-z0-9_.-]+/g, "-");
+
+  /** The curves as Plotly draws them. */
+  C.saveCurves = async function (kind) {
+    const plot = C.byId("curves");
+    const address = await Plotly.toImage(plot, { format: kind, width: plot.layout.width, height: plot.layout.height, scale: kind === "png" ? 2 : 1 });
+    const name = fileName(C.run().name + "_curves") + "." + kind;
+    if (kind === "svg") C.save(name, "image/svg+xml", decodeURIComponent(address.slice(address.indexOf(",") + 1)));
+    else C.save(name, "image/png", new Blob([C.bytesOf(address.slice(address.indexOf(",") + 1))], { type: "image/png" }));
+  };
+
+  /** The chosen head's attention: a row a pair of query and key, or the matrix at 16 pixels a token. */
+  C.saveAttention = function (kind) {
+    const attention = C.attentionNow();
+    if (!attention) return;
+    const [run, head, { tokens }] = [C.run(), C.head(), attention.prompt];
+    const name = fileName(`${run.name}_attention_${C.headText(run, head)}_step${attention.step}`);
+    if (kind === "png") {
+      const small = C.el("canvas", {});
+      C.paintAttention(small, attention, head);
+      const large = C.el("canvas", { width: small.width * 16, height: small.height * 16 });
+      const context = large.getContext("2d");
+      context.imageSmoothingEnabled = false;
+      context.drawImage(small, 0, 0, large.width, large.height);
+      large.toBlob((blob) => C.save(name + ".png", "image/png", blob), "image/png");
+      return;
+    }
+    const rows = tokens.flatMap((token, q) => C.data.row(attention, head, q).map((value, k) => [q, token, k, tokens[k], Number(value.toFixed(4)), attention.prompt.targets[q].includes(k) ? 1 : 0]));
+    C.saveTable(name, { columns: ["query", "query token", "key", "key token", "attention", "expected target"], rows }, kind);
   };
 
   /** Saves the one <svg> of a figure, with its colours written in. */

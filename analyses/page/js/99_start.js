@@ -92,7 +92,11 @@
     parts.tokens = C.makeTokens(C.byId("tokens"));
     C.makeGrid(C.byId("grid"));
     C.setUpControls();
-    const saver = (id, name) => C.byId(id).after(C.el("div", { class: "saves", role: "group", "aria-label": `Download ${name}` }, C.el("button", { type: "button", onclick: () => C.saveSvg(C.byId(id), name) }, "SVG")));
+    const button = (words, action) => C.el("button", { type: "button", onclick: action }, words);
+    const group = (name, ...buttons) => C.el("div", { class: "saves", role: "group", "aria-label": `Download ${name}` }, buttons);
+    C.byId("curves-caption").before(group("the curves", button("SVG", () => C.working(C.saveCurves("svg"))), button("PNG", () => C.working(C.saveCurves("png")))));
+    C.byId("matrix").after(group("this attention", button("CSV", () => C.saveAttention("csv")), button("JSON", () => C.saveAttention("json")), button("PNG", () => C.saveAttention("png"))));
+    const saver = (id, name) => C.byId(id).after(group(name, button("SVG", () => C.saveSvg(C.byId(id), name))));
     saver("order-figure", "formation-order");
     saver("circuit-figure", "circuit");
     C.byId("made").textContent = `copyscope ${(index.made || {}).copyscope || ""}${source.live ? ", live" : ", saved page: it asks nobody for anything"}`;
@@ -155,7 +159,7 @@
     }
     setUp();
     const said = [];
-    const wanted = C.readHash(location.hash, said);
+    const wanted = C.readHash(location.hash || C.data.index.start || "", said);
     // The default head is the one that scores highest in the end, so the scores come first.
     const { run, measure } = C.normal(wanted);
     C.data.scores(run, measure);
