@@ -192,7 +192,7 @@ def last_step(folder: Path) -> int:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """SIGTERM and SIGHUP (a closed terminal) interrupt as Ctrl-C does."""
+    """SIGTERM and SIGHUP (a closed terminal) interrupt as Ctrl-C does; what `nohup` had ignored stays ignored."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -200,7 +200,8 @@ def _interruptible() -> Iterator[None]:
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    heard = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
+    before = {number: signal.signal(number, interrupt) for number in heard}
     try:
         yield
     finally:

@@ -162,3 +162,17 @@ def test_a_second_driver_takes_over_when_the_first_dies(
     assert second.wait(timeout=120) == 0
     for folder in folders:
         assert steps_done(folder) == list(range(1, 61))
+
+
+def test_nohup_is_respected(tmp_path: Path, drivers: Drivers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COUNTED_PAUSE", "0.02")
+    folder = tmp_path / counted_sweep(1, 40).runs[0].run_id
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # what a child inherits, as from nohup
+    try:
+        driver = drivers(tmp_path, 1, 40)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    until(lambda: len(steps_done(folder)) > 3)
+    driver.send_signal(signal.SIGHUP)
+    assert driver.wait(timeout=60) == 0
+    assert steps_done(folder) == list(range(1, 41))
