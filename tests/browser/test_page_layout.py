@@ -116,6 +116,16 @@ def test_the_smallest_runs_have_a_page(tab: Tab, written: Callable[[Made], str])
     assert tab.console() == []
 
 
+def test_a_run_without_head_scores_has_a_page(tab: Tab, written: Callable[[Made], str]) -> None:
+    bare = made(n_layers=1, n_heads=2, n_steps=6, hostile=False)
+    bare.index["runs"][0] |= {"measures": [], "ablations": {}, "formation": {}, "above_null": {}}
+    tab.open(written(bare))
+    for view in VIEWS:
+        tab.go(view=view)
+    assert "No head was scored" in tab.text("#map-one")
+    assert tab.errors() == 0
+
+
 def test_without_a_run_the_page_says_so(tab: Tab, written: Callable[[Made], str]) -> None:
     empty = made(n_layers=1, n_heads=2, n_steps=4, hostile=False)
     empty.index["runs"] = []

@@ -157,13 +157,14 @@
   data.words = function (measure) {
     const known = data.index.measures && data.index.measures[measure];
     if (known) return known;
-    return { title: measure.replace(/_/g, " "), low: null, high: null, signed: true, unit: "", scale: "", meaning: "", source: "", cannot_tell: "" };
+    return { title: measure ? measure.replace(/_/g, " ") : "Nothing measured", low: null, high: null, signed: true, unit: "", scale: "", meaning: "", source: "", cannot_tell: "" };
   };
 
   const ranges = new Map();
   /** Colour range of a measure, the same over all steps, since scaling each step to itself would fake formation. */
   data.range = function (runIndex, measure) {
     const words = data.words(measure);
+    if (!measure) return { signed: false, low: 0, high: 1 };
     const signed = words.signed || measure.includes(":");
     if (words.low !== null && words.high !== null) {
       const far = Math.max(Math.abs(words.low), Math.abs(words.high));

@@ -13,6 +13,7 @@
   const room = (narrow) => (narrow ? { top: 38, gap: 46, lift: 15 } : { top: 22, gap: 30, lift: 0 }); // a narrow page needs two lines above a panel
   C.plotlyConfig = CONFIG;
   C.lineLooks = LOOKS;
+  C.modebar = () => ({ bgcolor: "rgba(0,0,0,0)", color: C.color("line"), activecolor: C.color("soft") });
 
   /** What the second panel can show: key -> {title, names}. */
   C.curveGroups = function (run) {
@@ -112,7 +113,7 @@
       xaxis: { range: [axis.low, axis.high], tickvals: ticks.map(([at]) => at), ticktext: ticks.map(([, text]) => text), gridcolor: grid, zeroline: false, anchor: "y2", ticks: "outside", tickcolor: grid, title: { text: axis.title, standoff: 4, font: { size: 12 } } },
       yaxis: panel((PANEL + gap) / inner, 1), yaxis2: { ...panel(0, low), ...(range(titles[2]) ? { range: range(titles[2]) } : {}) },
       legend: legend(1), legend2: legend(low),
-      modebar: { bgcolor: "rgba(0,0,0,0)", color: grid, activecolor: ink, orientation: "v" },
+      modebar: { ...C.modebar(), orientation: "v" },
       hoverlabel: { bgcolor: C.color("paper"), font: { color: C.color("ink") }, bordercolor: grid },
     };
   }

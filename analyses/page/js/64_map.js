@@ -53,7 +53,7 @@
     map.title.textContent = words.title;
     map.measure = measure;
     if (!scores) {
-      map.read.textContent = problem ? `These scores could not be read: ${problem}` : "Reading scores …";
+      map.read.textContent = problem ? `These scores could not be read: ${problem}` : measure ? "Reading scores …" : "No head was scored in this run.";
       return;
     }
     const axis = C.currentAxis();
@@ -129,7 +129,7 @@
       }
       if (y - last < 11) return;
       last = y;
-      context.fillText((pins.includes(row.head) ? "◆ " : "") + text, frame.left - 6, y);
+      context.fillText((pins.includes(row.head) ? "● " : "") + text, frame.left - 6, y);
     });
   }
 
@@ -223,7 +223,7 @@
     }
     const at = rows.findIndex((row) => row.heads.includes(C.head()));
     if (at >= 0) {
-      const tallRow = Math.max(height, 3);
+      const tallRow = height < 8 ? height + 4 : height; // around a low row, not over it
       const y = TOP + (at + 0.5) * height - tallRow / 2;
       context.strokeStyle = "#fff";
       context.lineWidth = 3;

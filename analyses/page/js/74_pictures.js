@@ -88,7 +88,7 @@
       if (attention) C.once(canvas, [s.run, s.prompt, attention.step, head, C.isDark(), C.generation].join("/"), () => C.paintAttention(canvas, attention, head));
       const here = formed.has(head) && formed.get(head) <= s.step;
       const number = C.number(C.data.value(s.run, s.measure, head, s.step), 2);
-      name.textContent = `${pins.includes(head) ? "📌 " : ""}${C.data.headName(run, head)}${here ? " ◆" : ""}`;
+      name.textContent = `${pins.includes(head) ? "● " : ""}${C.data.headName(run, head)}${here ? " ◆" : ""}`;
       value.textContent = number;
       cell.setAttribute("aria-label", `${C.data.headName(run, head)}, ${number}${here ? ", formed" : ""}${pins.includes(head) ? ", pinned" : ""}`);
       cell.setAttribute("aria-pressed", String(head === chosen));

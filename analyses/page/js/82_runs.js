@@ -54,7 +54,7 @@
             {
               width: frame.width, height: 260, margin: { l: frame.left, r: 20, t: 30, b: 44 }, template: "none", paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", showlegend: true,
               font: { size: 12, family: "system-ui, sans-serif", color: C.color("soft") }, legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom" },
-              xaxis: { type: "log", title: { text: title }, gridcolor: grid, exponentformat: "SI" }, yaxis: { gridcolor: grid, zeroline: false, title: { text: C.plotlyText(words.unit || words.scale || "") } },
+              xaxis: { type: "log", title: { text: title }, gridcolor: grid, exponentformat: "SI" }, modebar: C.modebar(), yaxis: { gridcolor: grid, zeroline: false, title: { text: C.plotlyText(words.unit || words.scale || "") } },
             },
             C.plotlyConfig
           );
