@@ -194,6 +194,7 @@ def induction_predictable(windows: Int[Tensor, "window pos"]) -> Bool[Tensor, "w
     What a perfect induction head could get right; whether the model got it by induction is another question, since
     frequent pairs are also learnt by heart.
     """
+    # The trainer has this function too: training and interp do not import each other, and a test holds the two equal.
     pairs = windows.long()
     name = pairs[:, :-1] * (int(pairs.max()) + 1) + pairs[:, 1:]
     # A pair has occurred before unless it is the first of its name; a stable sort keeps the first one first.
