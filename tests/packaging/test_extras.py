@@ -1,0 +1,146 @@
+"""The core does without every extra, and what needs one says which."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+EXTRAS = ("matplotlib", "gguf", "ray", "submitit", "starlette", "uvicorn", "dash", "tensorboard", "wandb", "trackio",
+          "mkdocs", "mkdocstrings", "selenium", "nbformat", "nbclient", "ipykernel", "IPython", "pytest", "hypothesis",
+          "beartype")  # fmt: skip
+# Those that import an extra as a whole: nothing imports them but a function that asks for the extra.
+NEED_ONE = {"analyses.paper_figures": "matplotlib", "analyses.study_figures": "matplotlib",
+            "analyses.explorer.server": "starlette", "training.engines.ray_cluster": "ray",
+            "training.engines.ray_runner": "ray", "training.engines.slurm": "submitit"}  # fmt: skip
+PROGRAM = f"""
+import importlib, pkgutil, sys
+
+class Without:
+    # Finds what another finder finds, but nothing of an extra.
+    def __init__(self, finder): self.finder = finder
+    def __getattr__(self, name): return getattr(self.finder, name)
+    def find_spec(self, name, path=None, target=None):
+        return None if name.partition(".")[0] in {EXTRAS!r} else self.finder.find_spec(name, path, target)
+
+sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
+for package in ("training", "interp", "analyses"):
+    for module in pkgutil.walk_packages(importlib.import_module(package).__path__, package + "."):
+        try:
+            importlib.import_module(module.name)
+        except ModuleNotFoundError as error:
+            print(module.name, str(error.name).partition(".")[0])
+"""
+
+
+def test_every_module_but_those_of_an_extra_imports_without_any() -> None:
+    result = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    failed = dict(line.split() for line in result.stdout.splitlines())
+    assert {name: package for name, package in failed.items() if NEED_ONE.get(name) != package} == {}
+
+
+@pytest.fixture
+def without(monkeypatch: pytest.MonkeyPatch):
+    """Makes packages as good as not installed."""
+    import importlib.util
+
+    real = importlib.util.find_spec
+
+    def take_away(*packages: str) -> None:
+        for name in [name for name in sys.modules if name.partition(".")[0] in packages]:
+            monkeypatch.delitem(sys.modules, name)
+        for name in packages:
+            monkeypatch.setitem(sys.modules, name, None)
+
+        def find_spec(name: str, package: str | None = None):
+            return None if name in packages else real(name, package)
+
+        monkeypatch.setattr(importlib.util, "find_spec", find_spec)
+        for module in ("training.engines", "training.tracking"):
+            monkeypatch.setattr(f"{module}.find_spec", find_spec)
+        for module in NEED_ONE:
+            monkeypatch.delitem(sys.modules, module, raising=False)
+
+    return take_away
+
+
+def copyscope(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one line of a command that must end with code 2."""
+    from analyses import cli
+
+    monkeypatch.setattr(sys, "argv", ["copyscope", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2, error
+    assert len(error.splitlines()) == 1
+    return error
+
+
+@pytest.fixture
+def scored(tmp_path: Path) -> Path:
+    sys.path.insert(0, str(Path(__file__).parents[1] / "analyses"))
+    try:
+        from written_run import config, write_run  # type: ignore[import-not-found]
+    finally:
+        sys.path.pop(0)
+    return write_run(tmp_path / "run", config(), copies_at=2000)
+
+
+def test_figures(without, scored: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    without("matplotlib")
+    assert "copyscope[figures]" in copyscope(monkeypatch, capsys, "map", str(scored), "--figures", "png")
+
+
+def test_explore(without, scored: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    without("starlette", "uvicorn")
+    assert "copyscope[explore]" in copyscope(monkeypatch, capsys, "explore", str(scored), "--no-browser")
+
+
+def test_gguf(without, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "x.gguf").write_bytes(b"GGUF and more")
+    without("gguf")
+    assert "copyscope[gguf]" in copyscope(monkeypatch, capsys, "score", str(tmp_path / "x.gguf"))
+
+
+@pytest.mark.parametrize(("engine", "package"), [("ray", "ray"), ("slurm", "submitit")])
+def test_engines(
+    engine: str, package: str, without, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    (tmp_path / "sweep.toml").write_text('base = "quickstart"\n[grid]\n"seeds.init" = [0, 1]\n')
+    without(package)
+    arguments = ("sweep", str(tmp_path / "sweep.toml"), "--out", str(tmp_path / "out"), "--engine", engine)
+    assert f"copyscope[{engine}]" in copyscope(monkeypatch, capsys, *arguments)
+
+
+def test_trackers(without, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "a.txt").write_text("copy " * 1000)
+    without("tensorboard")
+    said = copyscope(monkeypatch, capsys, "train", "quickstart", "--out", str(tmp_path / "run"), "--set",
+                     f"data.corpus={tmp_path / 'text'}", "--set", 'train.track=["tensorboard"]')  # fmt: skip
+    assert "copyscope[track]" in said
+
+
+def test_what_extras_there_are() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    assert {"docs", "explore", "figures", "gguf", "ray", "slurm", "track", "dev"} == extras.keys()
+    assert "copyscope[docs,explore,figures,gguf,ray,slurm,track]" in extras["dev"]  # so that tests cover them
+    names = {re.split(r"[<>=\[]", line)[0] for line in project["dependencies"]}
+    assert not names & set(EXTRAS)
+
+
+def test_everything_is_pinned() -> None:
+    """constraints.txt names a version of every package that the project asks for."""
+    root = Path(__file__).parents[2]
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    asked = [*project["dependencies"], *(line for lines in project["optional-dependencies"].values() for line in lines)]
+    names = {re.split(r"[<>=\[]", line)[0].replace("_", "-") for line in asked} - {"copyscope"}
+    pins = [line.split("==") for line in (root / "constraints.txt").read_text().split()]
+    assert names - {name.replace("_", "-") for name, _ in pins} == set()
+    assert len(pins) == len({name.lower() for name, _ in pins})
