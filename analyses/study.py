@@ -65,6 +65,7 @@ def study(
     options: Mapping[str, Any] | None = None,
     corpora: Sequence[str] = (),
     values: Mapping[str, Any] | None = None,
+    samples: int | None = None,
     train: bool = True,
     update: bool = False,
     progress: Tell | None = None,
@@ -73,11 +74,13 @@ def study(
     """Trains what the study needs in `out` (None: `runs/study-<name>`), or goes on, and answers its question.
 
     `size`: `laptop` or `paper`. `corpora`: for the study `corpus` two or more, for others one in place of the preset's.
-    `values` go over the preset's fields. `train` False: only the analysis, of the runs that are finished. The cost is
-    said before anything is trained. Runs that diverged or failed are named, and the others judged. Raises InputError as
-    `sweep` does, and for a study or size that is not there; `Stopped` when interrupted.
+    `values` go over the preset's fields, `samples` (of the copying test) over its own. `train` False: only the
+    analysis, of the runs that are finished. The cost is said before anything is trained. Runs that diverged or failed
+    are named, and the others judged. Raises InputError as `sweep` does, and for a study or size that is not there;
+    `Stopped` when interrupted.
     """
     planned = study_sweep(name, size, corpora, values)
+    planned = planned._replace(samples=samples or planned.samples)
     out = Path(out) if out is not None else Path("runs") / f"study-{name}"
     say = say or (lambda text: None)
     if train:

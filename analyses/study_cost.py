@@ -16,8 +16,9 @@ from training.schedule import checkpoint_steps
 
 SECONDS = 3.0
 """Time for the measured updates, after the first."""
-MOST_TOKENS = 8192
-"""Tokens of a measured update, at most: a large batch is measured by a part of it."""
+MOST_OPERATIONS = 2e10
+"""Multiplications of a measured forward pass, at most, if a sequence has no more: a large batch is measured by a part
+of it."""
 SCORING = 2 / 3
 """A token that is scored costs so much of one that is trained on; measured with the preset `study`."""
 START = 10.0
@@ -85,7 +86,8 @@ def update_seconds(config: RunConfig, threads: int) -> float:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        rows = max(1, min(config.train.batch_size, MOST_TOKENS // config.model.n_ctx))
+        rows = int(MOST_OPERATIONS / (operations(config) * config.model.n_ctx))
+        rows = max(1, min(config.train.batch_size, rows))
         return _measured(config, rows) * config.train.batch_size / rows
     finally:
         torch.set_num_threads(before)

@@ -22,18 +22,20 @@ def sweep(
     *,
     options: Mapping[str, Any] | None = None,
     values: Mapping[str, Any] | None = None,
+    samples: int | None = None,
     update: bool = False,
     progress: Tell | None = None,
     say: Callable[[str], None] | None = None,
 ) -> list[Outcome]:
     """Trains every run of a sweep file in folder `out` (scored while it trains, if the file says so), or goes on.
 
-    `engine`: `local`, `ray`, `slurm` or one of your own; `jobs` at a time; `options` as the engine's own. `values` go
-    over what the file says. `update`: takes a changed file. Returns how each run ended; one that diverged or failed
-    does not hold up the others. Raises InputError before anything is trained for a file, field, engine or folder that
-    cannot be used, and `Stopped` when interrupted.
+    `engine`: `local`, `ray`, `slurm` or one of your own; `jobs` at a time; `options` as the engine's own. `values` and
+    `samples` (of the copying test) go over what the file says. `update`: takes a changed file. Returns how each run
+    ended; one that diverged or failed does not hold up the others. Raises InputError before anything is trained for a
+    file, field, engine or folder that cannot be used, and `Stopped` when interrupted.
     """
     planned = source if isinstance(source, Sweep) else load_sweep(source, values)
+    planned = planned._replace(samples=samples or planned.samples)
     out = Path(out)
     if planned.score:
         check_scorable(planned)

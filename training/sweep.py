@@ -63,7 +63,7 @@ def run_sweep(
                 driver.step()
                 now = (*driver.updates(), driver.note())
                 if progress and now != told:
-                    progress("sweep", *now)
+                    progress("updates", *now)
                 told = now
                 time.sleep(POLL)
         except KeyboardInterrupt:

@@ -22,6 +22,11 @@ Options = Annotated[
     ),
 ]
 
+Samples = Annotated[
+    int | None,
+    typer.Option(min=1, help="Samples of the copying test; fewer are faster.  [default: what the file says, or 500]"),
+]
+
 
 def study_names(typed: str) -> list[str]:
     """Studies that begin with what was typed, for the shell's completion."""
@@ -51,6 +56,7 @@ def sweep(
     jobs: Jobs = None,
     options: Options = None,
     assignments: Assignments = None,
+    samples: Samples = None,
     update: Annotated[
         bool, typer.Option("--update", help="Take a file that was changed; runs no longer in it stay where they are.")
     ] = False,
@@ -75,7 +81,7 @@ def sweep(
     with Console(silent=silent) as console:
         found = run_sweep(
             file, folder, engine, jobs, options=parse_options(options), values=parse_assignments(assignments or []),
-            update=update, progress=console.advance, say=console.say,
+            samples=samples, update=update, progress=console.advance, say=console.say,
         )  # fmt: skip
     if as_json:
         echo_json({"out": folder, "runs": outcome_table(found)})
@@ -107,6 +113,7 @@ def study(
         typer.Option(help="`python`, a file or folder of text, or hf:<data set>; twice or more for the study corpus."),
     ] = None,
     assignments: Assignments = None,
+    samples: Samples = None,
     analyse_only: Annotated[
         bool, typer.Option("--analyse-only", help="Train nothing: judge the runs that are finished.")
     ] = False,
@@ -130,7 +137,7 @@ def study(
         result = run_study(
             name, size, out, engine, jobs, options=parse_options(options), corpora=corpus or (),
             values=parse_assignments(assignments or []),
-            train=not analyse_only, update=update, progress=console.advance, say=console.say,
+            samples=samples, train=not analyse_only, update=update, progress=console.advance, say=console.say,
         )  # fmt: skip
     if as_json:
         echo_json({"folder": result.folder, "verdicts": [one._asdict() for one in result.verdicts],
