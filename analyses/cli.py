@@ -29,7 +29,8 @@ for command in (training.demo, training.train, training.zoom, training.verify, t
     app.command()(command)
 for command in (measuring.score, measuring.ablate, measuring.map_, measuring.claims):
     app.command(name=command.__name__.rstrip("_"))(command)
-app.command()(showing.report)
+for command in (showing.report, showing.explore):
+    app.command()(command)
 for command in (sweeps.sweep, sweeps.study):
     app.command()(command)
 

@@ -1,22 +1,61 @@
 """Commands that show what was measured."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from analyses.commands.options import Source, quiet
+from analyses.commands.options import Silent, quiet
+
+Scored = Annotated[
+    list[Path],
+    typer.Argument(
+        help="Scored runs: run folders, folders of Hugging Face models, GGUF files, or org/model@revision,revision.",
+    ),
+]
 
 
 def report(
-    series: Source,
-    out: Annotated[Path | None, typer.Option(help="The HTML file.  [default: report.html in the folder]")] = None,
+    runs: Scored,
+    out: Annotated[
+        Path | None, typer.Option(help="The HTML file.  [default: report.html in the first run's folder]")
+    ] = None,
+    max_megabytes: Annotated[
+        float, typer.Option(min=0.0, help="Size of the file up to which attention is embedded.")
+    ] = 8.0,
+    silent: Silent = False,
 ) -> None:
-    """Write one HTML file with figures, tables, config and provenance that opens offline.
+    """Write one HTML file that opens offline: curves, formation maps, attention, claims, tables, config, versions.
 
+    What did not fit is named on the terminal and in the file.
+
+    \b
     Example: copyscope report runs/demo --out demo.html
     """
     quiet()
+    from analyses.console import Console
     from analyses.report import report as run_report
 
-    typer.echo(str(run_report(series, out)))
+    with Console(silent=silent) as console:
+        path = run_report(runs, out, max_megabytes, console.say, console.advance)
+    typer.echo(str(path))
+
+
+def explore(
+    runs: Scored,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")] = 0,
+    host: Annotated[str, typer.Option(help="An address of this machine (127.0.0.0/8).")] = "127.0.0.1",
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the browser.")] = True,
+) -> None:
+    """Look at scored runs in the browser: the report's page, with any prompt at every checkpoint.
+
+    Serves this machine only, until it is interrupted. A run may be looked at while it is trained and scored.
+
+    \b
+    Example: copyscope explore runs/demo --port 8000
+    """
+    os.environ.setdefault("TQDM_DISABLE", "1")  # bars of the reader of GGUF files
+    from analyses.explorer.serve import explore as run_explore
+
+    run_explore(runs, port, host, browser, lambda address: typer.echo(f"The explorer: {address}  (Ctrl-C ends it)"))

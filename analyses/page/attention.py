@@ -23,7 +23,7 @@ class Models:
     """The checkpoints of one run, as models; may be asked from several threads."""
 
     def __init__(self, run: Run, most_bytes: int = MODEL_BYTES) -> None:
-        self._run, self._most_bytes = run, most_bytes
+        self.run, self._most_bytes = run, most_bytes
         self._loaded: OrderedDict[int, HookedTransformer] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -39,7 +39,7 @@ class Models:
         if step in self._loaded:
             self._loaded.move_to_end(step)
             return self._loaded[step]
-        checkpoint = selected(self._run, [step])[0]
+        checkpoint = selected(self.run, [step])[0]
         if not self._full():
             model = load_hooked(checkpoint.path, checkpoint.revision, prove=False)
         else:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from analyses.page.build import packed, page, script_json
-from analyses.page.payload import Payload
+from analyses.page.contents import Payload
 from analyses.page.prompts import default_prompts
 from analyses.page.texts import texts_of
 from analyses.run import Progress, Run

@@ -1,13 +1,14 @@
 """Everything the page says about one run but its attention: fields of the index, and blocks of numbers."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import polars as pl
 
 from analyses.ablation_words import in_words
 from analyses.formation import copying_formation, depth_trend, formation_steps, loss_settled, order_of_appearance
 from analyses.map_picture import phase_change
+from analyses.page.contents import Entry
 from analyses.page.numbers import (
     FORMING,
     Grid,
@@ -38,16 +39,6 @@ MAIN = ("prefix_matching_sum", "induction_score", "induction_attention")
 KINDS = {"layers": "Layers", "pairs": "Pairs", "sets": "Smallest sets", "paths": "Paths", "attribution": "Attribution"}
 MOST_PAIR_STEPS = 12
 """Steps whose pairs of heads are shown: the last, and those around what formed."""
-
-
-class Entry(NamedTuple):
-    fields: dict[str, Any]
-    """The run in the index; without prompts."""
-    blocks: dict[str, bytes]
-    notes: list[str]
-    """What could not be said, and why."""
-    band: tuple[float, float] | None
-    """Steps between which heads and copying formed."""
 
 
 def run_entry(run: Run, place: int) -> Entry:

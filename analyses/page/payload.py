@@ -5,11 +5,12 @@ import platform
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, NamedTuple
+from typing import Any
 
 from analyses.claims import claims
 from analyses.glossary import describe
-from analyses.page.entry import Entry, run_entry
+from analyses.page.contents import Entry, Payload
+from analyses.page.entry import run_entry
 from analyses.page.plain import table
 from analyses.run import Run
 from analyses.verdicts import Verdict
@@ -19,12 +20,6 @@ VERSION = 1
 """Of the index' layout."""
 PACKAGES = {"copyscope": "copyscope", "torch": "torch", "transformers": "transformers",
             "transformer_lens": "transformer-lens", "plotly": "plotly", "circuitsvis": "circuitsvis"}  # fmt: skip
-
-
-class Payload(NamedTuple):
-    index: dict[str, Any]
-    blocks: dict[str, bytes]
-    entries: list[Entry]
 
 
 def payload(runs: Sequence[Run], live: bool = False) -> Payload:
