@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Two test workers with two threads each on two cores would fight.
 ONE_THREAD := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE KMP_BLOCKTIME=0
 
-.PHONY: demo test lint bench
+.PHONY: demo test lint bench docs
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -26,3 +26,6 @@ bench: .venv/installed
 	$(BIN)/python tests/benchmarks/train_speed.py
 	$(BIN)/python tests/benchmarks/score_speed.py
 	$(BIN)/python tests/benchmarks/ablate_speed.py
+
+docs: .venv/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build

@@ -1,0 +1,125 @@
+"""Every code block of the README and the docs runs: Python as it stands, commands in miniature.
+
+Presets are replaced by a tiny model of the quickstart's shape, so that heads named in the docs exist. What cannot run
+here is listed in ELSEWHERE with its reason; what has to be said smaller, in SMALLER. Both may hold only what the docs
+hold.
+"""
+
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests_docs_run import small_preset, write_text_folder
+
+import training.config
+from analyses.cli import app
+from analyses.demo import demo
+from analyses.scores import score
+from training.config import RunConfig
+from training.trainer import train
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FENCE = re.compile(r"^```([a-z]*)[^\n]*\n(.*?)^```", re.M | re.S)
+ELSEWHERE = {
+    r"make \w+": "targets of the Makefile",
+    r"accelerate launch .*|torchrun .*": "several processes: tests/training/test_processes.py",
+    r"copyscope ablate .*sets.*": "needs a model that copies: tests/analyses/test_ablations.py",
+    r".*pip install .*": "installation: tests/packaging",
+    r"copyscope (sweep|study) .*": "many runs: tests/training/test_sweep.py, tests/analyses/test_study.py",
+    r"copyscope .*smollm2\.gguf.*": "wants a model of 100 MB: tests/interp/test_interp_smollm2.py",
+}
+PYTHON_ELSEWHERE = {
+    "series.md": "wants a checkpoint of nanoGPT: tests/series/test_nanogpt.py runs it",
+    "smollm2.md": "wants a model of 100 MB: tests/interp/test_interp_smollm2.py asks the same of it",
+}
+SMALLER = {
+    "copyscope zoom runs/demo --around induction --every 10": "copyscope zoom runs/demo --from 4 --to 6 --every 1",
+    "copyscope ablate runs/demo --over-training": "copyscope ablate runs/demo --over-training --map-steps 2",
+    "copyscope zoom runs/demo --from 1200 --to 1400 --every 1": "copyscope zoom runs/demo --from 6 --to 8 --every 1",
+}
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """(language, code) of each fenced block."""
+    return FENCE.findall(page.read_text("utf-8"))
+
+
+def commands(code: str) -> list[str]:
+    """The command lines of a block: those that begin with a program we know; what a command prints is left out."""
+    lines = code.replace("\\\n", " ").splitlines()
+    found = [shlex.join(shlex.split(line, comments=True)) for line in lines if PROGRAM.match(line)]
+    return [re.sub(r"^\.venv/bin/", "", line) for line in found]
+
+
+PROGRAM = re.compile(r"^(\.venv/bin/)?(copyscope|make|accelerate|torchrun|pip|python3?|git|cd) ")
+COMMANDS = [
+    (page, line) for page in PAGES for kind, code in blocks(page) if kind != "python" for line in commands(code)
+]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with `runs/demo`, three seeds and a corpus, and the tiny preset under every preset's name."""
+    place = tmp_path_factory.mktemp("docs")
+    presets = place / "presets"
+    presets.mkdir()
+    corpus = write_text_folder(place / "path" / "to" / "text")
+    for name in ("quickstart", "small", "paper", "study"):
+        (presets / f"{name}.toml").write_text(small_preset(corpus).to_toml())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training.config, "PRESETS", presets)
+        patch.chdir(place)
+        config = RunConfig.load("quickstart")
+        demo(Path("runs/demo"), config, lambda line: None, lambda text: None, lambda *a: None)
+        for seed in range(3):
+            run = train(config.with_values({"seeds.init": seed + 1}), Path(f"runs/seed{seed}"))
+            score(run, samples=4)
+        yield place
+
+
+PYTHON = [page for page in PAGES if any(kind == "python" for kind, _ in blocks(page))]
+
+
+@pytest.mark.parametrize("page", PYTHON, ids=lambda page: page.name)
+def test_python_blocks_run_in_order(page: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    names: dict[str, object] = {"__name__": "__docs__"}
+    for kind, code in blocks(page):
+        if kind == "python":
+            program = compile(code, str(page), "exec")
+            if page.name not in PYTHON_ELSEWHERE:
+                exec(program, names)
+
+
+@pytest.mark.parametrize(("page", "line"), COMMANDS, ids=lambda value: value.name if isinstance(value, Path) else value)
+def test_commands_run(page: Path, line: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    if any(re.fullmatch(pattern, line) for pattern in ELSEWHERE):
+        if line.startswith("copyscope"):  # at least its options exist
+            assert app([*shlex.split(line)[1:], "--help"], standalone_mode=False) in (0, None)
+        return
+    assert line.startswith("copyscope "), f"{page}: say in ELSEWHERE where `{line}` is tested"
+    words = shlex.split(SMALLER.get(line, line))[1:]
+    if words[0] == "train":  # pages train runs of one name with other settings
+        shutil.rmtree(words[words.index("--out") + 1], ignore_errors=True)
+    if words[0] in ("score", "ablate") and "--samples" not in words:
+        words += ["--samples", "4"]
+    result = app(words, standalone_mode=False)
+    assert result in (0, None)
+
+
+def test_nothing_is_excused_that_is_not_there() -> None:
+    lines = [line for _, line in COMMANDS]
+    assert [line for line in SMALLER if line not in lines] == []
+    assert PYTHON_ELSEWHERE.keys() <= {page.name for page in PYTHON}
+    assert [p for p in ELSEWHERE if not any(re.fullmatch(p, line) for line in lines)] == []
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text("utf-8")):
+            assert target.startswith("https://") or (page.parent / target).exists(), f"{page}: {target}"
