@@ -6,7 +6,7 @@ from pathlib import Path
 from analyses.page.budget import embed_attention
 from analyses.page.build import page
 from analyses.page.payload import payload
-from analyses.run import Progress, open_run
+from analyses.run import Progress, Run, open_run
 from training.checkpoints import write_text
 
 MEGABYTES = 8.0
@@ -22,17 +22,37 @@ def report(
 ) -> Path:
     """Writes the report of one or several scored runs and returns its path.
 
-    `out`: None for report.html in the first run's folder. Attention is embedded as far as `max_megabytes` reaches;
-    what is left out is named in the page and told to `say`. The file is written whole or not at all. Raises InputError
-    if a run was not scored, or `out` cannot be written.
+    `out`: None for report.html in the first run's folder; the rest is as for `report_page`. The file is written whole
+    or not at all. Raises InputError if a run was not scored, or `out` cannot be written.
     """
-    named = [sources] if isinstance(sources, str | Path) else list(sources)
-    runs = [open_run(source) for source in named]
+    runs = opened(sources)
+    html = report_page(runs, max_megabytes, say, progress)
+    target = Path(out) if out else runs[0].folder / "report.html"
+    write_text(target, html)
+    return target
+
+
+def report_page(
+    runs: Sequence[Run],
+    max_megabytes: float = MEGABYTES,
+    say: Callable[[str], None] | None = None,
+    progress: Progress | None = None,
+    start: str = "",
+) -> str:
+    """The page about these runs as HTML that needs nothing else.
+
+    Attention is embedded as far as `max_megabytes` reaches; what is left out is named in the page and told to `say`.
+    `start`: the view it opens with, as in the page's address (`#view=attention&step=500`). Raises InputError if a run
+    was not scored.
+    """
     found = payload(runs)
     blocks = embed_attention(runs, found, round(max_megabytes * 1e6), progress)
     if say:
         for line in found.index["left_out"]:
             say(f"left out: {line}")
-    target = Path(out) if out else runs[0].folder / "report.html"
-    write_text(target, page(found.index, blocks))
-    return target
+    return page(found.index | {"start": start}, blocks)
+
+
+def opened(sources: str | Path | Sequence[str | Path]) -> list[Run]:
+    """One source or several as runs. Raises InputError for one that is none."""
+    return [open_run(source) for source in ([sources] if isinstance(sources, str | Path) else sources)]

@@ -64,6 +64,7 @@ def run_entry(run: Run, place: int) -> Entry:
     tables = _tables(run, heads, model, ablations, formed, copying, at_chance, notes)
     fields: dict[str, Any] = {
         "name": run.name,
+        "source": run.series.source,
         "n_layers": grid.n_layers,
         "n_heads": grid.n_heads,
         "steps": grid.steps,

@@ -1,0 +1,67 @@
+"""The notebook's one-liners: the page in its frame, and figures that say what the tables say."""
+
+import html
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_page import read
+from tiny_series import tiny_series
+from written_run import config, write_run
+
+from analyses.formation import formation_steps
+from analyses.notebook import ablations, above_chance, curves, explore, formation_map, story
+from analyses.run import open_run, score_tables
+from training.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_run(tmp_path_factory.mktemp("notebook") / "planted", config(), copies_at=3000)
+
+
+def test_the_page_shows_itself_in_a_frame_that_may_do_nothing_else(tmp_path: Path) -> None:
+    folder = tiny_series(tmp_path / "tiny", (0, 8))
+    found = explore(folder, "#view=attention&step=8")
+    frame = re.fullmatch(r'<iframe srcdoc="([^"]*)" sandbox="allow-scripts" [^>]*></iframe>', found._repr_html_())
+    assert frame
+    inside = html.unescape(frame[1])
+    assert inside == found.save(tmp_path / "page.html").read_text(encoding="utf-8")
+    index = json.loads(read(inside).data["index"])
+    assert index["start"] == "#view=attention&step=8"
+    assert index["runs"][0]["prompts"][0]["steps"] == [0, 8]
+
+
+def test_several_runs_stand_side_by_side(planted: Path, tmp_path: Path) -> None:
+    other = tiny_series(tmp_path / "tiny", (0, 8))
+    index = json.loads(read(explore([planted, other]).html).data["index"])
+    assert [run["name"] for run in index["runs"]] == ["planted", "tiny"]
+
+
+def test_figures_come_in_one_line(planted: Path) -> None:
+    heads = score_tables(open_run(planted)).heads
+    formed = formation_steps(heads, "prefix_matching_sum").filter("formed").height
+    figure: Any = formation_map(str(planted), measure="prefix_matching_sum")
+    marks = [trace for trace in figure.data if trace.name == "formed"]
+    assert len(marks[0].x) == formed > 0
+    lines: Any = curves(planted)
+    names = [trace.name for trace in lines.data]
+    assert "per token" in names
+    both: Any = story(planted)
+    assert len(both.data) > len(names)
+
+
+def test_figures_of_short_runs_have_no_marks(tmp_path: Path) -> None:
+    figure: Any = formation_map(tiny_series(tmp_path / "tiny", (0, 8)))
+    assert not [trace for trace in figure.data if trace.name == "formed"]
+
+
+def test_what_is_not_there_is_named(planted: Path) -> None:
+    with pytest.raises(InputError, match="copyscope ablate"):
+        ablations(planted)
+    with pytest.raises(InputError, match="no measure 'prefix_matching_sum_null'"):
+        above_chance(planted)
+    with pytest.raises(InputError, match="did you mean 'previous_token'"):
+        formation_map(planted, "previous_tokens")
