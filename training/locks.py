@@ -22,6 +22,15 @@ machines differ."""
 _TRIES, _PAUSE = 5, 0.2
 """The holder of a moment ago may be on its way out."""
 _SIZE = 512
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+
+
+def machine() -> str:
+    """This machine's name, and what tells it from another of that name (containers are often called alike)."""
+    try:
+        return f"{socket.gethostname()} ({_BOOT.read_text()[:8]})"
+    except OSError:
+        return socket.gethostname()
 
 
 class Busy(Exception):  # noqa: N818 - not an error: somebody else is doing the work
@@ -78,7 +87,7 @@ def _opened(path: Path) -> Iterator[int]:
 def _take(path: Path, lock: int, token: str, stale: float) -> None:
     locks = _system_lock(path, lock)
     holder = _holder(path)
-    if holder and not (locks and holder.get("host") == socket.gethostname()):
+    if holder and not (locks and holder.get("host") == machine()):
         _watch(path, holder, stale)
         _write(lock, token, 0)
         time.sleep(_PAUSE)  # two may have waited for the same dead one: the last to write has it
@@ -115,7 +124,7 @@ def _watch(path: Path, seen: dict[str, Any], stale: float) -> None:
 
 
 def _write(lock: int, token: str, count: int) -> None:
-    sign = {"host": socket.gethostname(), "pid": os.getpid(), "token": token, "beat": count}
+    sign = {"host": machine(), "pid": os.getpid(), "token": token, "beat": count}
     os.pwrite(lock, json.dumps(sign).ljust(_SIZE).encode(), 0)  # in one piece, of one length: never seen half written
 
 

@@ -1,7 +1,7 @@
 """The lock of a run: one holder, freed by its death, taken over from a machine that gave no sign of life."""
 
 import json
-import socket
+import re
 import subprocess
 import sys
 import threading
@@ -30,7 +30,7 @@ def written_by(path: Path, host: str, beat: int = 0) -> None:
 def test_one_holder_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(locks, "_PAUSE", 0.01)
     path = tmp_path / "run" / "lock"
-    with held(path, never), pytest.raises(Busy, match=f"on {socket.gethostname()}"), held(path, never):
+    with held(path, never), pytest.raises(Busy, match=f"on {re.escape(locks.machine())}"), held(path, never):
         pass
     assert path.read_text() == ""
     with held(path, never):
@@ -55,7 +55,7 @@ def test_another_machine_without_a_sign_of_life(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     written_by(path, "elsewhere")
     with held(path, never, stale=0.2):
-        assert json.loads(path.read_text())["host"] == socket.gethostname()
+        assert json.loads(path.read_text())["host"] == locks.machine()
 
 
 def test_another_machine_that_lives(tmp_path: Path) -> None:
