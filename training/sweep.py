@@ -86,6 +86,8 @@ def outcomes(sweep: Sweep, out: Path) -> list[Outcome]:
 
 
 class _Driver:
+    """What one call of `run_sweep` knows beyond the folders: which runs it gave away, and how often in vain."""
+
     def __init__(self, sweep: Sweep, out: Path, engine: Engine, job: Job, say: Callable[[str], None]):
         self.sweep, self.out, self.engine, self.job, self.say = sweep, out, engine, job, say
         self.runs = {out / run.run_id: run for run in sweep.runs}

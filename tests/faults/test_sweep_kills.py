@@ -1,6 +1,7 @@
 """Workers and drivers of a sweep that are killed, stopped, or two at once: nothing is done twice, nothing is lost."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -137,6 +138,20 @@ def test_a_driver_that_ends_takes_its_workers_along(
     assert drivers(tmp_path, 3, 40).wait(timeout=120) == 0
     for folder in folders:
         assert steps_done(folder) == list(range(1, 41))
+
+
+def test_a_driver_killed_again_and_again(tmp_path: Path, drivers: Drivers) -> None:
+    """At random moments: while it starts, between runs, while they work. The next one follows at once."""
+    draw = random.Random(3)
+    folders = [tmp_path / run.run_id for run in counted_sweep(4, 30).runs]
+    for _ in range(5):
+        driver = drivers(tmp_path, 4, 30)
+        time.sleep(draw.uniform(0.2, 1.5))
+        driver.kill()
+        driver.wait()
+    assert drivers(tmp_path, 4, 30).wait(timeout=120) == 0
+    for folder in folders:
+        assert steps_done(folder) == list(range(1, 31))
 
 
 def test_two_drivers_at_once(tmp_path: Path, drivers: Drivers) -> None:
