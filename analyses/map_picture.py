@@ -66,6 +66,11 @@ def scale_of(measure: str, values: Float[np.ndarray, "row step"]) -> Scale:
     return Scale(-largest, largest, [(1 - place, color) for place, color in reversed(get_colorscale("RdBu"))])
 
 
+def bar_title(measure: str) -> str:
+    """What stands over the colour scale: an ablation's effect is no score."""
+    return "effect" if ":" in measure else "score"
+
+
 def scale_words(measure: str, scale: Scale) -> str:
     """Range and unit, such as "0 to 1" or "−3.2 to 3.2 nats"."""
     words = describe(measure)

@@ -12,7 +12,7 @@ from plotly.subplots import make_subplots
 
 from analyses.formation import FormationMap
 from analyses.glossary import describe
-from analyses.map_picture import NO_SCORE, Band, band_positions, blocks, layer_starts, marks, scale_of
+from analyses.map_picture import NO_SCORE, Band, band_positions, bar_title, blocks, layer_starts, marks, scale_of
 from analyses.settling import LossSettled
 from analyses.step_axis import StepAxis, step_label
 
@@ -193,7 +193,8 @@ def draw_map(
     """One heatmap: a row a head, layer 0 on top, lines between layers, formation steps marked and written out."""
     rows, scale = found.rows, scale_of(found.measure, found.values)
     bottom, top = panel.domain
-    bar = {"title": {"text": "score", "side": "top"}, "thickness": 12, "len": top - bottom, "lenmode": "fraction",
+    title = {"text": bar_title(found.measure), "side": "top"}
+    bar = {"title": title, "thickness": 12, "len": top - bottom, "lenmode": "fraction",
            "y": (top + bottom) / 2, "x": 1, "xpad": 62, "outlinewidth": 0}  # fmt: skip
     for number, block in enumerate(blocks(found, axis)):
         # Grey under every cell: what shows through was not measured, and cannot be taken for a score near 0.

@@ -20,6 +20,7 @@ from analyses.map_picture import (
     Band,
     Scale,
     band_positions,
+    bar_title,
     blocks,
     layer_starts,
     marks,
@@ -89,7 +90,7 @@ def _cells(figure: Figure, axes: Axes, found: FormationMap, axis: StepAxis, scal
         )  # fmt: skip
     if mesh is not None:
         bar = figure.colorbar(mesh, ax=axes, pad=0.09, fraction=0.03, aspect=30)
-        bar.ax.set_title("score", fontsize=8)
+        bar.ax.set_title(bar_title(found.measure), fontsize=8)
         bar.outline.set_visible(False)  # type: ignore[operator]
 
 

@@ -28,6 +28,16 @@ def words(figure: Figure) -> set[str]:
     return {note.get_text() for note in figure.axes[0].texts} | {figure.axes[0].get_title("left")}
 
 
+@pytest.mark.parametrize(("measure", "title"), [("previous_token", "score"), ("zero:copying_loss", "effect")])
+def test_colours_of_an_effect_are_not_called_a_score(measure: str, title: str) -> None:
+    named = RUN.heads.filter(pl.col("measure") == "previous_token").with_columns(pl.lit(measure).alias("measure"))
+    assert paper_map(named, measure).axes[1].get_title() == title
+    drawn: Any = formation_map_figure(named, measure).data
+    assert [trace.colorbar.title.text for trace in drawn if isinstance(trace, go.Heatmap) and trace.showscale] == [
+        title
+    ]
+
+
 @pytest.mark.parametrize("measure", ["previous_token", "prefix_matching_sum", "induction_score"])
 def test_both_libraries_show_the_same(measure: str) -> None:
     lacking = RUN.heads.filter(~((pl.col("step") == 16) & (pl.col("layer") == 1)))
