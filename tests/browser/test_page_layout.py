@@ -15,8 +15,8 @@ def test_nothing_scrolls_sideways_on_a_phone(tab: Tab, address: str, dark: bool)
     tab.open(address)
     for view in VIEWS:
         tab.go(view=view)
-        width = tab.run("return [document.documentElement.scrollWidth, innerWidth]")
-        assert width[0] <= width[1], view
+        # Not against innerWidth: a phone's grows with what is too wide.
+        assert tab.run("return document.documentElement.scrollWidth") <= 390, view
     assert tab.errors() == 0
 
 

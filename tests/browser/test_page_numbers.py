@@ -178,6 +178,32 @@ def test_the_matrix_holds_the_pattern_pixel_by_pixel(tab: Tab, address: str, sma
     assert pixels[13, 2, 2] > 80
 
 
+def test_the_map_is_coloured_by_score_and_grey_where_nothing_was_measured(tab: Tab, address: str, small: Made) -> None:
+    tab.open(f"{address}#step=0")
+
+    def color(row: int, step: int) -> list[int]:
+        x, y = at(tab, row, step)
+        return tab.run(
+            """const canvas = document.querySelector('#map-one .stage canvas');
+            const ratio = canvas.width / canvas.clientWidth;
+            return [...canvas.getContext('2d').getImageData(arguments[0] * ratio, arguments[1] * ratio, 1, 1).data]""",
+            x, y,
+        )[:3]  # fmt: skip
+
+    assert color(0, 2) == [0xC0] * 3
+    assert score(small, "prefix_matching_sum", 11, 1152) > 0.85
+    red, green, blue = color(11, 1152)  # the yellow end of viridis
+    assert min(red, green) > 170 > 100 > blue
+    assert score(small, "prefix_matching_sum", 11, 128) < 0.1
+    red, green, blue = color(11, 128)  # its purple end
+    assert max(red, green) < 90 < blue + 20 < 150
+    # Signed measures are blue below 0 and red above it.
+    tab.go(measure="induction_score")
+    red, green, blue = color(11, 1152)
+    assert score(small, "induction_score", 11, 1152) > 0.8
+    assert red > 100 > 40 > green
+
+
 def test_the_table_of_heads_holds_the_scores(tab: Tab, address: str, small: Made) -> None:
     tab.open(f"{address}#view=heads&step=448")
     head, *rows = tab.table("#heads-table")
