@@ -119,23 +119,27 @@ def _ended(axes: Axes, runs: list[StudyRun], measure: str) -> None:
 
 def _laws(axes: Axes, runs: list[StudyRun], measure: str) -> None:
     """Formation step against batch size, with the three laws through the middle of the points."""
-    x, y = [], []
+    x, y, never = [], [], []
     for run, one in zip(runs, evidence_of(runs, measure == LOSS), strict=True):
-        if one.step is not None:
-            size = run.outcome.run.config.train.batch_size
+        config = run.outcome.run.config
+        size = config.train.batch_size
+        if one.step is None:
+            never.append((size, config.train.steps))
+        else:
             low, high = max(one.copying["low"], 0.5), one.copying["high"]
             axes.errorbar(size, one.step, yerr=[[one.step - low], [high - one.step]], fmt="o", color=COLOURS[0],
                           markersize=3.5, linewidth=0.8)  # fmt: skip
             x, y = [*x, size], [*y, one.step]
+    if never:
+        axes.plot(*zip(*never, strict=True), "^", color=COLOURS[0], markerfacecolor="none", markersize=5, linestyle="",
+                  label="not formed by the end")  # fmt: skip
     if x:
         ends = np.array([min(x), max(x)], dtype=float)
         centre_x, centre_y = np.exp(np.mean(np.log(x))), np.exp(np.mean(np.log(y)))
         for (law, name), line in zip(LAWS.items(), LINES, strict=False):
             axes.plot(ends, centre_y * (ends / centre_x) ** law, color=VERMILLION, linestyle=line, linewidth=1,
                       label=f"{name} (exponent {law:g})")  # fmt: skip
-        axes.legend(fontsize=6, frameon=False)
-    else:
-        axes.annotate("copying formed in no run", (0.5, 0.5), xycoords="axes fraction", ha="center")
+    axes.legend(fontsize=6, frameon=False)
     axes.set_xscale("log", base=2)
     sizes = sorted({run.outcome.run.config.train.batch_size for run in runs})
     axes.set_xticks(sizes, [str(size) for size in sizes])
