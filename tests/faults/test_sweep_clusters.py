@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from counted_run import DIES_ONCE, steps_done, workers
+from counted_run import DIES_ONCE, SLOW, steps_done, workers
 from drive import counted_sweep
 
 from training import engines
@@ -54,11 +54,12 @@ def cluster() -> Iterator[Any]:
             os.environ["PYTHONPATH"] = before
 
 
-def test_ray_with_a_node_that_dies(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ray_with_a_node_that_dies(cluster: Any, tmp_path: Path) -> None:
     node = cluster.add_node(num_cpus=1)
     cluster.wait_for_nodes()
     sweep = counted_sweep(2, 150)
     claim(sweep, tmp_path)
+    (tmp_path / SLOW).touch()
     folders = [tmp_path / run.run_id for run in sweep.runs]
     engine = make_engine("ray", tmp_path, 2, {"address": cluster.address})
     removed: list[Any] = []
@@ -67,6 +68,7 @@ def test_ray_with_a_node_that_dies(cluster: Any, tmp_path: Path, monkeypatch: py
         if not removed and all(len(steps_done(folder)) > 3 for folder in folders):
             removed.append(node)
             cluster.remove_node(node, allow_graceful=False)
+            (tmp_path / SLOW).unlink()
 
     said: list[str] = []
     found = run_sweep(sweep, tmp_path, engine, "counted_run", progress=lose, say=said.append)

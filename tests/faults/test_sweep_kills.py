@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from counted_run import BREAKS, DIES_ALWAYS, DIES_ONCE, DIVERGES, SOUND, steps_done, workers
+from counted_run import BREAKS, DIES_ALWAYS, DIES_ONCE, DIVERGES, SLOW, SOUND, steps_done, workers
 from drive import counted_sweep
 
 from training import sweep as sweeps
@@ -45,7 +45,7 @@ def drivers() -> Iterator[Drivers]:
         child.communicate()
 
 
-def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+def until(condition: Callable[[], bool], seconds: float = 120.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"
@@ -87,8 +87,8 @@ def test_each_run_ends_as_it_does_and_the_others_go_on(tmp_path: Path) -> None:
     assert {name.split(" eval")[0] for name in started} == {"breaks", "dies always"}  # what failed is tried again
 
 
-def test_a_killed_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COUNTED_PAUSE", "0.03")
+def test_a_killed_worker(tmp_path: Path) -> None:
+    (tmp_path / SLOW).touch()
     sweep = counted_sweep(2, 30)
     claim(sweep, tmp_path)
     first = tmp_path / sweep.runs[0].run_id
@@ -98,6 +98,7 @@ def test_a_killed_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         if not killed and len(steps_done(first)) > 5:
             killed.extend(workers(first))
             os.kill(killed[0], signal.SIGKILL)
+            (tmp_path / SLOW).unlink()
 
     found = run_sweep(sweep, tmp_path, LocalEngine(2), "counted_run", progress=kill)
     assert killed
@@ -110,13 +111,8 @@ def test_a_killed_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-def test_a_driver_that_ends_takes_its_workers_along(
-    number: signal.Signals,
-    tmp_path: Path,
-    drivers: Drivers,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("COUNTED_PAUSE", "0.03")
+def test_a_driver_that_ends_takes_its_workers_along(number: signal.Signals, tmp_path: Path, drivers: Drivers) -> None:
+    (tmp_path / SLOW).touch()
     sweep = counted_sweep(3, 40)
     driver = drivers(tmp_path, 3, 40)
     folders = [tmp_path / run.run_id for run in sweep.runs]
@@ -135,6 +131,7 @@ def test_a_driver_that_ends_takes_its_workers_along(
     before = [steps_done(folder) for folder in folders]
     assert not any(40 in steps for steps in before)
 
+    (tmp_path / SLOW).unlink()
     assert drivers(tmp_path, 3, 40).wait(timeout=120) == 0
     for folder in folders:
         assert steps_done(folder) == list(range(1, 41))
@@ -163,24 +160,23 @@ def test_two_drivers_at_once(tmp_path: Path, drivers: Drivers) -> None:
         assert len(workers(tmp_path / run.run_id)) == 1
 
 
-def test_a_second_driver_takes_over_when_the_first_dies(
-    tmp_path: Path, drivers: Drivers, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COUNTED_PAUSE", "0.03")
-    sweep = counted_sweep(2, 60)
+def test_a_second_driver_takes_over_when_the_first_dies(tmp_path: Path, drivers: Drivers) -> None:
+    (tmp_path / SLOW).touch()
+    sweep = counted_sweep(2, 300)
     folders = [tmp_path / run.run_id for run in sweep.runs]
-    first = drivers(tmp_path, 2, 60)
+    first = drivers(tmp_path, 2, 300)
     until(lambda: all(map(steps_done, folders)))
-    second = drivers(tmp_path, 2, 60)
+    second = drivers(tmp_path, 2, 300)
     until(lambda: "elsewhere" in (tmp_path / "sweep.log").read_text())
     first.kill()
+    (tmp_path / SLOW).unlink()
     assert second.wait(timeout=120) == 0
     for folder in folders:
-        assert steps_done(folder) == list(range(1, 61))
+        assert steps_done(folder) == list(range(1, 301))
 
 
-def test_nohup_is_respected(tmp_path: Path, drivers: Drivers, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COUNTED_PAUSE", "0.02")
+def test_nohup_is_respected(tmp_path: Path, drivers: Drivers) -> None:
+    (tmp_path / SLOW).touch()
     folder = tmp_path / counted_sweep(1, 40).runs[0].run_id
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # what a child inherits, as from nohup
     try:
@@ -189,5 +185,6 @@ def test_nohup_is_respected(tmp_path: Path, drivers: Drivers, monkeypatch: pytes
         signal.signal(signal.SIGHUP, before)
     until(lambda: len(steps_done(folder)) > 3)
     driver.send_signal(signal.SIGHUP)
+    (tmp_path / SLOW).unlink()
     assert driver.wait(timeout=60) == 0
     assert steps_done(folder) == list(range(1, 41))
