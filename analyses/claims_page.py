@@ -12,6 +12,7 @@ from analyses.evidence import STAGES
 from analyses.plain_page import html_table, plain_page, text
 from analyses.verdicts import Verdict
 from training.checkpoints import write_json, write_text
+from training.errors import InputError
 
 SIGNS = {"supported": "✓", "contradicted": "✗", "undecided": "?"}
 
@@ -60,8 +61,10 @@ def _interval(row: dict[str, float | None]) -> str:
 def write_claims(found: Claims, sources: Sequence[str], out: Path) -> Path:
     """Writes the page to `out` and the same as JSON beside it (`.json`); returns the page's path.
 
-    Raises InputError if it cannot be written.
+    Raises InputError if it cannot be written, or is no name of a page.
     """
+    if not out.name or out.is_dir() or out.suffix == ".json":
+        raise InputError(f"--out {out}: give the name of an HTML file; the JSON goes beside it")
     parts = [
         "<h1>Does this training speak for the claims of “Language Models ‘Grok’ to Copy”?</h1>",
         f'<p class="note">{_runs(len(sources))}: {text(", ".join(sources))}. Undecided is the default: a verdict needs '

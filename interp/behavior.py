@@ -137,8 +137,10 @@ def copying_loss(model: HookedModel, tokens: Int[Tensor, "prompt pos"]) -> Copyi
     """
     half = tokens.shape[1] // 2
     bos = tokens.shape[1] % 2
-    if half < 1 or not torch.equal(tokens[:, bos : bos + half], tokens[:, bos + half :]):
-        raise InputError("copying_loss: each prompt must be (a BOS and) the same tokens twice")
+    if half + bos < 2 or not torch.equal(tokens[:, bos : bos + half], tokens[:, bos + half :]):
+        raise InputError(
+            "copying_loss: each prompt must be (a BOS and) the same tokens twice, at least two if without BOS"
+        )
     check_tokens(model, tokens)
     losses = token_losses(model, tokens).double()
     first, second = losses[:, :-half].mean(dim=1), losses[:, -half:].mean(dim=1)
@@ -226,7 +228,9 @@ def _standard_error(values: Tensor) -> float:
 
 
 def check_tokens(model: HookedModel, tokens: Int[Tensor, "row pos"]) -> None:
-    """InputError if prompts are longer than n_ctx or hold ids outside the vocabulary."""
+    """InputError if there are no prompts, or if they are longer than n_ctx or hold ids outside the vocabulary."""
+    if not tokens.numel():
+        raise InputError(f"prompts of shape {tuple(tokens.shape)} hold no token; give at least one")
     if tokens.shape[1] > model.cfg.n_ctx:
         raise InputError(f"prompts of {tokens.shape[1]} tokens are longer than the model's n_ctx={model.cfg.n_ctx}")
     if int(tokens.max()) >= model.cfg.d_vocab or int(tokens.min()) < 0:

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.behavior import check_tokens
 from interp.circuits import head_weights, model_copying_score, model_eigenvalue_positivity
 from interp.models import HookedModel, special_ids
 from interp.pattern_scores import WHOLE_MEASURES, pattern_scores
@@ -141,6 +142,8 @@ def score_heads(
     wanted = check_names(MEASURES if measures is None else measures, MEASURES, "measure")
     chosen = _check_layers(layers, model.cfg.n_layers)
     seeds = [seed] if isinstance(seed, int) else list(seed)
+    if not seeds:
+        raise InputError("seed: no seed given; give at least one")
     if n_prompts * len(seeds) < 2 and any(name.endswith(("_se", "_p")) for name in wanted):
         raise InputError(f"n_prompts={n_prompts}: standard errors and p-values need at least 2 prompts")
     n_heads, n_ctx = model.cfg.n_heads, model.cfg.n_ctx
@@ -150,7 +153,9 @@ def score_heads(
 
     def prompts(length: int, repeats: int) -> Tensor:
         fitting = fitting_length(n_ctx, length, repeats, bos_id)
-        return torch.cat([repeated_random_tokens(vocab, fitting, n_prompts, s, bos_id, repeats) for s in seeds])
+        tokens = torch.cat([repeated_random_tokens(vocab, fitting, n_prompts, s, bos_id, repeats) for s in seeds])
+        check_tokens(model, tokens)
+        return tokens
 
     base = {_base(name) for name in wanted} | ({"induction_attention"} if "induction_score" in wanted else set())
     scores: dict[str, Tensor] = {}

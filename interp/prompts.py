@@ -41,6 +41,8 @@ def random_token_vocab(
     """
     if not 0 <= drop < 0.5:
         raise InputError(f"drop={drop}: the share of tokens to leave out at each end must be in [0, 0.5)")
+    if not 0 < d_vocab < 2**31:
+        raise InputError(f"d_vocab={d_vocab}: not the size of a vocabulary")
     if counts is not None and counts.shape[0] != d_vocab:
         raise InputError(f"counts has {counts.shape[0]} entries, but the vocabulary has {d_vocab} tokens")
     keep = torch.ones(d_vocab, dtype=torch.bool)

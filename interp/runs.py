@@ -72,7 +72,7 @@ def losses_of(
 ) -> Float[Tensor, "batch pos-1"]:
     """Next-token loss in nats; entry p is the loss of predicting token p + 1."""
     rows = residual[:, :-1].flatten(0, 1)
-    targets = tokens[:, 1:].flatten().to(rows.device)
+    targets = tokens[:, 1:].flatten().to(rows.device).long()
     size = max(1, LOGIT_ELEMENTS // model.cfg.d_vocab)
     losses = [
         torch.nn.functional.cross_entropy(

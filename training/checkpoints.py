@@ -222,6 +222,8 @@ def write_bytes(path: Path, data: bytes) -> None:
 
     Raises InputError if the place is full or cannot be written.
     """
+    if not path.name:  # as `--out .` or an empty one
+        raise InputError(f"cannot write {path}: it is a folder; give the name of a file")
     temp = partial(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
