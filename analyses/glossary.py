@@ -179,6 +179,30 @@ MEASURES: dict[str, Measure] = {
         "after Olsson et al. 2022",
         "anything about the model: it is a property of the text",
     ),
+    "train_loss": Measure(
+        "Training loss", 0, None, "nats",
+        "Mean loss per token of the batch of an update, as logged while training.",
+        "common practice",
+        "what the model does on text it has not seen",
+    ),
+    "validation_loss": Measure(
+        "Validation loss", 0, None, "nats",
+        "Mean loss per token on held-out text, as measured while training.",
+        "common practice",
+        "anything about one skill",
+    ),
+    "lr": Measure(
+        "Learning rate", 0, None, "",
+        "What the optimiser's steps were scaled by.",
+        "common practice",
+        "how far the weights moved",
+    ),
+    "grad_norm": Measure(
+        "Gradient norm", 0, None, "",
+        "Norm of the gradient of all weights, before clipping.",
+        "common practice",
+        "in which weights the change lies",
+    ),
     "copying_samples": Measure(
         "Samples of the copying test", None, None, "",
         "How many prefixes were asked for.",

@@ -8,6 +8,7 @@ from analyses.page.build import page
 from analyses.page.payload import payload
 from analyses.run import Progress, Run, open_run
 from training.checkpoints import write_text
+from training.errors import InputError
 
 MEGABYTES = 8.0
 """What a report may weigh unless told otherwise: small enough to be mailed."""
@@ -45,6 +46,8 @@ def report_page(
     `start`: the view it opens with, as in the page's address (`#view=attention&step=500`). Raises InputError if a run
     was not scored.
     """
+    if not 0 <= max_megabytes < 1e6:
+        raise InputError(f"--max-megabytes {max_megabytes:g}: give a size such as 8")
     found = payload(runs)
     blocks = embed_attention(runs, found, round(max_megabytes * 1e6), progress)
     if say:

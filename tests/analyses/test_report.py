@@ -43,6 +43,9 @@ def test_what_cannot_be_reported_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no run given"):
         report([])
     folder = write_run(tmp_path / "planted", config(), copies_at=3000)
+    for size in (float("nan"), float("inf"), -1.0):
+        with pytest.raises(InputError, match="--max-megabytes"):
+            report(folder, max_megabytes=size)
     (tmp_path / "file").write_text("x")
     with pytest.raises(InputError, match="choose another place"):
         report(folder, tmp_path / "file" / "report.html")
