@@ -29,6 +29,7 @@ ELSEWHERE = {
     r"accelerate launch .*|torchrun .*": "several processes: tests/training/test_processes.py",
     r"copyscope ablate .*sets.*": "needs a model that copies: tests/analyses/test_ablations.py",
     r".*pip install .*": "installation: tests/packaging",
+    r"copyscope explore .*": "a server that waits: tests/analyses/test_explorer.py",
     r"copyscope (sweep|study) .*": "many runs: tests/training/test_sweep.py, tests/analyses/test_study.py",
     r"copyscope .*smollm2\.gguf.*": "wants a model of 100 MB: tests/interp/test_interp_smollm2.py",
 }
