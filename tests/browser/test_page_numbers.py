@@ -313,7 +313,7 @@ def test_curves_hold_the_index_and_are_saved_as_pictures(tab: Tab, address: str,
     accuracy = next(line for line in drawn if line[0] == "per token")
     assert accuracy[1] == STEPS
     assert accuracy[2] == pytest.approx(curves["copying_accuracy_token"]["values"])
-    buttons = "#curves-figure .saves button"
+    buttons = "#curves-saves button"
     tab.run("document.querySelectorAll(arguments[0])[0].click()", buttons)
     assert tab.numbers()["lastSaved"]["content"].startswith("<svg")
     tab.run("document.querySelectorAll(arguments[0])[1].click()", buttons)

@@ -9,7 +9,7 @@
     ["natural", "loss on natural text", ["natural_loss", "natural_loss_predictable", "natural_loss_other"]],
   ];
   const CONFIG = { showSendToCloud: false, displaylogo: false, responsive: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "zoomIn2d", "zoomOut2d", "pan2d"] };
-  const [PANEL, BOTTOM] = [92, 40];
+  const [PANEL, BOTTOM] = [78, 40];
   const room = (narrow) => (narrow ? { top: 38, gap: 46, lift: 15 } : { top: 22, gap: 30, lift: 0 }); // a narrow page needs two lines above a panel
   C.plotlyConfig = CONFIG;
   C.lineLooks = LOOKS;

@@ -158,6 +158,7 @@
     for (const [view] of C.VIEWS) {
       const chosen = view === s.view;
       const tab = C.byId("tab-" + view);
+      if (chosen && tab.getAttribute("aria-selected") !== "true") C.byId("tabs").scrollLeft = tab.offsetLeft - 60; // a narrow page
       tab.setAttribute("aria-selected", String(chosen));
       tab.tabIndex = chosen ? 0 : -1;
       C.byId("view-" + view).hidden = !chosen;
