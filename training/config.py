@@ -63,9 +63,7 @@ class ModelConfig(_Section):
     @model_validator(mode="after")
     def _divides(self) -> "ModelConfig":
         if self.d_model % self.n_heads:  # transformers' own rule, d_head or not
-            raise ValueError(
-                f"d_model {self.d_model} must be a multiple of n_heads {self.n_heads}: change one"
-            )
+            raise ValueError(f"d_model {self.d_model} must be a multiple of n_heads {self.n_heads}: change one")
         if self.head_width % 2:
             raise ValueError(f"rotary positions need an even d_head, not {self.head_width}: change d_head or d_model")
         if self.n_heads % (self.n_key_value_heads or self.n_heads):
