@@ -352,3 +352,26 @@ def test_two_runs_are_aligned(tab: Tab, written: Callable[[Made], str]) -> None:
     assert x[STEPS.index(448)] == pytest.approx(1)
     numbers = tab.go(run=1)
     assert numbers["run"] == "</script>"
+
+
+def test_b_follows_a_into_a_run_of_another_pace(tab: Tab, written: Callable[[Made], str]) -> None:
+    """The second run saw twice the tokens a step and formed copying at another step."""
+    two = made(runs=2, hostile=False)
+    second = two.index["runs"][1]
+    second["tokens"] = [2 * tokens for tokens in second["tokens"]]
+    second["copying"] = {**second["copying"], "step": 896}
+    tab.open(written(two) + "#view=compare&runb=1&a=448")
+
+    def like(align: str) -> int:
+        tab.go(align=align)
+        tab.run("document.getElementById('b-like-a').click()")
+        tab.wait()
+        return tab.run("return copyscope.state().b")
+
+    assert like("step") == 448
+    assert like("tokens") == 256  # 448 × 1024 tokens: 224 steps of the second run, between 128 and 256
+    assert like("formation") == 896
+    tab.go(a=0)
+    assert [like(align) for align in ("step", "tokens", "formation")] == [0, 0, 0]
+    expected = two.scores["scores/1/prefix_matching_sum"][0, 11] - two.scores["scores/0/prefix_matching_sum"][0, 11]
+    assert tab.go(head="2.3")["compare"]["difference"] == pytest.approx(float(expected), abs=1e-6)

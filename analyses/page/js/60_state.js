@@ -71,16 +71,17 @@
     pick("align", ["step", "tokens", "formation"], "step");
     pick("flip", ["", "1"], "");
     pick("curve", Object.keys(C.curveGroups(run)), Object.keys(C.curveGroups(run))[0] || "");
-    for (const [field, fallback] of [["step", run.steps[run.steps.length - 1]], ["a", run.steps[0]], ["b", run.steps[run.steps.length - 1]]]) {
-      if (run.steps.includes(s[field])) continue;
+    pick("runb", index.runs.map((_, i) => i), s.run);
+    for (const [field, { steps }, first] of [["step", run, false], ["a", run, true], ["b", index.runs[s.runb], false]]) {
+      if (steps.includes(s[field])) continue;
+      const fallback = steps[first ? 0 : steps.length - 1];
       if (s[field] === undefined || s[field] === null) s[field] = fallback ?? null;
       else {
-        const near = C.data.nearest(run.steps, s[field]);
+        const near = C.data.nearest(steps, s[field]);
         said.push(`Step ${C.number(s[field])} was not scored; showing ${C.number(near)}, the nearest.`);
         s[field] = near;
       }
     }
-    pick("runb", index.runs.map((_, i) => i), s.run);
     for (const field of ["from", "to"]) if (typeof s[field] !== "number" || !(s[field] >= 0)) s[field] = null;
     if (s.from !== null && s.to !== null && s.from >= s.to) [s.from, s.to] = [null, null];
     if (C.headNumber(run, s.head) === null) {
@@ -149,7 +150,8 @@
       // Another run has heads, prompts and checkpoints of its own; keep what exists there, silently.
       const run = C.data.index.runs[patch.run];
       if (run) {
-        for (const field of ["step", "a", "b"]) if (patch[field] === undefined) wanted[field] = C.data.nearest(run.steps, wanted[field]);
+        for (const field of ["step", "a"]) if (patch[field] === undefined) wanted[field] = C.data.nearest(run.steps, wanted[field]);
+        if (before.runb === before.run && patch.runb === undefined) wanted.runb = patch.run; // B was in the same run and stays so
         if (!run.prompts.some((p) => p.id === wanted.prompt)) wanted.prompt = undefined;
         const { scores, effects } = C.choices(run);
         for (const field of ["measure", "beside"]) if (![...scores, ...effects].includes(wanted[field])) wanted[field] = undefined;
@@ -157,6 +159,8 @@
         if (!Object.keys(C.curveGroups(run)).includes(wanted.curve)) wanted.curve = undefined;
       }
     }
+    const runB = C.data.index.runs[wanted.runb];
+    if (runB && wanted.runb !== before.runb && patch.b === undefined && wanted.b !== undefined) wanted.b = C.data.nearest(runB.steps, wanted.b);
     if (wanted.prompt !== before.prompt && patch.query === undefined) wanted.query = undefined;
     state = C.normal(wanted, said);
     C.notice(said.join(" "), "note");

@@ -3,15 +3,29 @@
 (function (C) {
   const stepsOf = (run) => run.steps.map((step) => [step, C.number(step)]);
 
+  /** Puts B where A is in its own run, by what the runs are aligned by: step, tokens, or their own formation of copying. */
+  C.likeA = function () {
+    const s = C.state();
+    const [runA, runB] = [C.data.index.runs[s.run], C.data.index.runs[s.runb]];
+    const tokens = C.data.tokensAt(runA, s.a);
+    if (s.align === "tokens" && tokens !== null && C.hasTokens(runB)) {
+      const far = (i) => (runB.tokens[i] === null ? Infinity : Math.abs(runB.tokens[i] - tokens));
+      return C.go({ b: runB.steps[[...runB.steps.keys()].sort((x, y) => far(x) - far(y))[0]] });
+    }
+    const [formA, formB] = [runA, runB].map((run) => (run.copying && run.copying.step) || null);
+    const target = s.align === "formation" && formA && formB ? (s.a / formA) * formB : s.a;
+    return C.go({ b: C.data.nearest(runB.steps, target) });
+  };
+
   C.drawCompare = function () {
     const s = C.state();
     const { runs } = C.data.index;
     const [runA, runB] = [runs[s.run], runs[s.runb]];
     const other = s.runb !== s.run;
-    // With another run as B its step follows by what the runs are aligned by.
-    const stepB = other ? C.data.nearest(runB.steps, s.b) : s.b;
+    const stepB = s.b;
     C.options(C.byId("a"), [["", stepsOf(runA)]], String(s.a));
     C.options(C.byId("b"), [["", stepsOf(runB)]], String(stepB));
+    C.byId("b-like-a").hidden = !other;
     C.byId("runb-control").hidden = runs.length < 2;
     C.options(C.byId("runb"), [["", runs.map((r, i) => [i, r.name])]], String(s.runb));
     const same = runA.n_layers === runB.n_layers && runA.n_heads === runB.n_heads;

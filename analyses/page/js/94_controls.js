@@ -26,6 +26,7 @@
       C.go({ from: Math.floor(start / 2), to: Math.ceil(end * 2) });
     });
     on("swap", "click", () => C.go({ a: C.state().b, b: C.state().a, ...(C.state().runb !== C.state().run ? { run: C.state().runb, runb: C.state().run } : {}) }));
+    on("b-like-a", "click", C.likeA);
     on("a-here", "click", () => C.go({ a: C.state().step }));
     on("b-here", "click", () => C.go({ b: C.state().step }));
     on("vis-head", "click", () => C.working(C.showCircuitsVis(false)));
