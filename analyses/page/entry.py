@@ -30,6 +30,7 @@ from analyses.report_tables import (
     head_table,
     order_table,
 )
+from analyses.rise import CONFIRM
 from analyses.run import Run, chance, read_metrics, read_tables, score_tables
 from analyses.story import provenance, summary_lines
 from training.errors import InputError
@@ -54,8 +55,14 @@ def run_entry(run: Run, place: int) -> Entry:
     ablations = _stored(run, "ablations", notes)
     grid = grid_of(heads)
     forming = [measure for measure in FORMING if (heads["measure"] == measure).any()]
-    formed = {measure: _tried(notes, lambda m=measure: formation_steps(heads, m)) for measure in forming}
-    copying = _tried(notes, lambda: copying_formation(model, at_chance))
+    count = len(grid.steps)
+    if count > CONFIRM:
+        formed = {measure: _tried(notes, lambda m=measure: formation_steps(heads, m)) for measure in forming}
+        copying = _tried(notes, lambda: copying_formation(model, at_chance))
+    else:
+        formed, copying = dict.fromkeys(forming), None
+        words = f"{count} checkpoint{'s' * (count != 1)}; a formation step needs at least {CONFIRM + 1}"
+        notes.append(f"when heads and copying formed: {words}")
     band = _band([formed.get(measure) for measure in ("previous_token", *MAIN)], copying)
     measures = [*score_measures(heads), *calibrations(heads)]
     removed, blocks = effects(ablations, grid, f"ablation/{place}/") if ablations is not None else ({}, {})
@@ -170,7 +177,7 @@ def _tables(
 ) -> dict[str, dict[str, Any]]:
     main = next((measure for measure in MAIN if measure in formed), next(iter(formed), None))
     out: dict[str, dict[str, Any]] = {}
-    if main is not None and "previous_token" in formed:
+    if copying is not None and main is not None and "previous_token" in formed:
         order = _tried(notes, lambda: order_of_appearance(heads, model, main, at_chance))
         if order is not None:
             out["order"] = table("Order of appearance", order_table(order))

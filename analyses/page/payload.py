@@ -101,7 +101,7 @@ def _words(name: str) -> dict[str, Any]:
 def _claims(runs: Sequence[Run]) -> tuple[list[dict[str, Any]], list[str]]:
     """Verdicts as the page takes them; where the runs cannot be judged, none and why."""
     try:
-        return [_claim(verdict) for verdict in claims([run.folder for run in runs]).verdicts], []
+        return [_claim(verdict) for verdict in claims([run.series.source for run in runs]).verdicts], []
     except InputError as error:
         return [], [f"claims were not judged: {error}"]
 

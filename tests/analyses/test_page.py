@@ -131,7 +131,8 @@ def test_too_few_checkpoints_are_a_note_and_no_error(tmp_path: Path) -> None:
     (folder / "metrics.jsonl").write_text('{"step": 0, "loss": NaN}\n')
     found = payload([open_run(folder)])
     notes = " ".join(found.index["left_out"])
-    assert "2 checkpoints; a formation step needs at least 4" in notes
+    assert notes.count("a formation step needs at least 4") == 2  # once for the run, once for its claims
+    assert "when heads and copying formed: 2 checkpoints; a formation step needs at least 4" in notes
     assert found.index["runs"][0]["formation"] == {}
     assert found.index["claims"] == []
     assert read(page(found.index, found.blocks)).data["index"]  # NaN and all
