@@ -1,10 +1,5 @@
 """What the page says it shows, against the tables it was made from: pointer, keys, menus, and tables."""
 
-import csv
-import io
-import json
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 from conftest import Tab
@@ -245,16 +240,6 @@ def test_two_maps_stand_under_one_another(tab: Tab, address: str) -> None:
     assert titles == ["Previous-token attention", "Prefix matching"]
 
 
-def test_b_minus_a(tab: Tab, address: str, small: Made) -> None:
-    tab.open(f"{address}#view=compare&a=64&b=1088&head=2.3")
-    a, b = (score(small, "prefix_matching_sum", 11, step) for step in (64, 1088))
-    assert tab.numbers()["compare"] == pytest.approx({"a": a, "b": b, "difference": b - a}, abs=1e-6)
-    assert tab.table("#compare-table")[1][0] == "L2 H3"
-    assert len(tab.run("return [...document.querySelectorAll('#compare-attention canvas')]")) == 3
-    tab.run("document.getElementById('swap').click()")
-    assert tab.numbers()["compare"]["difference"] == pytest.approx(a - b, abs=1e-6)
-
-
 def test_an_effect_of_removal_is_a_measure_like_others(tab: Tab, address: str) -> None:
     tab.open(f"{address}#measure=zero:copying_accuracy_token&head=2.3&step=1088")
     steps = made().index["runs"][0]["ablations"]["zero:copying_accuracy_token"]["steps"]
@@ -273,105 +258,3 @@ def test_pairs_and_order(tab: Tab, address: str) -> None:
         ["Prefix matching", "L2 H3", "448"],
     ]
     assert tab.press(Keys.ENTER, on="#circuit-figure [data-head='0.1']")["head"] == "0.1"
-
-
-def test_the_map_is_saved_whole_as_csv_json_svg_and_png(tab: Tab, address: str, small: Made) -> None:
-    tab.open(address)
-
-    def save(kind: str) -> str:
-        tab.run("document.querySelector(`#map-one [data-save='${arguments[0]}']`).click()", kind)
-        return tab.numbers()["lastSaved"]["content"]
-
-    rows = list(csv.DictReader(io.StringIO(save("csv"))))
-    assert len(rows) == 24 * 12
-    for row in rows:
-        expected = score(small, "prefix_matching_sum", int(row["layer"]) * 4 + int(row["head"]), int(row["step"]))
-        assert row["value"] == "" if np.isnan(expected) else float(row["value"]) == pytest.approx(expected, abs=1e-6)
-    assert json.loads(save("json"))[0]["measure"] == "prefix_matching_sum"
-    assert "<rect" in save("svg")
-    save("png")
-    tab.driver.execute_async_script("setTimeout(arguments[0], 300)")
-    assert tab.run("return Copyscope.lastSaved.type") == "image/png"
-
-
-def test_the_attention_is_saved_pair_by_pair(tab: Tab, address: str, small: Made) -> None:
-    tab.open(f"{address}#view=attention&step=1088&head=2.3&prompt=p1")
-    tab.run("document.querySelector('#matrix + .saves button').click()")
-    rows = list(csv.DictReader(io.StringIO(tab.numbers()["lastSaved"]["content"], newline="")))
-    pattern = small.attention["attention/0/p1/1088"][11]
-    assert len(rows) == 24 * 25 / 2
-    for row in rows:
-        expected = pattern[int(row["query"]), int(row["key"])] / 255
-        assert float(row["attention"]) == pytest.approx(expected, abs=1e-4)
-    assert rows[0]["query token"] == "</script>"
-
-
-def test_curves_hold_the_index_and_are_saved_as_pictures(tab: Tab, address: str, small: Made) -> None:
-    tab.open(address)
-    drawn = tab.run("return document.getElementById('curves').data.map((line) => [line.name, line.customdata, line.y])")
-    curves = small.index["runs"][0]["curves"]
-    accuracy = next(line for line in drawn if line[0] == "per token")
-    assert accuracy[1] == STEPS
-    assert accuracy[2] == pytest.approx(curves["copying_accuracy_token"]["values"])
-    buttons = "#curves-saves button"
-    tab.run("document.querySelectorAll(arguments[0])[0].click()", buttons)
-    assert tab.numbers()["lastSaved"]["content"].startswith("<svg")
-    tab.run("document.querySelectorAll(arguments[0])[1].click()", buttons)
-    tab.wait()
-    assert tab.run("return Copyscope.lastSaved.content.size") > 1000
-    assert tab.errors() == 0
-    assert tab.console() == []
-
-
-def test_a_table_saved_for_a_spreadsheet_holds_no_formula(tab: Tab, address: str) -> None:
-    tab.open(f"{address}#view=report")
-    tab.run(
-        """const buttons = [...document.querySelectorAll('#view-report .saves button')];
-        buttons.filter((button) => button.textContent === 'CSV').at(-1).click()"""
-    )
-    rows = list(csv.reader(io.StringIO(tab.numbers()["lastSaved"]["content"])))
-    assert rows[0] == ["stage", "step"]
-    assert rows[3] == ["'=cmd()", ""]
-
-
-@pytest.mark.parametrize("view", ["map", "attention", "compare", "circuit", "heads", "report"])
-def test_the_python_offered_is_python(tab: Tab, address: str, view: str) -> None:
-    tab.open(f"{address}#view={view}")
-    tab.run("document.getElementById('copy-python').click()")
-    code = tab.numbers()["lastCopied"]
-    compile(code, "copied", "exec")
-    assert "run 0" in code
-
-
-def test_two_runs_are_aligned(tab: Tab, written: Callable[[Made], str]) -> None:
-    tab.open(written(made(runs=2)) + "#view=compare&runb=1&align=tokens")
-    x = tab.run("return document.getElementById('runs-plot').data[0].x")
-    assert x[:4] == pytest.approx([0, 1024, 2048, 4096], rel=1e-3)
-    tab.go(align="formation")
-    x = tab.run("return document.getElementById('runs-plot').data[0].x")
-    assert x[STEPS.index(448)] == pytest.approx(1)
-    numbers = tab.go(run=1)
-    assert numbers["run"] == "</script>"
-
-
-def test_b_follows_a_into_a_run_of_another_pace(tab: Tab, written: Callable[[Made], str]) -> None:
-    """The second run saw twice the tokens a step and formed copying at another step."""
-    two = made(runs=2, hostile=False)
-    second = two.index["runs"][1]
-    second["tokens"] = [2 * tokens for tokens in second["tokens"]]
-    second["copying"] = {**second["copying"], "step": 896}
-    tab.open(written(two) + "#view=compare&runb=1&a=448")
-
-    def like(align: str) -> int:
-        tab.go(align=align)
-        tab.run("document.getElementById('b-like-a').click()")
-        tab.wait()
-        return tab.run("return copyscope.state().b")
-
-    assert like("step") == 448
-    assert like("tokens") == 256  # 448 × 1024 tokens: 224 steps of the second run, between 128 and 256
-    assert like("formation") == 896
-    tab.go(a=0)
-    assert [like(align) for align in ("step", "tokens", "formation")] == [0, 0, 0]
-    expected = two.scores["scores/1/prefix_matching_sum"][0, 11] - two.scores["scores/0/prefix_matching_sum"][0, 11]
-    assert tab.go(head="2.3")["compare"]["difference"] == pytest.approx(float(expected), abs=1e-6)

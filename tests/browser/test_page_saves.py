@@ -1,0 +1,84 @@
+"""What one takes along from the page: tables, figures, attention, and Python that can be run."""
+
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+from conftest import Tab
+from made_payload import Made, checkpoints
+
+STEPS = checkpoints(24)
+
+
+def score(small: Made, measure: str, head: int, step: int) -> float:
+    return float(small.scores[f"scores/0/{measure}"][STEPS.index(step), head])
+
+
+def test_the_map_is_saved_whole_as_csv_json_svg_and_png(tab: Tab, address: str, small: Made) -> None:
+    tab.open(address)
+
+    def save(kind: str) -> str:
+        tab.run("document.querySelector(`#map-one [data-save='${arguments[0]}']`).click()", kind)
+        return tab.numbers()["lastSaved"]["content"]
+
+    rows = list(csv.DictReader(io.StringIO(save("csv"))))
+    assert len(rows) == 24 * 12
+    for row in rows:
+        expected = score(small, "prefix_matching_sum", int(row["layer"]) * 4 + int(row["head"]), int(row["step"]))
+        assert row["value"] == "" if np.isnan(expected) else float(row["value"]) == pytest.approx(expected, abs=1e-6)
+    assert json.loads(save("json"))[0]["measure"] == "prefix_matching_sum"
+    assert "<rect" in save("svg")
+    save("png")
+    tab.driver.execute_async_script("setTimeout(arguments[0], 300)")
+    assert tab.run("return Copyscope.lastSaved.type") == "image/png"
+
+
+def test_the_attention_is_saved_pair_by_pair(tab: Tab, address: str, small: Made) -> None:
+    tab.open(f"{address}#view=attention&step=1088&head=2.3&prompt=p1")
+    tab.run("document.querySelector('#matrix + .saves button').click()")
+    rows = list(csv.DictReader(io.StringIO(tab.numbers()["lastSaved"]["content"], newline="")))
+    pattern = small.attention["attention/0/p1/1088"][11]
+    assert len(rows) == 24 * 25 / 2
+    for row in rows:
+        expected = pattern[int(row["query"]), int(row["key"])] / 255
+        assert float(row["attention"]) == pytest.approx(expected, abs=1e-4)
+    assert rows[0]["query token"] == "</script>"
+
+
+def test_curves_hold_the_index_and_are_saved_as_pictures(tab: Tab, address: str, small: Made) -> None:
+    tab.open(address)
+    drawn = tab.run("return document.getElementById('curves').data.map((line) => [line.name, line.customdata, line.y])")
+    curves = small.index["runs"][0]["curves"]
+    accuracy = next(line for line in drawn if line[0] == "per token")
+    assert accuracy[1] == STEPS
+    assert accuracy[2] == pytest.approx(curves["copying_accuracy_token"]["values"])
+    buttons = "#curves-saves button"
+    tab.run("document.querySelectorAll(arguments[0])[0].click()", buttons)
+    assert tab.numbers()["lastSaved"]["content"].startswith("<svg")
+    tab.run("document.querySelectorAll(arguments[0])[1].click()", buttons)
+    tab.wait()
+    assert tab.run("return Copyscope.lastSaved.content.size") > 1000
+    assert tab.errors() == 0
+    assert tab.console() == []
+
+
+def test_a_table_saved_for_a_spreadsheet_holds_no_formula(tab: Tab, address: str) -> None:
+    tab.open(f"{address}#view=report")
+    tab.run(
+        """const buttons = [...document.querySelectorAll('#view-report .saves button')];
+        buttons.filter((button) => button.textContent === 'CSV').at(-1).click()"""
+    )
+    rows = list(csv.reader(io.StringIO(tab.numbers()["lastSaved"]["content"])))
+    assert rows[0] == ["stage", "step"]
+    assert rows[3] == ["'=cmd()", ""]
+
+
+@pytest.mark.parametrize("view", ["map", "attention", "compare", "circuit", "heads", "report"])
+def test_the_python_offered_is_python(tab: Tab, address: str, view: str) -> None:
+    tab.open(f"{address}#view={view}")
+    tab.run("document.getElementById('copy-python').click()")
+    code = tab.numbers()["lastCopied"]
+    compile(code, "copied", "exec")
+    assert "run 0" in code
