@@ -38,6 +38,8 @@ class Asked(NamedTuple):
     max_bytes: int = MAX_BYTES
     progress: Callable[..., None] | None = None
     """Called with (done, of how many), and where a kind has several parts, with which one."""
+    heads: list[Head] | None = None
+    """The heads that `heads` and `pairs` remove; None for all, or those that `pairs` chooses."""
 
     @property
     def natural(self) -> Int[Tensor, "window window_pos"] | None:
@@ -52,8 +54,9 @@ class Asked(NamedTuple):
 def heads(asked: Asked) -> pl.DataFrame:
     """Every head removed alone: layer, head, method, measure, value."""
     return sweep_heads(
-        asked.model, asked.prompts.test, asked.methods, windows=asked.natural, progress=asked.progress, **asked.shared
-    )
+        asked.model, asked.prompts.test, asked.methods, windows=asked.natural, progress=asked.progress,
+        heads=asked.heads, **asked.shared,
+    )  # fmt: skip
 
 
 def layers(asked: Asked) -> pl.DataFrame:
@@ -65,8 +68,8 @@ def layers(asked: Asked) -> pl.DataFrame:
 
 def pairs(asked: Asked) -> pl.DataFrame:
     """Pairs of heads removed together, with synergy (see `sweep_pairs`)."""
-    chosen = all_heads(asked.model)
-    if len(chosen) > PAIRED:
+    chosen = asked.heads or all_heads(asked.model)
+    if asked.heads is None and len(chosen) > PAIRED:
         # Backup heads do little when removed alone, so the effect alone would miss them.
         estimate = attribute_heads(asked.model, asked.prompts.repeated, seed=asked.prompts.seed)
         by_effect = _highest(estimate.with_columns(pl.col("value").abs()), "copying_loss", PAIRED // 2)

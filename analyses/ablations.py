@@ -3,7 +3,7 @@ computed again in the file's metadata."""
 
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,13 @@ from analyses.prompts import COPYING_SAMPLES, LOSS_PROMPTS, Prompts, run_prompts
 from analyses.run import Progress, Run, is_stored, labelled, open_run, result_key, selected
 from interp.heads import check_names
 from interp.models import load_hooked, load_weights_into, special_ids
+from interp.parts import Part, check_parts
 from interp.rerun import MAX_BYTES
 from training.checkpoints import step_folder, write_bytes
 from training.errors import InputError
 
+CHOOSABLE = ("heads", "pairs")
+"""Kinds that can be asked of some heads only."""
 VERSION = 2
 """Raised when an ablation or its prompts change, so that stored results are computed anew."""
 
@@ -32,6 +35,7 @@ def ablate(
     what: str = "heads",
     samples: int = COPYING_SAMPLES,
     loss_prompts: int = LOSS_PROMPTS,
+    heads: Sequence[Part] | None = None,
     max_bytes: int = MAX_BYTES,
 ) -> pl.DataFrame:
     """Removes parts of the model and returns the effects, with columns run, step and tokens in front.
@@ -46,6 +50,8 @@ def ablate(
             asked for.
         samples: of the copying test.
         loss_prompts: of the copying loss.
+        heads: (layer, head), or (layer, "attention") for all of a layer: only these are removed, in turn or in
+            pairs. None for all.
         max_bytes: memory for activations beside the model.
 
     Tables are in results/ablations (heads) and results/ablations/<what>; what is stored already under the same
@@ -55,6 +61,8 @@ def ablate(
     check_names([what], list(KINDS), "kind of ablation")
     wanted = default_methods(what) if methods is None else list(methods)
     wanted = check_names(wanted, usable_methods(what), "ablation method")
+    if heads is not None and what not in CHOOSABLE:
+        raise InputError(f"heads: only {' and '.join(CHOOSABLE)} can be of chosen heads, not {what}")
     for name, count in (("samples", samples), ("loss_prompts", loss_prompts)):
         if count < 1:
             raise InputError(f"{name}={count}: at least 1 is needed")
@@ -63,7 +71,8 @@ def ablate(
     for number, checkpoint in enumerate(chosen):
         path = table_path(run, what, checkpoint.step)
         fewer = () if loss_prompts == LOSS_PROMPTS else (loss_prompts,)
-        key = result_key(checkpoint, VERSION, what, wanted, run.eval_seed, samples, *fewer)
+        named = () if heads is None else (sorted(map(str, heads)),)
+        key = result_key(checkpoint, VERSION, what, wanted, run.eval_seed, samples, *fewer, *named)
         if is_stored(path, key):
             continue
         if model is None:
@@ -74,7 +83,8 @@ def ablate(
         prompts = run_prompts(
             run, model.cfg.n_ctx, model.cfg.d_vocab, special, samples=samples, loss_prompts=loss_prompts
         )
-        asked = Asked(model, prompts, wanted, max_bytes, _progress(progress, what, number, len(chosen)))
+        only = None if heads is None else check_parts(model, heads).pairs
+        asked = Asked(model, prompts, wanted, max_bytes, _progress(progress, what, number, len(chosen)), only)
         table = labelled(KINDS[what](asked), run, checkpoint)
         _store(table, path, key, _metadata(run, asked, what))
     return read(run, what)

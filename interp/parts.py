@@ -25,6 +25,11 @@ class Parts(NamedTuple):
     def layers(self) -> list[int]:
         return sorted({*self.heads, *self.mlps})
 
+    @property
+    def pairs(self) -> list[Head]:
+        """The heads as (layer, head), in order."""
+        return [(layer, head) for layer in sorted(self.heads) for head in self.heads[layer]]
+
     def union(self, other: "Parts") -> "Parts":
         """All of both."""
         layers = sorted({*self.heads, *other.heads})

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from analyses.commands.options import AsJson, Silent, Source, Steps, echo_json, names, numbers, quiet
+from analyses.commands.options import AsJson, Silent, Source, Steps, echo_json, head_names, names, numbers, quiet
 
 
 def score(
@@ -73,6 +73,9 @@ def ablate(
     ] = False,
     map_steps: Annotated[int, typer.Option(min=2, help="Steps of --over-training.")] = 12,
     samples: Annotated[int, typer.Option(min=1, help="Samples of the copying test; fewer are faster.")] = 500,
+    heads: Annotated[
+        str | None, typer.Option(help="Only these, of heads and pairs, as in L2H1,L3.  [default: all]")
+    ] = None,
     prompts: Annotated[int, typer.Option(min=1, help="Prompts of the copying loss; fewer are faster.")] = 32,
     memory: Annotated[int, typer.Option(min=1, help="Megabytes for activations, beside the model.")] = 64,
     as_json: AsJson = False,
@@ -109,6 +112,7 @@ def ablate(
                 what=kind,
                 samples=samples,
                 loss_prompts=prompts,
+                heads=head_names(heads),
                 max_bytes=memory * 2**20,
             )
             for kind in kinds(names(what) or [])

@@ -12,6 +12,7 @@ from analyses.ablation_kinds import KINDS
 from analyses.ablation_words import in_words
 from analyses.ablations import ablate, kinds, metadata, read, table_path
 from analyses.causal_map import causal_map, causal_steps
+from analyses.commands.options import head_names
 from analyses.run import open_run
 from analyses.scores import score
 from interp.ablation import sweep_heads
@@ -38,6 +39,30 @@ def test_kinds(run: Path, what: str) -> None:
     assert facts["methods"] == ["mean" if what in ("pairs", "paths") else "zero"]
     assert set(facts["clean"]) == {"copying_accuracy_exact", "copying_accuracy_token", "copying_loss", "natural_loss"}
     assert all(line.startswith(what) for line in in_words(what, table))
+
+
+def test_some_heads_only(run: Path) -> None:
+    every = ablate(run, samples=6)
+    few = ablate(run, samples=6, heads=[(1, 0), (0, "attention")])
+    assert set(few.select("layer", "head").iter_rows()) == {(0, 0), (0, 1), (1, 0)}
+    same = pl.col("measure").is_in(["copying_loss", "copying_accuracy_token"])
+    columns = ["layer", "head", "measure", "value"]
+    both = every.filter(same)[columns].join(few.filter(same)[columns], on=columns[:3])
+    assert both.height == 6
+    assert (both["value"] - both["value_right"]).abs().max() < 1e-6  # type: ignore[operator]
+    assert ablate(run, what="pairs", samples=6, heads=[(0, 0), (1, 1)]).select("layer", "head").unique().height == 1
+    with pytest.raises(InputError, match=r"head \(0, 9\) does not exist"):
+        ablate(run, samples=6, heads=[(0, 9)])
+    with pytest.raises(InputError, match="only heads and pairs"):
+        ablate(run, what="layers", heads=[(0, 0)])
+
+
+@pytest.mark.parametrize("text", ["2.1", "L", "H1", "L1H", "L1H2H3", "", ",", "L-1"])
+def test_heads_are_written_plainly(text: str) -> None:
+    assert head_names("L2H1, l3") == [(2, 1), (3, "attention")]
+    assert head_names(None) is None
+    with pytest.raises(InputError, match="--heads"):
+        head_names(text)
 
 
 def test_a_model_that_does_not_copy_has_no_smallest_set(run: Path) -> None:
