@@ -7,11 +7,14 @@ import polars as pl
 
 from analyses.emergence import emergence
 from analyses.formation import copying_formation, formation_steps, loss_settled, order_of_appearance
+from analyses.rise import CONFIRM
 from analyses.run import Run, chance, read_metrics, read_tables, score_tables
 from training.errors import InputError
 
 CARRIERS = 3
 """Heads named in the summary."""
+KINDS = (("previous_token", "Previous-token"), ("prefix_matching_sum", "Induction"))
+"""Measures that the summary speaks of, and what heads are called that score high."""
 METHOD_WORDS = {
     "zero": "zeroed", "mean": "replaced by its mean", "mean_over_positions": "replaced by its mean over positions",
     "resample": "taken from another prompt", "frozen_patterns": "zeroed with all attention held",
@@ -22,7 +25,8 @@ def summary_lines(run: Run) -> list[str]:
     """What happened, a sentence a line: settling of the loss, order of formation, copying, carriers, ablation."""
     heads, model = score_tables(run)
     lines = [_data_line(run, heads)]
-    for part in (_loss_line, _head_lines, _copying_lines):
+    few = heads["step"].n_unique() <= CONFIRM
+    for part in (_final_lines,) if few else (_loss_line, _head_lines, _copying_lines):
         try:
             lines += part(run, heads, model)
         except InputError as error:  # too few checkpoints, say: the line then says what is missing
@@ -33,7 +37,7 @@ def summary_lines(run: Run) -> list[str]:
 def _data_line(run: Run, heads: pl.DataFrame) -> str:
     steps = heads["step"].n_unique()
     if not run.data or not run.config:
-        return f"Measured {steps} checkpoints of {run.name}."
+        return f"Measured {steps} checkpoint{'s' * (steps != 1)} of {run.name}."
     tokens = run.config.train.steps * run.config.train.batch_size * run.config.model.n_ctx
     share = tokens / run.data["train"]["tokens"]
     return (
@@ -42,8 +46,33 @@ def _data_line(run: Run, heads: pl.DataFrame) -> str:
     )
 
 
+def _final_lines(run: Run, heads: pl.DataFrame, model: pl.DataFrame) -> list[str]:
+    """Where there are too few checkpoints to say when anything formed: how things are at the last."""
+    last = heads.filter(pl.col("step") == pl.col("step").max())
+    lines = []
+    for measure, kind in KINDS:
+        rows = last.filter(pl.col("measure") == measure).sort("value", descending=True).head(CARRIERS)
+        null = last.filter(pl.col("measure") == f"{measure}_null").select("layer", "head", null="value")
+        named = "; ".join(
+            f"{_head(row)} {row['value']:.2f}" + ("" if row["null"] is None else f" (null {row['null']:.2f})")
+            for row in rows.join(null, on=["layer", "head"], how="left", maintain_order="left").iter_rows(named=True)
+        )
+        if named:
+            lines.append(f"{kind} heads ({measure}), the highest: {named}.")
+    value = dict(model.filter(pl.col("step") == pl.col("step").max()).select("measure", "value").iter_rows())
+    if {"copying_accuracy_token", "copying_accuracy_exact"} <= value.keys():
+        lines.append(
+            f"Copying accuracy on random tokens: {value['copying_accuracy_token']:.3f} per token, "
+            f"{value['copying_accuracy_exact']:.3f} exact."
+        )
+    return lines
+
+
 def _loss_line(run: Run, heads: pl.DataFrame, model: pl.DataFrame) -> list[str]:
-    settled = loss_settled(read_metrics(run))
+    metrics = read_metrics(run)
+    if metrics.is_empty():  # somebody else's series: its losses are not known
+        return []
+    settled = loss_settled(metrics)
     fall = f"Loss: {settled.start:.2f} nats at step 0, {settled.lowest:.2f} at its lowest"
     if settled.lowest >= settled.start:
         return ["The loss did not fall."]
@@ -55,7 +84,7 @@ def _loss_line(run: Run, heads: pl.DataFrame, model: pl.DataFrame) -> list[str]:
 
 def _head_lines(run: Run, heads: pl.DataFrame, model: pl.DataFrame) -> list[str]:
     lines = []
-    for measure, kind in (("previous_token", "Previous-token"), ("prefix_matching_sum", "Induction")):
+    for measure, kind in KINDS:
         table = formation_steps(heads, measure)
         stays = table.filter(pl.col("formed") & ~pl.col("fell_back"))
         strongest = stays.sort("final", descending=True).head(CARRIERS)

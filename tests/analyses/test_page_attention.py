@@ -180,6 +180,8 @@ def test_a_report_names_a_damaged_checkpoint_and_is_written_all_the_same(tmp_pat
     (folder / "step1" / "model.safetensors").write_bytes(b"\0" * 100)
     said: list[str] = []
     index = json.loads(read(report(folder, say=said.append).read_text()).data["index"])
+    assert index["summary"][0] == "Measured 3 checkpoints of tiny."
+    assert "Induction heads (prefix_matching_sum), the highest: L1H1 0.17; L1H0 0.12; L0H1 0.07." in index["summary"]
     assert index["runs"][0]["prompts"][0]["steps"] == [0, 8]
     assert any("attention at step 1" in line and "step1" in line for line in said)
     assert index["left_out"] == [line.removeprefix("left out: ") for line in said]
