@@ -90,7 +90,7 @@ class Explored:
                         shown = self._known(place).values()
                         entry.fields["prompts"] = [p.entry(texts, _steps(self._runs[place])) for p in shown]
                     except InputError as error:
-                        found.index["left_out"].append(f"attention: {error}")
+                        found.index["left_out"].append(f"{entry.fields['name']}: attention: {error}")
                 self._payload, self._stamp = found, stamp
             return self._payload
 

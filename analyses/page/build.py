@@ -42,11 +42,6 @@ def page(index: Mapping[str, Any], blocks: Mapping[str, bytes], live: bool = Fal
     )
 
 
-def fixed_size() -> int:
-    """Bytes of a page without index and blocks."""
-    return len(page({"title": ""}, {}).encode())
-
-
 def script_json(value: Any) -> str:
     """JSON that is safe inside <script>: no `<`, `>`, `&` or line separator can end or confuse it.
 
