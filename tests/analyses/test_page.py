@@ -138,6 +138,19 @@ def test_too_few_checkpoints_are_a_note_and_no_error(tmp_path: Path) -> None:
     assert read(page(found.index, found.blocks)).data["index"]  # NaN and all
 
 
+def test_a_diverged_run_gets_its_page(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "diverged", config(), copies_at=3000)
+    for kind in ("heads", "model"):
+        for path in sorted((folder / "results" / kind).iterdir())[-10:]:
+            pl.read_parquet(path).with_columns(value=pl.lit(math.nan)).write_parquet(path)
+    found = payload([open_run(folder)])
+    assert "not a number at step" in " ".join(found.index["left_out"])
+    block = np.frombuffer(found.blocks["scores/0/prefix_matching_sum"], "<f4").reshape(len(STEPS), -1)
+    assert np.isnan(block[-10:]).all()
+    assert np.isfinite(block[-11]).any()
+    assert read(page(found.index, found.blocks)).data["index"]
+
+
 def test_effects_have_their_own_steps_and_their_controls() -> None:
     planted = synthetic_run(count=12)
     grid = grid_of(planted.heads)
