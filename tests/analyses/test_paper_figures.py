@@ -32,10 +32,8 @@ def words(figure: Figure) -> set[str]:
 def test_colours_of_an_effect_are_not_called_a_score(measure: str, title: str) -> None:
     named = RUN.heads.filter(pl.col("measure") == "previous_token").with_columns(pl.lit(measure).alias("measure"))
     assert paper_map(named, measure).axes[1].get_title() == title
-    drawn: Any = formation_map_figure(named, measure).data
-    assert [trace.colorbar.title.text for trace in drawn if isinstance(trace, go.Heatmap) and trace.showscale] == [
-        title
-    ]
+    scales: Any = [trace for trace in formation_map_figure(named, measure).data if isinstance(trace, go.Heatmap)]
+    assert [trace.colorbar.title.text for trace in scales if trace.showscale] == [title]
 
 
 @pytest.mark.parametrize("measure", ["previous_token", "prefix_matching_sum", "induction_score"])
