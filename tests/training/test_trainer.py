@@ -92,6 +92,8 @@ def test_a_run_that_broke_off_ends_bit_identical(whole: tuple[RunConfig, Path], 
 
 
 def test_sigterm_saves_and_the_run_goes_on_bit_identical(whole: tuple[RunConfig, Path], tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+
     def ask(checkpoint: Checkpoint) -> None:
         if checkpoint.step == 4:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -102,7 +104,7 @@ def test_sigterm_saves_and_the_run_goes_on_bit_identical(whole: tuple[RunConfig,
     train(whole[0], tmp_path / "run")
     assert hashes(tmp_path / "run") == hashes(whole[1])
     assert threading.current_thread() is threading.main_thread()
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_damaged_full_state_is_passed_over_and_said(whole: tuple[RunConfig, Path], tmp_path: Path) -> None:
