@@ -13,8 +13,6 @@ from training.errors import InputError
 from training.execute import as_child
 from training.schedule import checkpoint_steps
 
-MODULE = "analyses.scored_run"
-
 
 def scored_run(config: RunConfig, folder: Path, samples: int | None = None) -> None:
     """Trains the run in `folder`, or goes on with it, and scores each checkpoint before `checkpoints.keep` applies.

@@ -9,6 +9,7 @@ import polars as pl
 from analyses.claims import Claims
 from analyses.claims import runs_table as formation_table
 from analyses.claims_page import verdict_line, write_claims
+from analyses.studies import PRESETS, QUESTIONS, SIZES
 from analyses.study_evidence import (
     StudyRun,
     by_loss,
@@ -29,17 +30,6 @@ from training.execute import DONE, FINISHED
 from training.sweep import Tell, outcomes
 from training.sweep_plan import Sweep, parse_sweep, read_toml
 
-PRESETS = Path(__file__).parent / "studies"
-SIZES = ("laptop", "paper")
-QUESTIONS = {
-    "batch-size": "Is it updates that count, or tokens?",
-    "intensity": "Does copying form when the learning rates, summed, pass a threshold?",
-    "regularization": "Does regularization make copying earlier or stronger?",
-    "scale": "Do depth, width and heads change when copying forms?",
-    "corpus": "On which text does copying form sooner?",
-    "seeds": "What of it is chance?",
-    "intervention": "What does an induction head need in order to form?",
-}
 EVERY_FORMAT = ("png", "pdf")
 
 
@@ -126,9 +116,9 @@ def corpus_name(corpus: str) -> str:
 def _say_cost(todo: list[RunConfig], samples: int | None, jobs: int | None, say: Callable[[str], None]) -> None:
     from analyses.prompts import COPYING_SAMPLES
     from analyses.study_cost import cost_of
-    from training.engines.child import usable_cores
+    from training.engines.child import jobs_at_once
 
-    at_once = jobs or max(1, usable_cores() // 2)
+    at_once = jobs_at_once(jobs)
     say(f"{cost_of(todo, samples or COPYING_SAMPLES, at_once).words()}, {at_once} at a time.")
 
 

@@ -4,10 +4,11 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Int
 from torch import Tensor
 
 from training.errors import InputError
+from training.repeats import repeat_value
 from training.shards import ShardedArray
 
 
@@ -71,20 +72,6 @@ def batch(
         values = repeat_value(candidates, weights).reshape(-1, repeat_choice)
         candidates = candidates[np.arange(0, len(starts), repeat_choice) + values.argmax(axis=1)]
     return torch.from_numpy(candidates.astype(np.int64))
-
-
-def repeat_value(
-    sequences: Shaped[np.ndarray, "window pos_plus_1"], surprisal: Float[np.ndarray, "window pos"] | None = None
-) -> Float[np.ndarray, "window"]:
-    """What induction could be worth in each sequence: summed `surprisal` (None: 1 each) of the tokens that end a pair
-    of adjacent tokens which already stood earlier in the sequence. In nats; at least 0."""
-    pairs = sequences[:, :-1].astype(np.int64) << 32 | sequences[:, 1:]
-    order = pairs.argsort(axis=1, kind="stable")  # equal pairs side by side, the earliest first
-    ranked = np.take_along_axis(pairs, order, axis=1)
-    seen = np.zeros(pairs.shape, dtype=bool)
-    np.put_along_axis(seen, order[:, 1:], ranked[:, 1:] == ranked[:, :-1], axis=1)
-    weights = np.ones(pairs.shape) if surprisal is None else surprisal.astype(np.float64)
-    return (weights * seen).sum(axis=1)
 
 
 def windows(tokens: np.ndarray | ShardedArray, length: int, n: int, seed: int) -> Int[Tensor, "window pos_plus_1"]:

@@ -7,9 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from analyses.commands.options import AsJson, Assignments, Silent, echo_json
+from analyses.studies import QUESTIONS
 from analyses.visible import visible
-
-STUDIES = ("batch-size", "intensity", "regularization", "scale", "corpus", "seeds", "intervention")
 
 Engine = Annotated[str, typer.Option(help="local, ray or slurm.")]
 Jobs = Annotated[int | None, typer.Option(help="Runs at a time.  [default: half the cores; on a cluster all that fit]")]
@@ -30,7 +29,7 @@ Samples = Annotated[
 
 def study_names(typed: str) -> list[str]:
     """Studies that begin with what was typed, for the shell's completion."""
-    return [name for name in STUDIES if name.startswith(typed)]
+    return [name for name in QUESTIONS if name.startswith(typed)]
 
 
 def parse_options(texts: list[str] | None) -> dict[str, Any]:
@@ -97,7 +96,7 @@ def study(
     name: Annotated[
         str,
         typer.Argument(
-            help="batch-size, intensity, regularization, scale, corpus, seeds or intervention.",
+            help=", ".join(QUESTIONS) + ".",
             autocompletion=study_names,
         ),
     ],

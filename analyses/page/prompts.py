@@ -12,6 +12,7 @@ from jaxtyping import Int
 from analyses.page.texts import Texts
 from analyses.run import COMMON_SHARE, Run, token_counts
 from training.errors import InputError
+from training.repeats import repeat_value
 from training.shards import mapped, tokens_file
 
 REPEATED = 15
@@ -114,9 +115,6 @@ def _held_out(run: Run, length: int) -> list[int]:
 def predictable_by_induction(windows: Int[np.ndarray, "window pos"]) -> Int[np.ndarray, " window"]:
     """How many tokens of each window end a pair of adjacent tokens that stood earlier in it; 0 for windows in which
     fewer than half of the tokens differ, such as rows of dashes."""
-    pairs = windows[:, :-1] << 32 | windows[:, 1:]
-    pairs = np.sort(pairs, axis=1)
-    repeated = (pairs[:, 1:] == pairs[:, :-1]).sum(axis=1)
     ordered = np.sort(windows, axis=1)
     distinct = 1 + (ordered[:, 1:] != ordered[:, :-1]).sum(axis=1)
-    return np.where(2 * distinct >= windows.shape[1], repeated, 0)
+    return np.where(2 * distinct >= windows.shape[1], repeat_value(windows).astype(np.int64), 0)

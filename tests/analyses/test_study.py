@@ -10,7 +10,8 @@ import pytest
 from written_run import STEPS, write_run
 
 from analyses.paper_figures import rendered
-from analyses.study import QUESTIONS, SIZES, corpus_name, shareable, study, study_sweep
+from analyses.studies import QUESTIONS, SIZES
+from analyses.study import corpus_name, shareable, study, study_sweep
 from analyses.study_evidence import by_loss, gather_study, runs_table
 from analyses.study_figures import study_figure
 from analyses.study_verdicts import judge

@@ -4,14 +4,11 @@ import base64
 import json
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 from made_payload import Made, made
 
 from analyses.page.build import page

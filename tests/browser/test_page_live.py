@@ -1,6 +1,5 @@
 """The live page with the real server and tiny real checkpoints: typed prompts, bad input, a run being written."""
 
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -10,9 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from conftest import Tab
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "analyses"))
-from tiny_series import HEADS, LAYERS, STEPS, add_checkpoint, tiny_series, write_tables  # type: ignore[import-not-found]
+from tiny_series import HEADS, LAYERS, STEPS, add_checkpoint, tiny_series, write_tables
 
 from analyses.explorer.serve import listen
 from analyses.explorer.state import Explored

@@ -1,14 +1,11 @@
 """The report of scored checkpoints on disk, as `copyscope report` writes it: the page's numbers are the tables' own."""
 
-import sys
 from pathlib import Path
 
 import polars as pl
 import pytest
 from conftest import Tab
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "analyses"))
-from tiny_series import STEPS, tiny_series  # type: ignore[import-not-found]
+from tiny_series import STEPS, tiny_series
 
 from analyses.notebook import explore
 from analyses.report import report

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests_docs_run import small_preset, write_text_folder
+from small_demo import small_config, write_corpus
 
 import training.config
 from analyses.cli import app
@@ -30,7 +30,7 @@ ELSEWHERE = {
     r"copyscope ablate .*sets.*": "needs a model that copies: tests/analyses/test_ablations.py",
     r".*pip install .*": "installation: tests/packaging",
     r"copyscope explore .*": "a server that waits: tests/analyses/test_explorer.py",
-    r"copyscope (sweep|study) .*": "many runs: tests/training/test_sweep.py, tests/analyses/test_study.py",
+    r"copyscope (sweep|study) .*": "many runs: tests/faults/test_sweep_kills.py, tests/analyses/test_study.py",
     r"copyscope .*smollm2\.gguf.*": "wants a model of 100 MB: tests/interp/test_interp_smollm2.py",
 }
 PYTHON_ELSEWHERE = {
@@ -68,9 +68,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     place = tmp_path_factory.mktemp("docs")
     presets = place / "presets"
     presets.mkdir()
-    corpus = write_text_folder(place / "path" / "to" / "text")
+    corpus = write_corpus(place / "path" / "to" / "text")
+    preset = small_config(corpus, **{"model.n_layers": 4, "model.n_heads": 4, "train.steps": 12}).to_toml()
     for name in ("quickstart", "small", "paper", "study"):
-        (presets / f"{name}.toml").write_text(small_preset(corpus).to_toml())
+        (presets / f"{name}.toml").write_text(preset)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training.config, "PRESETS", presets)
         patch.chdir(place)

@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from written_run import config, write_run
 
 EXTRAS = ("matplotlib", "gguf", "ray", "submitit", "starlette", "uvicorn", "dash", "tensorboard", "wandb", "trackio",
           "mkdocs", "mkdocstrings", "selenium", "nbformat", "nbclient", "ipykernel", "IPython", "pytest", "hypothesis",
@@ -82,11 +83,6 @@ def copyscope(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
 
 @pytest.fixture
 def scored(tmp_path: Path) -> Path:
-    sys.path.insert(0, str(Path(__file__).parents[1] / "analyses"))
-    try:
-        from written_run import config, write_run  # type: ignore[import-not-found]
-    finally:
-        sys.path.pop(0)
     return write_run(tmp_path / "run", config(), copies_at=2000)
 
 

@@ -8,8 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.batches import batch, repeat_value, windows
+from training.batches import batch, windows
 from training.errors import InputError
+from training.repeats import repeat_value
 
 STREAM = np.arange(1001, dtype=np.uint16)
 

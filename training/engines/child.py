@@ -47,6 +47,11 @@ def threads(cores: int, jobs: int) -> dict[str, str]:
     return share | ({"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"} if jobs > 1 else {"GOMP_SPINCOUNT": "3000"})
 
 
+def jobs_at_once(jobs: int | None) -> int:
+    """How many runs this machine works on at a time: as asked, or for half its cores, at least one."""
+    return jobs or max(1, usable_cores() // 2)
+
+
 def usable_cores() -> int:
     """Cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

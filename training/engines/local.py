@@ -5,7 +5,7 @@ import subprocess
 import time
 
 from training.engines import Ended, Job
-from training.engines.child import ask_to_stop, start_child, threads, usable_cores
+from training.engines.child import ask_to_stop, jobs_at_once, start_child, threads, usable_cores
 
 POLL = 0.1
 
@@ -15,9 +15,8 @@ class LocalEngine:
     turn."""
 
     def __init__(self, jobs: int | None = None):
-        cores = usable_cores()
-        self.jobs = jobs or max(1, cores // 2)
-        self.environment = threads(cores, self.jobs)
+        self.jobs = jobs_at_once(jobs)
+        self.environment = threads(usable_cores(), self.jobs)
         self._gpus = visible_gpus()
         self._running: dict[int, tuple[Job, subprocess.Popen[bytes]]] = {}
         """Slot → what runs in it."""

@@ -1,0 +1,15 @@
+"""The studies: their questions, and a sweep file for each size of each."""
+
+from pathlib import Path
+
+PRESETS = Path(__file__).parent
+SIZES = ("laptop", "paper")
+QUESTIONS = {
+    "batch-size": "Is it updates that count, or tokens?",
+    "intensity": "Does copying form when the learning rates, summed, pass a threshold?",
+    "regularization": "Does regularization make copying earlier or stronger?",
+    "scale": "Do depth, width and heads change when copying forms?",
+    "corpus": "On which text does copying form sooner?",
+    "seeds": "What of it is chance?",
+    "intervention": "What does an induction head need in order to form?",
+}
