@@ -16,6 +16,7 @@ from training.errors import InputError
 from training.schedule import learning_rate
 
 COPYING = "copying_accuracy_token"
+COPYING_LOSS = "copying_loss_difference"
 INDUCTION = ("prefix_matching_sum", "induction_score", "induction_attention")
 STAGES = ("previous-token head", "induction head", "copying")
 LAST = 3
@@ -37,6 +38,8 @@ class Evidence(NamedTuple):
     order: pl.DataFrame
     copying: dict[str, Any]
     """The row of `copying_formation` for the accuracy per token."""
+    copying_loss: dict[str, Any]
+    """The same for the copying loss; empty if the tables lack it."""
     emergence: Emergence | None
     """None without losses."""
     final: dict[str, float]
@@ -81,8 +84,8 @@ def gather(source: str | Path) -> Evidence:
         induction = next((measure for measure in INDUCTION if measure in known), INDUCTION[0])
         formed = formation_steps(heads, induction)
         has_previous = "previous_token" in known
-        rows = copying_formation(model, at_chance).filter(pl.col("measure") == COPYING)
-        if rows.is_empty():
+        rows = copying_formation(model, at_chance).rows_by_key("measure", named=True, unique=True)
+        if COPYING not in rows:
             raise InputError(f"model table: no {COPYING}; score the series again")
         most = heads["tokens"].max()  # None: somebody else's series, which does not say
         last = model.filter(pl.col("step").is_in(model["step"].unique().sort().tail(LAST).implode()))
@@ -92,7 +95,7 @@ def gather(source: str | Path) -> Evidence:
             config=flat(run.config) if run.config else {}, n_layers=heads["layer"].n_unique(), induction=formed,
             previous=formation_steps(heads, "previous_token") if has_previous else None,
             order=order_of_appearance(heads, model, induction, at_chance) if has_previous else pl.DataFrame(),
-            copying=rows.row(0, named=True),
+            copying=rows[COPYING], copying_loss=rows.get(COPYING_LOSS, {}),
             emergence=None if metrics.is_empty() else emergence(model, metrics, at_chance, COPYING),
             final=dict(final.iter_rows()),
             rates=np.array([learning_rate(run.config, step) for step in range(run.config.train.steps)])

@@ -5,16 +5,14 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from analyses.curves import copying_formation
-from analyses.evidence import STAGES, Evidence, gather
-from analyses.run import chance, open_run, read_metrics, score_tables
+from analyses.evidence import COPYING_LOSS, STAGES, Evidence, gather
+from analyses.run import open_run, read_metrics, score_tables
 from training.errors import InputError
 from training.execute import FINISHED
 from training.sweep import Outcome
 
-LOSS = "copying_loss_difference"
 MODEL_CURVES = (
-    "copying_accuracy_token", "copying_accuracy_exact", "copying_loss_first", "copying_loss_second", LOSS,
+    "copying_accuracy_token", "copying_accuracy_exact", "copying_loss_first", "copying_loss_second", COPYING_LOSS,
     "natural_loss", "icl_score",
 )  # fmt: skip
 HEAD_CURVES = ("previous_token", "prefix_matching_sum")
@@ -31,12 +29,15 @@ class StudyRun(NamedTuple):
     """Why it has not."""
     curves: pl.DataFrame
     """step, tokens, validation_loss, `MODEL_CURVES` and `HEAD_CURVES`; no rows without evidence."""
-    loss: dict[str, Any]
-    """The row of `copying_formation` for the copying loss; empty without evidence."""
 
     @property
     def label(self) -> str:
         return self.outcome.run.label
+
+    @property
+    def loss(self) -> dict[str, Any]:
+        """How the copying loss formed (`Evidence.copying_loss`); empty without evidence."""
+        return self.evidence.copying_loss if self.evidence else {}
 
 
 def gather_study(outcomes: Sequence[Outcome]) -> list[StudyRun]:
@@ -48,16 +49,15 @@ def _gather(outcome: Outcome) -> StudyRun:
     run, empty = outcome.run, pl.DataFrame()
     if outcome.status.state != FINISHED:
         why = f"{outcome.status.state}{': ' + outcome.status.reason if outcome.status.reason else ''}"
-        return StudyRun(run.condition, outcome, None, why, empty, {})
+        return StudyRun(run.condition, outcome, None, why, empty)
     try:
         evidence = gather(outcome.folder)
         opened = open_run(outcome.folder)
         heads, model = score_tables(opened)
-        formed = copying_formation(model, chance(opened)).rows_by_key("measure", named=True, unique=True)
-        return StudyRun(run.condition, outcome, evidence._replace(run=run.label), "",
-                        _curves(heads, model, read_metrics(opened)), formed.get(LOSS, {}))  # fmt: skip
+        curves = _curves(heads, model, read_metrics(opened))
+        return StudyRun(run.condition, outcome, evidence._replace(run=run.label), "", curves)
     except InputError as error:
-        return StudyRun(run.condition, outcome, None, str(error), empty, {})
+        return StudyRun(run.condition, outcome, None, str(error), empty)
 
 
 def _curves(heads: pl.DataFrame, model: pl.DataFrame, metrics: pl.DataFrame) -> pl.DataFrame:

@@ -8,10 +8,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
+from analyses.evidence import COPYING_LOSS
 from analyses.exponent import LAWS
 from analyses.paper_figures import STYLE, VERMILLION, WIDTH
 from analyses.step_axis import step_label
-from analyses.study_evidence import LOSS, StudyRun, by_loss, conditions, evidence_of
+from analyses.study_evidence import StudyRun, by_loss, conditions, evidence_of
 from training.schedule import learning_rate
 
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#000000", "#8c6d31", "#7f7f7f")
@@ -20,12 +21,12 @@ LINES = ("-", "--", "-.", ":")
 """Conditions differ in marker and dash as well as in colour."""
 FIRST_STEP = 10
 """Where the step axis begins: before it nothing copies."""
-NAMES = {"copying_accuracy_token": "copying accuracy per token", LOSS: "nats saved on repeated tokens"}
+NAMES = {"copying_accuracy_token": "copying accuracy per token", COPYING_LOSS: "nats saved on repeated tokens"}
 
 
 def study_figure(name: str, runs: list[StudyRun], title: str) -> Figure:
     """The figure of a study; `title` is what it asks. Runs without evidence are left out."""
-    measure = LOSS if by_loss(runs) else "copying_accuracy_token"
+    measure = COPYING_LOSS if by_loss(runs) else "copying_accuracy_token"
     known = [run for run in runs if run.evidence]
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 2.9), layout="constrained")
@@ -52,7 +53,7 @@ def study_figure(name: str, runs: list[StudyRun], title: str) -> Figure:
 
 def value_of(table: pl.DataFrame, measure: str) -> np.ndarray:
     """A curve as drawn: of the loss difference, what is saved."""
-    return table[measure].to_numpy().astype(float) * (-1 if measure == LOSS else 1)
+    return table[measure].to_numpy().astype(float) * (-1 if measure == COPYING_LOSS else 1)
 
 
 def _plain(axes: Axes) -> None:
@@ -87,7 +88,7 @@ def _curves(axes: Axes, runs: list[StudyRun], measure: str) -> None:
 
 def _formed(axes: Axes, runs: list[StudyRun], measure: str) -> None:
     names = conditions(runs)
-    for run, one in zip(runs, evidence_of(runs, measure == LOSS), strict=True):
+    for run, one in zip(runs, evidence_of(runs, measure == COPYING_LOSS), strict=True):
         row = names.index(run.condition)
         seeds = [other.label for other in runs if other.condition == run.condition]
         y = row + (seeds.index(run.label) - (len(seeds) - 1) / 2) * 0.5 / len(seeds)
@@ -109,18 +110,18 @@ def _ended(axes: Axes, runs: list[StudyRun], measure: str) -> None:
     for run in runs:
         row = names.index(run.condition)
         final = (run.evidence.final if run.evidence else {}).get(measure, np.nan)
-        axes.plot(-final if measure == LOSS else final, row, MARKERS[row % len(MARKERS)], alpha=0.8,
+        axes.plot(-final if measure == COPYING_LOSS else final, row, MARKERS[row % len(MARKERS)], alpha=0.8,
                   color=COLOURS[row % len(COLOURS)], markersize=4)  # fmt: skip
     axes.set_yticks(range(len(names)), [""] * len(names))
     axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.set_xlabel("nats saved at the end" if measure == LOSS else "accuracy at the end")
+    axes.set_xlabel("nats saved at the end" if measure == COPYING_LOSS else "accuracy at the end")
     _plain(axes)
 
 
 def _laws(axes: Axes, runs: list[StudyRun], measure: str) -> None:
     """Formation step against batch size, with the three laws through the middle of the points."""
     x, y, never = [], [], []
-    for run, one in zip(runs, evidence_of(runs, measure == LOSS), strict=True):
+    for run, one in zip(runs, evidence_of(runs, measure == COPYING_LOSS), strict=True):
         config = run.outcome.run.config
         size = config.train.batch_size
         if one.step is None:
@@ -164,7 +165,7 @@ def _heatmap(figure: Figure, axes: Axes, runs: list[StudyRun], measure: str) -> 
         if len(edges) == len(steps) + 1:
             mesh = axes.pcolormesh(edges, [row - 0.45, row + 0.45], value_of(mean, measure)[None], cmap="viridis",
                                    vmin=0, vmax=max(top, 1e-9), linewidth=0, rasterized=True)  # fmt: skip
-    for run, one in zip(runs, evidence_of(runs, measure == LOSS), strict=True):
+    for run, one in zip(runs, evidence_of(runs, measure == COPYING_LOSS), strict=True):
         if one.step is not None:
             axes.plot(
                 one.step, names.index(run.condition), "D", color=VERMILLION, markeredgecolor="white", markersize=4

@@ -11,8 +11,8 @@ from analyses.bootstrap import slope
 from analyses.claims_across import learning_rate, optimization_intensity, regularization, updates_not_tokens
 from analyses.claims_within import delayed_emergence, shallow_to_deep, stage_after_stage
 from analyses.contrasts import contrast
-from analyses.evidence import Evidence
-from analyses.study_evidence import LOSS, StudyRun, by_loss, conditions, evidence_of
+from analyses.evidence import COPYING_LOSS, Evidence
+from analyses.study_evidence import StudyRun, by_loss, conditions, evidence_of
 from analyses.verdicts import LEAST_RUNS, Verdict, blank, elsewhere, few, number, undecided
 
 SAME_SEED_FACTOR = 1.25
@@ -98,7 +98,7 @@ def outcome(run: Evidence, loss: bool) -> dict[str, float | None]:
     little where copying is too partial to be dated by it."""
     step = None if run.step is None else math.log(max(run.step, 0.5))
     found: dict[str, float | None] = {"log_step": step, "log_step_error": run.log_error, **run.final}
-    return found | ({"copying_accuracy_token": -run.final[LOSS]} if loss and LOSS in run.final else {})
+    return found | ({"copying_accuracy_token": -run.final[COPYING_LOSS]} if loss and COPYING_LOSS in run.final else {})
 
 
 def _scale(runs: Sequence[StudyRun]) -> list[Verdict]:
