@@ -6,13 +6,13 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
-from analyses.bootstrap import slope
+from analyses.censored import censored_slope
 from analyses.contrasts import contrast
 from analyses.evidence import Evidence
 from analyses.exponent import LAWS, batch_exponent
 from analyses.factors import comparable, varied
 from analyses.intensity import CLAIMED, intensity
-from analyses.verdicts import LEAST_RUNS, Verdict, blank, elsewhere, few, number, undecided
+from analyses.verdicts import LEAST_RUNS, Verdict, blank, elsewhere, few, number, taken_as_later, undecided
 
 REGULARIZATION = ("optimizer.weight_decay", "model.attention_dropout", "model.residual_dropout")
 RATE, BATCH = "optimizer.lr", "train.batch_size"
@@ -31,14 +31,19 @@ def updates_not_tokens(runs: list[Evidence]) -> Verdict:
         "Three batch sizes, the largest four times the smallest.",
         "The interval does not hold 0.",
     )
-    used, notes, formed = _formed(runs, BATCH)
+    used, notes = _comparable(runs, BATCH)
     if not used:
         return undecided(claim, 0, notes)
+    formed, late = _parted(used)
+    notes += taken_as_later(len(late))
     sizes = np.array([run.config[BATCH] for run in formed], dtype=float)
     steps, low, high = (
         np.array([run.copying[name] for run in formed], dtype=float) for name in ("estimate", "low", "high")
     )
-    fit = batch_exponent(sizes, steps, low, high)
+    fit = batch_exponent(
+        sizes, steps, low, high, np.array([run.config[BATCH] for run in late], dtype=float),
+        np.array([run.last_step for run in late], dtype=float),
+    )  # fmt: skip
     details = pl.DataFrame({"run": [run.run for run in formed], "batch size": sizes, "copying forms": steps,
                             "low": low, "high": high})  # fmt: skip
     found = claim._replace(value=number(fit.exponent), low=number(fit.low), high=number(fit.high), runs=len(formed),
@@ -83,15 +88,20 @@ def learning_rate(runs: list[Evidence]) -> Verdict:
         "below 0.",
         "The interval lies above 0.",
     )
-    used, notes, formed = _formed(runs, RATE, SCHEDULE)
+    used, notes = _comparable(runs, RATE, SCHEDULE)
     if not used:
         return undecided(claim, 0, notes)
+    formed, late = _parted(used)
+    notes += taken_as_later(len(late))
     rates, steps = (np.array(x, dtype=float) for x in ([r.config[RATE] for r in formed], [r.step for r in formed]))
     details = contrast([run.config[RATE] for run in used], [_outcome(run) for run in used]).table
     found = claim._replace(runs=len(formed), details=_named(details, RATE))
     if len(np.unique(rates)) < 2:
         return undecided(found, len(formed), f"copying formed at one learning rate only{notes}")
-    fit = slope(np.log(rates), np.log(steps), np.array([run.log_error for run in formed], dtype=float))
+    fit = censored_slope(
+        np.log(rates), np.log(steps), np.log([float(run.config[RATE]) for run in late]),
+        np.log([float(run.last_step) for run in late]), np.array([run.log_error for run in formed], dtype=float),
+    )  # fmt: skip
     found = found._replace(value=fit.slope, low=number(fit.low), high=number(fit.high))
     if found.low is None:
         return undecided(found, len(formed), few(len(formed)) + notes)
@@ -108,10 +118,12 @@ def optimization_intensity(runs: list[Evidence]) -> Verdict:
         "sums of other powers, by Student's 95 % interval over runs. Two learning rates, three runs.",
         "Another rule errs less, by the same test.",
     )
-    used, notes, formed = _formed(runs, RATE, (*SCHEDULE, BATCH))
-    formed = [run for run in formed if run.rates is not None]
+    used, notes = _comparable(runs, RATE, (*SCHEDULE, BATCH))
     if not used:
         return undecided(claim, 0, notes)
+    formed, late = _parted(used)
+    formed = [run for run in formed if run.rates is not None]
+    notes += elsewhere(len(late), "no copying yet")
     if len({run.config[RATE] for run in formed}) < 2 or len(formed) < LEAST_RUNS:
         return undecided(claim, len(formed), f"copying formed in {len(formed)} runs that can be compared{notes}")
     found = intensity(
@@ -124,14 +136,14 @@ def optimization_intensity(runs: list[Evidence]) -> Verdict:
                           details=found.rivals)  # fmt: skip
 
 
-def _formed(runs: list[Evidence], factor: str, also: Sequence[str] = ()) -> tuple[list[Evidence], str, list[Evidence]]:
-    """The runs that differ in the factor alone, a note on the others, and those of them in which copying formed.
+def _comparable(runs: list[Evidence], factor: str, also: Sequence[str] = ()) -> tuple[list[Evidence], str]:
+    """The runs that differ in the factor alone, and a note on the others.
 
     Without any to compare the list is empty, and the note says why.
     """
     known = [run for run in runs if run.config]
     if factor not in varied([run.config for run in known]):
-        return [], f"the runs do not differ in {factor}", []
+        return [], f"the runs do not differ in {factor}"
     found = comparable([run.config for run in known], factor, also)
     used = [known[i] for i in found.used]
     notes = ""
@@ -139,15 +151,20 @@ def _formed(runs: list[Evidence], factor: str, also: Sequence[str] = ()) -> tupl
         i, differs = next(iter(found.left_out.items()))
         notes = f"; {len(found.left_out)} left out, such as {known[i].run}, which differs in {', '.join(differs)} too"
     if len({run.config[factor] for run in used}) < 2:
-        return [], f"the runs that differ in {factor} differ in more{notes}", []
-    formed = [run for run in used if run.step is not None]
-    return used, notes + elsewhere(len(used) - len(formed), "no copying yet"), formed
+        return [], f"the runs that differ in {factor} differ in more{notes}"
+    return used, notes
+
+
+def _parted(runs: list[Evidence]) -> tuple[list[Evidence], list[Evidence]]:
+    """Those in which copying formed, and those in which it has not yet."""
+    return [run for run in runs if run.step is not None], [run for run in runs if run.step is None]
 
 
 def _contrasted(runs: list[Evidence], factor: str, settings: int, claim: Verdict) -> Verdict:
-    used, notes, _ = _formed(runs, factor)
+    used, notes = _comparable(runs, factor)
     if not used:
         return undecided(claim, 0, notes)
+    notes += elsewhere(len(_parted(used)[1]), "no copying yet, so no step")
     found = contrast([run.config[factor] for run in used], [_outcome(run) for run in used], settings)
     verdict = {"helps": "supported", "harms": "contradicted"}.get(found.verdict, "undecided")
     steps = found.table.filter(pl.col("quantity") == "log_step").tail(1)

@@ -47,6 +47,8 @@ class Evidence(NamedTuple):
     rates: Float[np.ndarray, " update"] | None
     """Learning rate of every update; None where the configuration is not known."""
     tokens_per_step: float
+    last_step: int
+    """Of the last checkpoint that was scored; at least 1."""
 
     @property
     def steps(self) -> dict[str, tuple[float, float, float]]:
@@ -101,6 +103,7 @@ def gather(source: str | Path) -> Evidence:
             rates=np.array([learning_rate(run.config, step) for step in range(run.config.train.steps)])
             if run.config else None,
             tokens_per_step=float("nan") if most is None else most / max(heads["step"].max(), 1),  # type: ignore[operator]
+            last_step=max(1, int(model["step"].max())),  # type: ignore[arg-type]
         )  # fmt: skip
     except InputError as error:
         message = str(error)

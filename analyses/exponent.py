@@ -5,11 +5,12 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from analyses.bootstrap import slope
+from analyses.censored import censored_slope
 
 LAWS = {0.0: "updates only", -0.5: "square root", -1.0: "tokens only"}
 """steps ∝ batch size ^ exponent: the same number of updates (2409.09281), the square-root law (2511.16893), the same
 number of tokens."""
+NONE = np.empty(0)
 LEAST_SPAN = 4.0
 """Largest over smallest batch size, at least: over less the laws lie too close together."""
 
@@ -32,8 +33,13 @@ def batch_exponent(
     step: Float[np.ndarray, " run"],
     low: Float[np.ndarray, " run"],
     high: Float[np.ndarray, " run"],
+    open_size: Float[np.ndarray, " other"] = NONE,
+    open_step: Float[np.ndarray, " other"] = NONE,
 ) -> Exponent:
     """Least squares of ln step on ln batch size, over runs (all > 0); `low`, `high`: 95 % interval of each step.
+
+    `open_size`, `open_step`: batch sizes and last steps of runs that had not formed by then; they count as later
+    (`analyses.censored`).
 
     The interval of the exponent is Student's, but no narrower than the steps' own intervals make it. A law is named if
     it is the only one of three inside. It takes three batch sizes, the largest four times the smallest. Cannot tell:
@@ -44,7 +50,7 @@ def batch_exponent(
     if len(sizes) < 2:
         return Exponent(np.nan, np.nan, np.nan, None, "all runs have one batch size", False, runs)
     error = (np.log(high) - np.log(np.maximum(low, 0.5))) / (2 * 1.96)
-    line = slope(np.log(batch_size), np.log(step), error)
+    line = censored_slope(np.log(batch_size), np.log(step), np.log(open_size), np.log(open_step), error)
     found = (line.slope, line.low, line.high)
     if len(sizes) < 3 or sizes[-1] < LEAST_SPAN * sizes[0]:
         few = f"{len(sizes)} batch sizes from {sizes[0]:g} to {sizes[-1]:g}"

@@ -7,13 +7,13 @@ import numpy as np
 import polars as pl
 from scipy import stats
 
-from analyses.bootstrap import slope
+from analyses.censored import censored_slope
 from analyses.claims_across import learning_rate, optimization_intensity, regularization, updates_not_tokens
 from analyses.claims_within import delayed_emergence, shallow_to_deep, stage_after_stage
 from analyses.contrasts import contrast
 from analyses.evidence import COPYING_LOSS, Evidence
 from analyses.study_evidence import StudyRun, by_loss, conditions, evidence_of
-from analyses.verdicts import LEAST_RUNS, Verdict, blank, elsewhere, few, number, undecided
+from analyses.verdicts import LEAST_RUNS, Verdict, blank, elsewhere, few, number, taken_as_later, undecided
 
 SAME_SEED_FACTOR = 1.25
 """Scatter of the formation step over seeds (one standard deviation, as a factor) up to which seeds count as alike."""
@@ -126,12 +126,16 @@ def _power(word: str, own: list[tuple[float, Evidence]]) -> Verdict:
         "The interval lies above 0.",
     )
     formed = [(value, one) for value, one in own if one.step is not None]
-    note = elsewhere(len(own) - len(formed), "no copying yet")
+    late = [(value, one) for value, one in own if one.step is None]
+    note = taken_as_later(len(late))
     if len({value for value, _ in formed}) < 2 or len(formed) < LEAST_RUNS:
         return undecided(claim, len(formed), f"copying formed at {len({v for v, _ in formed})} values of it{note}")
     x = np.log([value for value, _ in formed])
     y = np.log([max(one.step or 0.5, 0.5) for _, one in formed])
-    fit = slope(x, y, np.array([one.log_error or 0.0 for _, one in formed]))
+    fit = censored_slope(
+        x, y, np.log([value for value, _ in late]), np.log([float(one.last_step) for _, one in late]),
+        np.array([one.log_error or 0.0 for _, one in formed]),
+    )  # fmt: skip
     verdict = "supported" if fit.high < 0 else "contradicted" if fit.low > 0 else "undecided"
     details = pl.DataFrame({"run": [one.run for _, one in formed], word: [value for value, _ in formed],
                             "copying forms": [float(one.step or 0) for _, one in formed]})  # fmt: skip
@@ -166,19 +170,21 @@ def _corpus(runs: Sequence[StudyRun]) -> list[Verdict]:
                   if "natural_predictable_share" in one.final]  # fmt: skip
         share = float(np.mean(shares)) if shares else None
         mean = float(np.exp(np.mean(np.log(np.maximum(steps, 0.5))))) if steps else None
-        rows.append((name, share, mean, len(steps), len(evidence)))
+        last = max((float(one.last_step) for one in evidence), default=None)
+        rows.append((name, share, mean, len(steps), len(evidence), last))
     details = pl.DataFrame(
-        rows, schema=["corpus", "predictable share", "copying forms", "formed", "runs"], orient="row"
+        rows, schema=["corpus", "predictable share", "copying forms", "formed", "runs", "last step"], orient="row"
     )
-    known = details.drop_nulls().filter(pl.col("predictable share") > 0)
+    repeating = details.filter(pl.col("predictable share") > 0)
+    known, late = (repeating.filter(pl.col("copying forms").is_null() == never) for never in (False, True))
     claim = claim._replace(details=details, runs=int(details["formed"].sum()))
-    note = elsewhere(details.height - known.height, "corpora without copying")
+    note = elsewhere(details.height - repeating.height, "nothing repeated, or no run") + taken_as_later(late.height)
     if known.height < LEAST_RUNS:
         return [claim._replace(reason=f"copying formed on {known.height} corpora: it takes {LEAST_RUNS}{note}")]
     x, y = (np.log(known[column].to_numpy().astype(float)) for column in ("predictable share", "copying forms"))
     if np.ptp(x) == 0:
         return [claim._replace(reason=f"all corpora repeat themselves alike{note}")]
-    fit = slope(x, y)
+    fit = censored_slope(x, y, np.log(late["predictable share"].to_numpy()), np.log(late["last step"].to_numpy()))
     verdict = "supported" if fit.high < 0 else "contradicted" if fit.low > 0 else "undecided"
     return [claim._replace(verdict=verdict, value=fit.slope, low=number(fit.low), high=number(fit.high),
                            reason=f"{known.height} corpora{note}")]  # fmt: skip

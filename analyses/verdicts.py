@@ -52,3 +52,8 @@ def few(runs: int) -> str:
 def elsewhere(count: int, what: str) -> str:
     """A note on runs that do not count; empty without any."""
     return f"; {count} not counted ({what})" if count else ""
+
+
+def taken_as_later(count: int) -> str:
+    """A note on runs that count as later than their end (`analyses.censored`); empty without any."""
+    return f"; {count} without copying yet, taken as later than their last step" if count else ""

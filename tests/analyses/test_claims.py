@@ -82,6 +82,22 @@ def test_updates_or_tokens(tmp_path: Path, exponent: float, verdict: str) -> Non
     assert "1 left out, such as odd, which differs in optimizer.lr too" in with_odd.reason
 
 
+def test_a_batch_size_that_has_not_formed_yet_counts_as_later(tmp_path: Path) -> None:
+    """At every size copying forms at 3,000, but at the smallest two of three runs have not by their last step."""
+    folders = [
+        write_run(tmp_path / f"b{size}s{i}", config(**{"train.batch_size": size, "seeds.init": i}),
+                  (1 + 0.02 * i) * 3000, top=0.0 if size == 4 and i else 0.6, seed=i)
+        for size in (4, 8, 16) for i in range(3)
+    ]  # fmt: skip
+    known = [gather(folder) for folder in folders]
+    assert known[1].step is None
+    assert known[1].last_step == STEPS[-1]
+    found, formed = updates_not_tokens(known), updates_not_tokens([run for run in known if run.step])
+    assert formed.value == pytest.approx(0, abs=0.01)
+    assert (found.runs, found.value or 0) == (7, pytest.approx(-0.6, abs=0.5))
+    assert "2 without copying yet, taken as later than their last step" in found.reason
+
+
 def test_one_factor_asked_about_and_another_in_the_way(tmp_path: Path) -> None:
     folders = [write_run(tmp_path / f"b{size}", config(**{"train.batch_size": size}), 3000) for size in (4, 8, 16)]
     assert claims(folders, factor="train.batch_size").verdicts[UPDATES].runs == 3

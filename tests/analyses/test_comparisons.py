@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from analyses.bootstrap import difference, over_runs, slope, t_interval
+from analyses.censored import censored_slope
 from analyses.contrasts import contrast
 from analyses.exponent import batch_exponent
 from analyses.intensity import intensity
@@ -97,6 +98,41 @@ def test_no_law_on_too_little() -> None:
     assert math.isnan(one.exponent)
     between = batch_exponent(SIZES, *study(-0.25, np.random.default_rng(0), 0.02))
     assert (between.law, between.reason) == (None, "the interval holds none of the three laws")
+
+
+def test_runs_that_have_not_formed_yet(capsys: pytest.CaptureFixture[str]) -> None:
+    """100 studies whose runs of the two smallest sizes end a fifth of a log step before the typical step there."""
+    rng = np.random.default_rng(6)
+    small, slopes, covered, dropped = SIZES <= 8, [], 0, []
+    for _ in range(100):
+        steps, low, high = study(-0.7, rng, 0.25)
+        ends = np.where(small, 2000 * (SIZES / 8) ** -0.7 * math.exp(-0.2), np.inf)
+        late = steps > ends
+        sizes, steps, low, high = (array[~late] for array in (SIZES, steps, low, high))
+        found = batch_exponent(sizes, steps, low, high, SIZES[late], ends[late])
+        slopes.append(found.exponent)
+        covered += found.low <= -0.7 <= found.high
+        dropped.append(batch_exponent(sizes, steps, low, high).exponent)
+    with capsys.disabled():
+        print(f"\nunformed runs: exponent {np.mean(slopes):.2f} ({np.nanmean(dropped):.2f} without them) of -0.70; "
+              f"{covered} % of the intervals hold the truth")  # fmt: skip
+    assert np.nanmean(dropped) > -0.6  # what leaving them out does
+    assert np.mean(slopes) == pytest.approx(-0.7, abs=0.05)
+    assert covered >= 88
+
+
+def test_a_line_through_open_runs() -> None:
+    rng = np.random.default_rng(0)
+    x, none = np.log(SIZES), np.empty(0)
+    y = 8 - 0.7 * x + 0.2 * rng.normal(size=12)
+    assert censored_slope(x, y, none, none) == slope(x, y)
+    told_nothing = censored_slope(x, y, x[:1], y[:1] - 50)  # a run that ended at once says nothing
+    assert told_nothing[:2] == pytest.approx(slope(x, y)[:2], abs=1e-4)
+    late = censored_slope(x, y, x[:3], y[:3] + 3)
+    assert late.slope < slope(x, y).low
+    assert late.low < late.slope < late.high
+    few = censored_slope(x[[0, 11]], y[[0, 11]], x[:3], y[:3])
+    assert math.isnan(few.low)
 
 
 def outcomes(shift: float, stronger: float, rng: np.random.Generator, count: int = 4) -> tuple[list[float], list[dict]]:
