@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Float
@@ -59,7 +59,7 @@ def censored_slope(
     centred = known[0] - known[0].mean()
     first = float(centred @ known[1] / (centred @ centred))
     wide = max(float((known[1] - first * known[0]).std()), 1e-6) / math.sqrt(float(centred @ centred))
-    found = float(minimize_scalar(lambda trial: -best(trial)[0], bracket=(first, first + wide)).x)
+    found = float(cast(Any, minimize_scalar(lambda trial: -best(trial)[0], bracket=(first, first + wide))).x)
     greatest, height, left = best(found)
     free = len(x) - 2
     drop = 0.5 * len(x) * math.log1p(float(stats.t.ppf((1 + CONFIDENCE) / 2, free)) ** 2 / free)

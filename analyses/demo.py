@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 
 from analyses.ablations import ablate
 from analyses.maps import map_formation
+from analyses.prompts import check_context
 from analyses.report import report
 from analyses.run import Progress, open_run
 from analyses.scores import score
 from analyses.story import summary_lines
-from interp.behavior import copying_test
 from training.config import RunConfig
 from training.trainer import train
 
@@ -35,8 +35,7 @@ def demo(
     for the copying test, and as the parts do.
     """
     config = config or RunConfig.load("quickstart")
-    # A context too short would show only after training; a vocabulary of the right size is enough to find out.
-    copying_test(range(1, config.data.vocab_size), config.model.n_ctx, n_samples=1, bos_id=0)
+    check_context(config.model.n_ctx, config.data.vocab_size)
     run = train(config, out, progress=on_line, say=say)
     score(run, progress=progress, say=say)
     ablate(run, progress=progress)

@@ -8,8 +8,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from analyses.run import Run
-from interp.behavior import copying_test
-from interp.prompts import CopyingTest, fitting_length, random_token_vocab, repeated_random_tokens
+from interp.prompts import CopyingTest, copying_test, fitting_length, random_token_vocab, repeated_random_tokens
 from training.batches import windows
 from training.errors import InputError
 from training.tokens import open_store
@@ -66,3 +65,11 @@ def run_prompts(
     length = fitting_length(n_ctx, 100, 2, bos_id)
     repeated = torch.cat([repeated_random_tokens(vocab, length, loss_prompts, seed, bos_id, 2) for seed in seeds])
     return Prompts(seeds, vocab, bos_id, test, repeated, natural)
+
+
+def check_context(n_ctx: int, vocab_size: int) -> None:
+    """InputError for a model whose context is too short for the copying test, which would show at its first score."""
+    try:
+        copying_test(range(1, vocab_size), n_ctx, n_samples=1, bos_id=0)
+    except InputError as error:
+        raise InputError(f"model.n_ctx: {error}") from None

@@ -7,7 +7,6 @@ from typing import Any
 import polars as pl
 
 from training.engines import Engine, make_engine
-from training.errors import InputError
 from training.sweep import Outcome, Tell, run_sweep
 from training.sweep_plan import Sweep, claim, load_sweep
 
@@ -38,23 +37,15 @@ def sweep(
     planned = planned._replace(samples=samples or planned.samples)
     out = Path(out)
     if planned.score:
-        check_scorable(planned)
+        from analyses.prompts import check_context
+
+        for sizes in {(run.config.model.n_ctx, run.config.data.vocab_size) for run in planned.runs}:
+            check_context(*sizes)
     chosen = make_engine(engine, out, jobs, options) if isinstance(engine, str) else engine
     claim(planned, out, update)
     arguments = () if planned.samples is None else (str(planned.samples),)
     module, arguments = (SCORED, arguments) if planned.score else (PLAIN, ())
     return run_sweep(planned, out, chosen, module, arguments, progress, say)
-
-
-def check_scorable(planned: Sweep) -> None:
-    """InputError for a run whose context is too short for the copying test: it would show at its first checkpoint."""
-    from interp.prompts import copying_test
-
-    for n_ctx, vocab_size in {(run.config.model.n_ctx, run.config.data.vocab_size) for run in planned.runs}:
-        try:
-            copying_test(range(1, vocab_size), n_ctx, n_samples=1, bos_id=0)
-        except InputError as error:
-            raise InputError(f"model.n_ctx: {error}") from None
 
 
 def outcome_table(found: list[Outcome]) -> pl.DataFrame:

@@ -12,7 +12,7 @@ from small_demo import small_config, write_corpus
 from analyses import cli, scores
 from analyses.scored_run import scored_run, work
 from analyses.study_cost import cost_of, operations, scored_tokens
-from analyses.sweeps import check_scorable, outcome_table
+from analyses.sweeps import outcome_table, sweep
 from training.config import RunConfig
 from training.errors import InputError, Stopped
 from training.execute import FINISHED, Status, execute, read_status, write_status
@@ -121,9 +121,11 @@ def test_scores_that_are_missing_are_said(root: Path, monkeypatch: pytest.Monkey
         scored_run(settings, folder, 10)
 
 
-def test_a_context_too_short_for_the_copying_test_is_refused_before_training() -> None:
+def test_a_context_too_short_for_the_copying_test_is_refused_before_training(tmp_path: Path) -> None:
+    planned = parse_sweep({"base": "quickstart", "score": True, "values": {"model.n_ctx": 40}}, Path())
     with pytest.raises(InputError, match=r"model.n_ctx: .*55"):
-        check_scorable(parse_sweep({"base": "quickstart", "values": {"model.n_ctx": 40}}, Path()))
+        sweep(planned, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_table_of_outcomes(tmp_path: Path) -> None:
