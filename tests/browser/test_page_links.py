@@ -52,6 +52,13 @@ def test_the_address_follows_the_view(tab: Tab, address: str) -> None:
     assert (numbers["step"], numbers["head"]) == (8, "0.3")
 
 
+def test_a_head_may_be_written_as_people_write_it(tab: Tab, address: str) -> None:
+    tab.open(f"{address}#head=L0H3&pins=L1H2,1.2,l2h0")
+    state = tab.run("return copyscope.state()")
+    assert (state["head"], state["pins"]) == ("0.3", "1.2,2.0")
+    assert tab.text("#notices") == ""
+
+
 @pytest.mark.parametrize(
     ("link", "words", "shown"),
     [

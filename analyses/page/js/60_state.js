@@ -12,8 +12,9 @@
   let state = {};
   C.state = () => state;
 
+  /** The number of head 3.1, which may also be written L3H1; null if the model has none such. */
   C.headNumber = function (run, text) {
-    const match = /^(\d+)\.(\d+)$/.exec(text || "");
+    const match = /^L?(\d+)[.H](\d+)$/i.exec(text || "");
     if (!match) return null;
     const [layer, head] = [Number(match[1]), Number(match[2])];
     return layer < run.n_layers && head < run.n_heads ? layer * run.n_heads + head : null;
@@ -84,11 +85,11 @@
     }
     for (const field of ["from", "to"]) if (typeof s[field] !== "number" || !(s[field] >= 0)) s[field] = null;
     if (s.from !== null && s.to !== null && s.from >= s.to) [s.from, s.to] = [null, null];
-    if (C.headNumber(run, s.head) === null) {
-      if (s.head) said.push(`Head ${s.head} is not in this model; showing another.`);
-      s.head = C.headText(run, bestHead(s.run, s.measure));
-    }
-    s.pins = (s.pins || "").split(",").filter((p, i, all) => C.headNumber(run, p) !== null && all.indexOf(p) === i).join(",");
+    const head = C.headNumber(run, s.head);
+    if (head === null && s.head) said.push(`Head ${s.head} is not in this model; showing another.`);
+    s.head = C.headText(run, head ?? bestHead(s.run, s.measure));
+    const pins = (s.pins || "").split(",").map((pin) => C.headNumber(run, pin)).filter((pin) => pin !== null);
+    s.pins = [...new Set(pins)].map((pin) => C.headText(run, pin)).join(",");
     const prompts = run.prompts.map((p) => p.id);
     pick("prompt", prompts, prompts[0] ?? null);
     const prompt = C.data.prompt(s.run, s.prompt);
