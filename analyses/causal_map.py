@@ -19,6 +19,8 @@ SCORES = ("induction_score", "induction_attention", "previous_token", "prefix_ma
 
 
 class CausalMap(NamedTuple):
+    """What removing each head does at each step, beside what its attention scores say."""
+
     heads: pl.DataFrame
     """step, tokens, layer, head, method, effect, effect_se, control, and the head's scores at that step."""
     layers: pl.DataFrame

@@ -24,6 +24,8 @@ from training.errors import InputError
 
 
 class Claims(NamedTuple):
+    """The verdicts on the paper's claims, and when things formed in the runs behind them."""
+
     verdicts: list[Verdict]
     runs: pl.DataFrame
     """A row a run, and one for all seeds of a recipe: when each stage formed, with 95 % intervals."""

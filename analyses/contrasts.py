@@ -20,6 +20,8 @@ DECIDING = ("log_step", "copying_accuracy_token")
 
 
 class Contrast(NamedTuple):
+    """How runs with other values of one setting differ from those with the baseline's."""
+
     verdict: str
     """`helps`, `harms`, `mixed` or `open`."""
     reason: str

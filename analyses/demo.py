@@ -16,6 +16,8 @@ from training.trainer import train
 
 
 class DemoResult(NamedTuple):
+    """Where the demo's run and report are, and what it printed."""
+
     run: Path
     report: Path
     summary: list[str]

@@ -24,6 +24,8 @@ LAST = 3
 
 
 class Evidence(NamedTuple):
+    """One scored run, as the claims see it. Steps are updates; losses are in nats."""
+
     run: str
     source: str
     run_id: str | None

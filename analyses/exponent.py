@@ -16,6 +16,8 @@ LEAST_SPAN = 4.0
 
 
 class Exponent(NamedTuple):
+    """steps ∝ batch size ^ exponent, with the law that it leaves."""
+
     exponent: float
     low: float
     high: float

@@ -19,6 +19,8 @@ RIVAL_SCHEMA = {
 
 
 class Intensity(NamedTuple):
+    """Which rule foretells best when copying forms in a run that was left out."""
+
     best: str | None
     """The rule that foretells left-out runs better than every other, beyond chance; None if none does."""
     reason: str

@@ -20,6 +20,8 @@ FORMATS = ("html", "pdf", "svg", "png")
 
 
 class FormationResult(NamedTuple):
+    """What `map_formation` found and wrote."""
+
     formation: dict[str, Any]
     """What results/formation.json holds."""
     figures: list[Path]

@@ -21,6 +21,8 @@ COMMON_SHARE = 0.05
 
 
 class Scores(NamedTuple):
+    """The tables that `score` keeps, of all steps."""
+
     heads: pl.DataFrame
     """run, step, tokens, layer, head, measure, value."""
     model: pl.DataFrame
@@ -28,6 +30,8 @@ class Scores(NamedTuple):
 
 
 class Run(NamedTuple):
+    """A series of checkpoints with the folder of its results."""
+
     name: str
     folder: Path
     """Where results go: the run's own folder, or the series'."""

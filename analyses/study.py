@@ -34,6 +34,8 @@ EVERY_FORMAT = ("png", "pdf")
 
 
 class StudyResult(NamedTuple):
+    """What a study came to, and where its tables, figure and configurations lie."""
+
     verdicts: list[Verdict]
     runs: pl.DataFrame
     """A row a run: settings, how it ended, when each stage formed, final values."""

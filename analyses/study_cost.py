@@ -26,6 +26,8 @@ START = 10.0
 
 
 class Cost(NamedTuple):
+    """What training and scoring the runs of a study will take."""
+
     runs: int
     updates: int
     tokens: int

@@ -20,6 +20,8 @@ HEAD_CURVES = ("previous_token", "prefix_matching_sum")
 
 
 class StudyRun(NamedTuple):
+    """One run of a study: how it ended and what it has to say."""
+
     condition: str
     """Runs of one condition are repetitions with other seeds."""
     outcome: Outcome

@@ -10,6 +10,8 @@ LEAST_RUNS = 3
 
 
 class Verdict(NamedTuple):
+    """One claim judged: the effect with its 95 % interval, the rule, and what would have contradicted it."""
+
     claim: str
     verdict: str
     """`supported`, `contradicted` or `undecided`."""

@@ -30,6 +30,8 @@ class Means(NamedTuple):
 
 
 class Answers(NamedTuple):
+    """Each measure of each prompt, without and with the ablations."""
+
     clean: Float[Tensor, "row measure"]
     ablated: Float[Tensor, "variant row measure"]
 

@@ -33,6 +33,8 @@ class _Section(BaseModel):
 
 
 class ModelConfig(_Section):
+    """The Llama that is trained: sizes, positions, initialisation, dropout."""
+
     n_layers: int = Field(default=4, ge=1)
     """Transformer blocks."""
     n_heads: int = Field(default=4, ge=1)
@@ -77,6 +79,8 @@ class ModelConfig(_Section):
 
 
 class DataConfig(_Section):
+    """The text, its tokenizer, and which windows of it are trained on."""
+
     corpus: str = "python"
     """`python` (the embedded default), a file or folder of .txt, .jsonl or .parquet, or
     `hf:<data set>[:<subset>[:<column>]]`."""
@@ -93,6 +97,8 @@ class DataConfig(_Section):
 
 
 class OptimizerConfig(_Section):
+    """AdamW and its schedule."""
+
     lr: float = Field(default=1e-3, gt=0)
     """Peak learning rate of AdamW."""
     weight_decay: float = Field(default=0.1, ge=0)
@@ -113,6 +119,8 @@ class OptimizerConfig(_Section):
 
 
 class TrainConfig(_Section):
+    """How long, in which batches and precision, and what is logged."""
+
     steps: int = Field(default=4000, ge=1)
     """Optimiser updates."""
     batch_size: int = Field(default=8, ge=1)
@@ -143,6 +151,8 @@ class TrainConfig(_Section):
 
 
 class CheckpointConfig(_Section):
+    """Which steps are saved, and which stay."""
+
     every: int = Field(default=100, ge=1)
     """Spacing of the even part of the series; before it come 0, 1, 2, 4, …"""
     steps: tuple[Annotated[int, Field(ge=0)], ...] = ()
@@ -163,6 +173,8 @@ class CheckpointConfig(_Section):
 
 
 class SeedConfig(_Section):
+    """Where chance comes from: the weights at step 0, the order of the text, the prompts of tests."""
+
     init: _Seed = 0
     data: _Seed = 0
     eval: _Seed = 0

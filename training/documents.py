@@ -25,6 +25,8 @@ _PLACE = np.dtype([*_ENTRY.descr, ("file", "<u4"), ("offset", "<i8")])
 
 
 class Document(NamedTuple):
+    """One document of a corpus."""
+
     text: str
     digest: bytes
     """sha256 of the UTF-8 text; its order is a fair shuffle, and equal documents are taken once."""

@@ -27,6 +27,8 @@ BUSY_PAUSE = 10.0
 
 
 class Outcome(NamedTuple):
+    """How a run of a sweep stands."""
+
     run: PlannedRun
     folder: Path
     status: Status

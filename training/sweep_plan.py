@@ -18,6 +18,8 @@ _KEYS = ("base", "score", "samples", "values", "grid", "runs")
 
 
 class PlannedRun(NamedTuple):
+    """One run of a sweep, before anything of it exists."""
+
     run_id: str
     label: str
     """What sets it apart in this sweep, as in `batch_size=8 seed=1`."""
@@ -29,6 +31,8 @@ class PlannedRun(NamedTuple):
 
 
 class Sweep(NamedTuple):
+    """The runs of a sweep file, each checked."""
+
     runs: tuple[PlannedRun, ...]
     score: bool = False
     """Whether each checkpoint is scored while the run trains."""

@@ -17,6 +17,8 @@ PER_ELEMENT = 100
 
 
 class Embedded(NamedTuple):
+    """The attention that fits into a page, and what was left out of it."""
+
     blocks: dict[str, bytes]
     size: int
     """Bytes they add to the page."""

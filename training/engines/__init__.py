@@ -24,6 +24,8 @@ class Job(NamedTuple):
 
 
 class Ended(NamedTuple):
+    """A run's process that has ended."""
+
     job: Job
     code: int | None
     """Exit code; -9 is killed by signal 9; None where only the engine knows why."""
