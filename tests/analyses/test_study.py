@@ -121,6 +121,9 @@ def test_seeds_and_what_is_written(tmp_path: Path) -> None:
     sweep = planted("seeds", tmp_path, lambda run: next(draw))
     lost = tmp_path / sweep.runs[-1].run_id
     write_status(lost, Status("diverged", "diverged at step 7", 1.0))
+    of_before = tmp_path / "results" / "configs" / "0123456789ab.toml"  # of a run that the study no longer has
+    of_before.parent.mkdir(parents=True)
+    of_before.write_text("")
     result = study("seeds", out=tmp_path, values=PLANTED, train=False)
     alike, late, stages, _ = result.verdicts
     assert alike.verdict == "contradicted"
@@ -138,7 +141,8 @@ def test_seeds_and_what_is_written(tmp_path: Path) -> None:
     assert runs["state"].to_list() == ["finished"] * 5 + ["diverged"]
     assert pl.read_csv(result.folder / "curves.csv").height == 5 * len(STEPS)
     assert (result.folder / "figure.png").read_bytes().startswith(b"\x89PNG")
-    assert len(list((result.folder / "configs").glob("*.toml"))) == 6
+    configs = {path.stem for path in (result.folder / "configs").iterdir()}
+    assert configs == {run.run_id for run in sweep.runs}
     assert result.lines() == (result.folder / "verdicts.txt").read_text().splitlines()
 
 
