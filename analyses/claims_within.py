@@ -40,12 +40,14 @@ def delayed_emergence(runs: list[Evidence]) -> Verdict:
     typical = float(np.median([run.emergence.abruptness or math.nan for run in known if run.emergence]))
     back = sum(run.emergence.fell_back for run in known if run.emergence)
     dips = sum(run.emergence.dip is not None for run in known if run.emergence)
+    by_lenient = f"by the lenient rule {lenient[0]:.3g} [{lenient[1]:.3g}, {lenient[2]:.3g}]; " if counts[1] else ""
     words = (
-        f"by the lenient rule {lenient[0]:.3g} [{lenient[1]:.3g}, {lenient[2]:.3g}]; copying takes a factor "
-        f"{typical:.1f} in steps from 10 to 90 %; fell back in {back}, dipped in {dips} runs"
+        f"{by_lenient}copying takes a factor {typical:.1f} in steps from 10 to 90 %; fell back in {back}, "
+        f"dipped in {dips} runs"
     )
     if min(counts) < LEAST_RUNS:
-        return undecided(found, counts[0], f"{few(min(counts))}; {words}")
+        why = "copying surged in the second half, with the loss not settled by then: longer runs would tell"
+        return undecided(found, counts[0], f"{few(min(counts))}{elsewhere(len(known) - min(counts), why)}; {words}")
     if low > 1 and lenient[1] > 1:
         return found._replace(verdict="supported", reason=words)
     if high < 1 and lenient[2] < 1:

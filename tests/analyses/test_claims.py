@@ -62,6 +62,16 @@ def test_copying_before_the_loss_settles_contradicts(tmp_path: Path) -> None:
     assert claims(folders).verdicts[DELAY].verdict == "contradicted"
 
 
+def test_runs_too_short_to_see_the_loss_settle(tmp_path: Path) -> None:
+    folders = [
+        write_run(tmp_path / f"{i}", config(**{"seeds.init": i}), 6000, settles_at=3000, seed=i) for i in range(3)
+    ]
+    delay = claims(folders).verdicts[DELAY]
+    assert (delay.verdict, delay.runs, delay.value) == ("undecided", 0, None)
+    assert "3 not counted (copying surged in the second half" in delay.reason
+    assert "nan" not in verdict_line(delay)
+
+
 @pytest.mark.parametrize(("exponent", "verdict"), [(0.0, "supported"), (-1.0, "contradicted"), (-0.5, "contradicted")])
 def test_updates_or_tokens(tmp_path: Path, exponent: float, verdict: str) -> None:
     folders = [
