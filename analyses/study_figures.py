@@ -6,7 +6,7 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from analyses.evidence import COPYING_LOSS
 from analyses.exponent import LAWS
@@ -67,7 +67,10 @@ def _steps(axes: Axes, along: str = "x") -> None:
     (axes.set_xscale if along == "x" else axes.set_yscale)("log")
     axis = axes.xaxis if along == "x" else axes.yaxis
     low, high = axis.get_view_interval()
-    axis.set_major_locator(LogLocator(subs=(1.0,) if high > 100 * low else (1.0, 2.0, 5.0)))
+    if high < 5 * low:  # there a LogLocator names so many steps that they run into each other
+        axis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    else:
+        axis.set_major_locator(LogLocator(subs=(1.0,) if high > 100 * low else (1.0, 2.0, 5.0)))
     axis.set_major_formatter(FuncFormatter(lambda value, place: step_label(round(value))))
     axis.set_minor_formatter(NullFormatter())
 
@@ -93,7 +96,7 @@ def _formed(axes: Axes, runs: list[StudyRun], measure: str) -> None:
         seeds = [other.label for other in runs if other.condition == run.condition]
         y = row + (seeds.index(run.label) - (len(seeds) - 1) / 2) * 0.5 / len(seeds)
         if one.step is None:
-            axes.annotate("not formed", (1, y), xycoords=("axes fraction", "data"), ha="right", va="center", fontsize=6)
+            axes.plot(one.last_step, y, ">", color=COLOURS[row % len(COLOURS)], markerfacecolor="none", markersize=5)
             continue
         low, high = max(one.copying["low"], 0.5), one.copying["high"]
         axes.errorbar(one.step, y, xerr=[[one.step - low], [high - one.step]], fmt=MARKERS[row % len(MARKERS)],
@@ -101,7 +104,8 @@ def _formed(axes: Axes, runs: list[StudyRun], measure: str) -> None:
     _steps(axes)
     axes.set_yticks(range(len(names)), names, fontsize=6.5)
     axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.set_xlabel("copying forms at step")
+    late = any(one.step is None for one in evidence_of(runs, measure == COPYING_LOSS))
+    axes.set_xlabel("copying forms at step" + " (▷ not yet)" * late)
     _plain(axes)
 
 
