@@ -105,5 +105,11 @@ def slope(
     variance = float((rest**2).sum()) / (len(x) - 2)
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(x) - 2)) * math.sqrt(variance / spread)
     if errors is not None:
-        half = max(half, 1.96 * math.sqrt(float((centred**2 * errors**2).sum())) / spread)
+        half = max(half, half_from_errors(x, errors))
     return Slope(found, found - half, found + half, intercept, left)
+
+
+def half_from_errors(x: Float[np.ndarray, " run"], errors: Float[np.ndarray, " run"]) -> float:
+    """Half the 95 % interval of a least-squares slope over `x` that the standard `errors` of the points alone give."""
+    centred = x - x.mean()
+    return 1.96 * math.sqrt(float((centred**2 * errors**2).sum())) / float((centred**2).sum())

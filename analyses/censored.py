@@ -10,7 +10,7 @@ from scipy import stats
 from scipy.optimize import brentq, minimize, minimize_scalar
 from scipy.special import log_ndtr
 
-from analyses.bootstrap import CONFIDENCE, Slope, slope
+from analyses.bootstrap import CONFIDENCE, Slope, half_from_errors, slope
 
 WIDEST = 64
 """How many starting widths away an end of the interval is looked for; beyond it there is none."""
@@ -56,14 +56,13 @@ def censored_slope(
         found = minimize(loss, np.array([-math.log(start), float(level.mean()) / start]), jac=True, method="BFGS")
         return -float(found.fun), float(found.x[1] / math.exp(found.x[0])), math.exp(-found.x[0])
 
-    centred = known[0] - known[0].mean()
-    first = float(centred @ known[1] / (centred @ centred))
-    wide = max(float((known[1] - first * known[0]).std()), 1e-6) / math.sqrt(float(centred @ centred))
-    found = float(cast(Any, minimize_scalar(lambda trial: -best(trial)[0], bracket=(first, first + wide))).x)
+    line, spread = slope(*known), float(x.std()) * math.sqrt(len(x))
+    bracket = (line.slope, line.slope + max(line.left, 1e-6) / spread)
+    found = float(cast(Any, minimize_scalar(lambda trial: -best(trial)[0], bracket=bracket)).x)
     greatest, height, left = best(found)
     free = len(x) - 2
     drop = 0.5 * len(x) * math.log1p(float(stats.t.ppf((1 + CONFIDENCE) / 2, free)) ** 2 / free)
-    step = max(2 * left / math.sqrt(float(centred @ centred)), 1e-9)
+    step = max(2 * left / spread, 1e-9)
     ends = []
     for sign in (-1, 1):
         tried = (found + sign * step * 2.0**k for k in range(WIDEST.bit_length()))
@@ -71,7 +70,7 @@ def censored_slope(
         ends.append(sign * math.inf if far is None else _root(lambda s: greatest - best(s)[0] - drop, found, far))
     low, high = (end * scale for end in ends)
     if errors is not None:
-        half = 1.96 * math.sqrt(float((centred**2 * errors**2).sum())) / float(centred @ centred)
+        half = half_from_errors(x, errors)
         low, high = min(low, found * scale - half), max(high, found * scale + half)
     return Slope(found * scale, low, high, height * scale - found * scale * shift, left * scale)
 

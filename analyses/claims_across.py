@@ -94,7 +94,7 @@ def learning_rate(runs: list[Evidence]) -> Verdict:
     formed, late = _parted(used)
     notes += taken_as_later(len(late))
     rates, steps = (np.array(x, dtype=float) for x in ([r.config[RATE] for r in formed], [r.step for r in formed]))
-    details = contrast([run.config[RATE] for run in used], [_outcome(run) for run in used]).table
+    details = contrast([run.config[RATE] for run in used], [compared(run) for run in used]).table
     found = claim._replace(runs=len(formed), details=_named(details, RATE))
     if len(np.unique(rates)) < 2:
         return undecided(found, len(formed), f"copying formed at one learning rate only{notes}")
@@ -165,7 +165,7 @@ def _contrasted(runs: list[Evidence], factor: str, settings: int, claim: Verdict
     if not used:
         return undecided(claim, 0, notes)
     notes += elsewhere(len(_parted(used)[1]), "no copying yet, so no step")
-    found = contrast([run.config[factor] for run in used], [_outcome(run) for run in used], settings)
+    found = contrast([run.config[factor] for run in used], [compared(run) for run in used], settings)
     verdict = {"helps": "supported", "harms": "contradicted"}.get(found.verdict, "undecided")
     steps = found.table.filter(pl.col("quantity") == "log_step").tail(1)
     effect = [
@@ -175,7 +175,7 @@ def _contrasted(runs: list[Evidence], factor: str, settings: int, claim: Verdict
                           reason=f"{factor}: {found.reason}{notes}", details=_named(found.table, factor))  # fmt: skip
 
 
-def _outcome(run: Evidence) -> dict[str, float | None]:
+def compared(run: Evidence) -> dict[str, float | None]:
     """What `contrast` compares."""
     step = None if run.step is None else math.log(max(run.step, 0.5))
     return {"log_step": step, "log_step_error": run.log_error, **run.final}

@@ -135,11 +135,11 @@ def write_study(name: str, runs: list[StudyRun], folder: Path) -> StudyResult:
         page = folder / "verdicts.html"
         write_claims(Claims(verdicts, formation_table(evidence)), [run.label for run in runs], page)
     write_text(folder / "verdicts.txt", "".join(f"{verdict_line(verdict)}\n" for verdict in verdicts))
-    ours = {f"{run.outcome.run.run_id}.toml": run for run in runs}
-    for name_of_old in {path.name for path in (folder / "configs").glob("*.toml")} - set(ours):
-        (folder / "configs" / name_of_old).unlink()  # of runs that the study had before --update
-    for file, run in ours.items():
-        write_text(folder / "configs" / file, shareable(run.outcome.run.config).to_toml())
+    for old in (folder / "configs").glob("*.toml"):
+        if old.stem not in set(table["run_id"]):
+            old.unlink()  # of a run that the study had before --update
+    for run in runs:
+        write_text(folder / "configs" / f"{run.outcome.run.run_id}.toml", shareable(run.outcome.run.config).to_toml())
     for kind, content in _figures(name, runs).items():
         write_bytes(folder / f"figure.{kind}", content)
     return StudyResult(verdicts, table, folder)

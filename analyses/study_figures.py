@@ -90,8 +90,8 @@ def _curves(axes: Axes, runs: list[StudyRun], measure: str) -> None:
 
 
 def _formed(axes: Axes, runs: list[StudyRun], measure: str) -> None:
-    names = conditions(runs)
-    for run, one in zip(runs, evidence_of(runs, measure == COPYING_LOSS), strict=True):
+    names, evidence = conditions(runs), evidence_of(runs, measure == COPYING_LOSS)
+    for run, one in zip(runs, evidence, strict=True):
         row = names.index(run.condition)
         seeds = [other.label for other in runs if other.condition == run.condition]
         y = row + (seeds.index(run.label) - (len(seeds) - 1) / 2) * 0.5 / len(seeds)
@@ -104,8 +104,7 @@ def _formed(axes: Axes, runs: list[StudyRun], measure: str) -> None:
     _steps(axes)
     axes.set_yticks(range(len(names)), names, fontsize=6.5)
     axes.set_ylim(len(names) - 0.5, -0.5)
-    late = any(one.step is None for one in evidence_of(runs, measure == COPYING_LOSS))
-    axes.set_xlabel("copying forms at step" + " (▷ not yet)" * late)
+    axes.set_xlabel("copying forms at step" + " (▷ not yet)" * any(one.step is None for one in evidence))
     _plain(axes)
 
 

@@ -8,7 +8,13 @@ import polars as pl
 from scipy import stats
 
 from analyses.censored import censored_slope
-from analyses.claims_across import learning_rate, optimization_intensity, regularization, updates_not_tokens
+from analyses.claims_across import (
+    compared,
+    learning_rate,
+    optimization_intensity,
+    regularization,
+    updates_not_tokens,
+)
 from analyses.claims_within import delayed_emergence, shallow_to_deep, stage_after_stage
 from analyses.contrasts import contrast
 from analyses.evidence import COPYING_LOSS, Evidence
@@ -96,9 +102,9 @@ def _contrasted(
 def outcome(run: Evidence, loss: bool) -> dict[str, float | None]:
     """What `contrast` compares. With `loss`, the nats that a repetition saves stand in for the accuracy, which says
     little where copying is too partial to be dated by it."""
-    step = None if run.step is None else math.log(max(run.step, 0.5))
-    found: dict[str, float | None] = {"log_step": step, "log_step_error": run.log_error, **run.final}
-    return found | ({"copying_accuracy_token": -run.final[COPYING_LOSS]} if loss and COPYING_LOSS in run.final else {})
+    return compared(run) | (
+        {"copying_accuracy_token": -run.final[COPYING_LOSS]} if loss and COPYING_LOSS in run.final else {}
+    )
 
 
 def _scale(runs: Sequence[StudyRun]) -> list[Verdict]:
