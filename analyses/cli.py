@@ -25,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (training.demo, training.train, training.zoom, training.verify, training.push):
+for command in (training.demo, training.train, training.zoom, training.average, training.verify, training.push):
     app.command()(command)
 for command in (measuring.score, measuring.ablate, measuring.map_, measuring.claims):
     app.command(name=command.__name__.rstrip("_"))(command)

@@ -1,4 +1,4 @@
-"""The whole story on one machine: train, score, ablate, map, report."""
+"""The whole story on one machine: train, score, ablate, average, map, report."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,6 +11,7 @@ from analyses.report import report
 from analyses.run import Progress, open_run
 from analyses.scores import score
 from analyses.story import summary_lines
+from training.averages import average
 from training.config import RunConfig
 from training.trainer import train
 
@@ -41,5 +42,10 @@ def demo(
     run = train(config, out, progress=on_line, say=say)
     score(run, progress=progress, say=say)
     ablate(run, progress=progress)
+    if open_run(run).series.checkpoints:  # else they were taken away, and only tables are left
+        means = average(run, progress=progress)
+        several = [step for step, part in means.parts.items() if len(part) > 1]
+        if several:
+            score(means.folder, steps=several, progress=progress)
     map_formation(run)
     return DemoResult(run, report(run), summary_lines(open_run(run)))

@@ -101,7 +101,11 @@ def story_figure(
     heights = [CURVE, CURVE, CURVE, *(map_height(len(one.rows)) for one in found.values())]
     figure, panels = stack(heights, [*titles, *(measure_title(measure) for measure in found)], axis)
     draw_loss(panels[0], axis, metrics, settled)
-    accuracies = (("copying_accuracy_token", "per token"), ("copying_accuracy_exact", "whole suffix"))
+    accuracies = (
+        ("copying_accuracy_token", "per token"),
+        ("copying_accuracy_exact", "whole suffix"),
+        ("copying_accuracy_token_averaged", "per token, mean of weights"),
+    )
     draw_model(panels[1], axis, model, accuracies, measured)
     figure.update_yaxes(title_text="share correct", range=[-0.03, 1.03], row=2, col=1)
     halves = (("copying_loss_first", "first time"), ("copying_loss_second", "repeated"))

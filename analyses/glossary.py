@@ -119,6 +119,12 @@ MEASURES: dict[str, Measure] = {
         "arXiv 2409.09281",
         "how far below the top choice the right token lies; it stays near 0 while the copying loss already moves",
     ),
+    "copying_accuracy_token_averaged": Measure(
+        "Copying accuracy of averaged weights, per token", 0, 1, "",
+        "That of the mean of the weights of the last third of the steps so far.",
+        "arXiv 2409.09281; mean of weights: Izmailov et al. 2018",
+        "when copying formed: a mean lags behind the run",
+    ),
     "copying_accuracy_exact": Measure(
         "Copying accuracy, whole suffix", 0, 1, "",
         "Share of samples in which all six suffix tokens are right.",

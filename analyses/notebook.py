@@ -12,6 +12,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from analyses import figures
+from analyses.averages import with_averages
 from analyses.formation import copying_formation, formation_steps, loss_settled
 from analyses.map_picture import phase_change
 from analyses.report import MEGABYTES, opened, report_page
@@ -69,7 +70,7 @@ def formation_map(source: Source, measure: str = "prefix_matching_sum") -> go.Fi
 def curves(source: Source) -> go.Figure:
     """Loss, copying accuracy and copying losses over steps. Raises InputError if the run was not scored."""
     run = open_run(source)
-    model, metrics = score_tables(run).model, read_metrics(run)
+    model, metrics = with_averages(run, score_tables(run).model), read_metrics(run)
     return figures.curves(model, metrics, _known(loss_settled, metrics), _known(copying_formation, model, chance(run)))
 
 
@@ -79,7 +80,7 @@ def story(source: Source, measures: Sequence[str] = ("previous_token", "prefix_m
     heads, model = score_tables(run)
     metrics = read_metrics(run)
     return figures.story_figure(
-        heads, model, metrics, settled=_known(loss_settled, metrics),
+        heads, with_averages(run, model), metrics, settled=_known(loss_settled, metrics),
         copying=_known(copying_formation, model, chance(run)),
         maps={measure: _known(formation_steps, heads, measure) for measure in measures},
     )  # fmt: skip

@@ -54,7 +54,7 @@ def run_prompts(
     seeds = (run.eval_seed,) if seeds is None else tuple(seeds)
     counts, natural, bos_id = None, None, (special[0] if special else None)
     if run.data:
-        store = open_store(run.folder.parent / "tokens" / run.data["store"])
+        store = open_store(run.store)
         if store.index["fingerprint"] != run.data["fingerprint"]:
             raise InputError(f"{store.folder}: holds other text than this run was trained on; train the run again")
         counts = torch.from_numpy(store.counts)

@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int
 
+from training.averages import ABOUT
 from training.checkpoints import Checkpoint, CheckpointSeries, manifest_hash, write_bytes
 from training.config import RunConfig
 from training.errors import InputError
@@ -38,12 +39,18 @@ class Run(NamedTuple):
     series: CheckpointSeries
     config: RunConfig | None
     data: dict[str, Any]
-    """data.json of a run of ours; empty for somebody else's series."""
+    """data.json of a run of ours, or of its means; empty for somebody else's series."""
 
     @property
     def eval_seed(self) -> int:
         """What prompts are drawn from."""
-        return self.config.seeds.eval if self.config else 0
+        return self.config.seeds.eval if self.config else int(self.data.get("eval_seed", 0))
+
+    @property
+    def store(self) -> Path:
+        """The folder of the tokens of a run of ours: beside the run, and so two above its means."""
+        above = self.folder.absolute().parents
+        return above[1 if (self.folder / ABOUT).is_file() else 0] / "tokens" / str(self.data.get("store"))
 
 
 def open_run(source: str | Path) -> Run:
@@ -67,7 +74,10 @@ def open_run(source: str | Path) -> Run:
             data = json.loads((folder / "data.json").read_text("utf-8"))
         except ValueError as error:
             raise InputError(f"{folder / 'data.json'}: not JSON ({error}); delete the run and train it again") from None
-    return Run(folder.resolve().name, folder, series, config, data)
+    name = folder.resolve().name
+    if (folder / ABOUT).is_file():
+        name = f"{folder.resolve().parent.name}-{name}"
+    return Run(name, folder, series, config, data)
 
 
 def result_key(checkpoint: Checkpoint, *parts: object) -> str:
@@ -121,7 +131,7 @@ def token_counts(run: Run) -> Int[np.ndarray, " d_vocab"] | None:
     """How often each token occurs in the text a run of ours was trained on; None for somebody else's series."""
     if not run.data:
         return None
-    path = run.folder.parent / "tokens" / str(run.data.get("store")) / "counts.bin"
+    path = run.store / "counts.bin"
     if not path.is_file():
         raise InputError(f"{path}: missing, so these tokens are not complete; train the run again to make them anew")
     return np.fromfile(path, np.int64)

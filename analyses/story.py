@@ -5,6 +5,7 @@ from typing import Any
 
 import polars as pl
 
+from analyses.averages import averaged
 from analyses.emergence import emergence
 from analyses.formation import copying_formation, formation_steps, loss_settled, order_of_appearance
 from analyses.rise import CONFIRM
@@ -127,12 +128,27 @@ def _copying_lines(run: Run, heads: pl.DataFrame, model: pl.DataFrame) -> list[s
         f"Copying loss at the end: {value['copying_loss_first']:.2f} nats the first time, "
         f"{value['copying_loss_second']:.2f} when repeated.",
     ]
+    lines += _averaged_lines(run)
     if token["formed"]:
         found = emergence(model, read_metrics(run), chance(run))
         words = {"after": "Copying surged after the loss had settled", "before": "Copying did not wait for the loss"}
         lines.append(f"{words.get(found.verdict, 'Whether copying came after the loss settled is undecided')}: "
                      f"{found.reason}.")  # fmt: skip
     return lines
+
+
+def _averaged_lines(run: Run) -> list[str]:
+    """What the mean of the last weights does, where there are means of this run."""
+    found = averaged(run)
+    if found is None:
+        return []
+    model = score_tables(found).model
+    last = int(model["step"].max())  # type: ignore[arg-type]
+    value = dict(model.filter(pl.col("step") == last).select("measure", "value").iter_rows())
+    return [
+        f"The mean of the weights of the last third of the steps to {last:,} copies "
+        f"{value['copying_accuracy_token']:.3f} per token, {value['copying_accuracy_exact']:.3f} exact ({found.name})."
+    ]
 
 
 def _ablation_lines(run: Run) -> list[str]:

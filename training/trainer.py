@@ -17,6 +17,7 @@ from accelerate import Accelerator
 from safetensors.torch import save_file
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from training.averages import ABOUT
 from training.batches import batch, windows
 from training.checkpoints import Checkpoint, step_folder, write_folder, write_json, write_text
 from training.config import RunConfig
@@ -253,6 +254,8 @@ def _check_claim(config: RunConfig, out: Path) -> None:
     """The folder is new, or holds this very configuration."""
     if not out.is_dir() and (out.exists() or any(parent.is_file() for parent in out.parents)):
         raise InputError(f"{out}: is a file or lies under one, not a folder; choose another --out")
+    if (out / ABOUT).is_file():
+        raise InputError(f"{out}: holds means of a run's weights, which are not trained on; choose another --out")
     if (out / "config.toml").is_file():
         held = RunConfig.load(out / "config.toml")
         if held.run_id != config.run_id:

@@ -39,6 +39,11 @@ class TensorPlace(NamedTuple):
         """Bytes of a value; 1 for a dtype that has several to a byte."""
         return _BYTES.get(self.dtype, 1)
 
+    @property
+    def is_float(self) -> bool:
+        """Whether `Weights.values` reads it."""
+        return self.dtype in _FLOATS
+
 
 def read_index(folder: Path) -> dict[str, list[str]]:
     """The files that hold a checkpoint's weights, each with the tensors it should hold (empty: any).
@@ -157,7 +162,7 @@ def scan(weights: Weights, others: Sequence[Weights] = ()) -> Scan:
     square, squares = 0.0, [0.0] * len(others)
     not_finite, zeros, parts = None, {}, []
     for name, place in sorted(weights.places.items()):
-        if place.dtype not in _FLOATS:
+        if not place.is_float:
             parts.append((name, place.shape, _digest(weights, name)))
             continue
         sums, trailing = [], 0
@@ -182,7 +187,7 @@ def distance(first: Weights, second: Weights) -> float:
     """Euclidean distance over all float tensors of two checkpoints with tensors of the same names and shapes."""
     total = 0.0
     for name, place in first.places.items():
-        if place.dtype in _FLOATS:
+        if place.is_float:
             for start in range(0, math.prod(place.shape), CHUNK):
                 total += _square(first.values(name, start, CHUNK) - second.values(name, start, CHUNK))
     return math.sqrt(total)

@@ -121,6 +121,33 @@ def zoom(
     )
 
 
+def average(
+    series: Source,
+    share: Annotated[
+        float, typer.Option(help="How many of the steps so far, of the last, a mean is taken over; 0 to 1.")
+    ] = 1 / 3,
+    silent: Silent = False,
+) -> None:
+    """Average the weights of neighbouring checkpoints into a series of its own, in SERIES/average.
+
+    The mean of a run's late weights is often the better model; it lags behind the run, so it dates nothing.
+    Score it as any other: copyscope score runs/demo/average
+
+    \b
+    Example: copyscope average runs/demo
+    """
+    from analyses.console import Console
+    from training.averages import average as run_average
+
+    with Console(silent=silent) as console:
+        result = run_average(series, share, console.advance)
+    several = sum(len(part) > 1 for part in result.parts.values())
+    typer.echo(
+        f"The series: {result.folder}; {len(result.parts)} checkpoints, {several} of them means of several, "
+        f"{len(result.written)} written now"
+    )
+
+
 def verify(series: Source, as_json: AsJson = False, silent: Silent = False) -> None:
     """Check every checkpoint: files, labels, repeated weights, and weights that do not belong where they are.
 

@@ -6,6 +6,7 @@ from typing import Any
 import polars as pl
 
 from analyses.ablation_words import in_words
+from analyses.averages import with_averages
 from analyses.formation import copying_formation, depth_trend, formation_steps, loss_settled, order_of_appearance
 from analyses.map_picture import phase_change
 from analyses.page.contents import Entry
@@ -77,7 +78,7 @@ def run_entry(run: Run, place: int) -> Entry:
         "steps": grid.steps,
         "tokens": _tokens(heads, grid),
         "checkpoints": [checkpoint.step for checkpoint in run.series.checkpoints],
-        "curves": curves(model, metrics),
+        "curves": curves(with_averages(run, model), metrics),
         "settled": _settled(notes, metrics),
         "copying": _copying(copying),
         "measures": measures,

@@ -96,7 +96,7 @@ def _held_out(run: Run, length: int) -> list[int]:
     """The stretch of held-out text with the most tokens that induction predicts, half of its tokens different."""
     if not run.data or length < 8:
         return []
-    folder = run.folder.parent / "tokens" / str(run.data.get("store"))
+    folder = run.store
     path = tokens_file(folder, "validation", 0)
     try:
         dtype = json.loads((folder / "index.json").read_text("utf-8"))["dtype"]

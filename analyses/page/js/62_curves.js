@@ -4,7 +4,7 @@
   const LOOKS = [["#0072b2", "circle", "solid"], ["#d55e00", "diamond", "dash"], ["#009e73", "square", "dot"], ["#cc79a7", "x", "dashdot"], ["#e69f00", "triangle-up", "longdash"], ["#56b4e9", "star", "longdashdot"]];
   const LOSS = ["train_loss", "validation_loss"];
   const TOGETHER = [
-    ["copying", "copying accuracy", ["copying_accuracy_token", "copying_accuracy_exact"]],
+    ["copying", "copying accuracy", ["copying_accuracy_token", "copying_accuracy_exact", "copying_accuracy_token_averaged"]],
     ["copying_loss", "loss on random tokens, first time and repeated", ["copying_loss_first", "copying_loss_second"]],
     ["natural", "loss on natural text", ["natural_loss", "natural_loss_predictable", "natural_loss_other"]],
   ];
@@ -41,7 +41,7 @@
     });
   }
 
-  const SHORT = { train_loss: "training", validation_loss: "validation", copying_accuracy_token: "per token", copying_accuracy_exact: "whole suffix", copying_loss_first: "first time", copying_loss_second: "repeated" };
+  const SHORT = { train_loss: "training", validation_loss: "validation", copying_accuracy_token: "per token", copying_accuracy_exact: "whole suffix", copying_accuracy_token_averaged: "per token, mean of weights", copying_loss_first: "first time", copying_loss_second: "repeated" };
   const shortTitle = (n) => SHORT[n] || C.data.words(n).title;
 
   function traces(found, axis, panel) {
