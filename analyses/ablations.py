@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 
 from analyses.ablation_kinds import KINDS, WINDOWS, Asked, clean_values, default_methods, usable_methods
+from analyses.as_trained import as_trained, held, held_key
 from analyses.prompts import COPYING_SAMPLES, LOSS_PROMPTS, Prompts, run_prompts
 from analyses.run import Progress, Run, is_stored, labelled, open_run, result_key, selected
 from interp.heads import check_names
@@ -72,7 +73,8 @@ def ablate(
         path = table_path(run, what, checkpoint.step)
         fewer = () if loss_prompts == LOSS_PROMPTS else (loss_prompts,)
         named = () if heads is None else (sorted(map(str, heads)),)
-        key = result_key(checkpoint, VERSION, what, wanted, run.eval_seed, samples, *fewer, *named)
+        key = result_key(checkpoint, VERSION, what, wanted, run.eval_seed, samples, *fewer, *named,
+                         *held_key(run, checkpoint))  # fmt: skip
         if is_stored(path, key):
             continue
         if model is None:
@@ -84,9 +86,12 @@ def ablate(
             run, model.cfg.n_ctx, model.cfg.d_vocab, special, samples=samples, loss_prompts=loss_prompts
         )
         only = None if heads is None else check_parts(model, heads).pairs
+        if what == "paths" and held(run, checkpoint):
+            raise InputError(f"{run.folder}: its heads are held (intervention.heads); leave paths out of --what")
         asked = Asked(model, prompts, wanted, max_bytes, _progress(progress, what, number, len(chosen)), only)
-        table = labelled(KINDS[what](asked), run, checkpoint)
-        _store(table, path, key, _metadata(run, asked, what))
+        with as_trained(model, run, checkpoint):
+            table = labelled(KINDS[what](asked), run, checkpoint)
+            _store(table, path, key, _metadata(run, asked, what))
     return read(run, what)
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Int
 
 from training.averages import ABOUT
 from training.checkpoints import Checkpoint, CheckpointSeries, manifest_hash, write_bytes
-from training.config import RunConfig
+from training.config import InterventionConfig, RunConfig
 from training.errors import InputError
 from training.schedule import checkpoint_steps
 
@@ -45,6 +45,13 @@ class Run(NamedTuple):
     def eval_seed(self) -> int:
         """What prompts are drawn from."""
         return self.config.seeds.eval if self.config else int(self.data.get("eval_seed", 0))
+
+    @property
+    def intervention(self) -> InterventionConfig:
+        """What was done to the model while it was trained."""
+        if self.config:
+            return self.config.intervention
+        return InterventionConfig.model_validate(self.data.get("intervention", {}))
 
     @property
     def store(self) -> Path:

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
+from analyses.as_trained import as_trained, held_key
 from analyses.prompts import COPYING_SAMPLES, Prompts, run_prompts
 from analyses.run import (
     Progress,
@@ -64,7 +65,7 @@ def score(
     todo = []
     for checkpoint in selected(run, steps):
         paths = {kind: run.folder / "results" / kind / f"{step_folder(checkpoint.step)}.parquet" for kind in KINDS}
-        key = result_key(checkpoint, VERSION, wanted, seeds or run.eval_seed, samples)
+        key = result_key(checkpoint, VERSION, wanted, seeds or run.eval_seed, samples, *held_key(run, checkpoint))
         if not all(is_stored(paths[kind], key) for kind in ("heads", "model")):
             todo.append((checkpoint, paths, key))
     model: HookedTransformer | None = None
@@ -80,9 +81,10 @@ def score(
             if say:
                 say(f"step {checkpoint.step}: logits equal those of transformers to {error:.1e}")
         assert prompts is not None
-        heads = score_heads(model, wanted, prompts.seeds, vocab=prompts.vocab, bos_id=prompts.bos_id)
-        losses = None if prompts.natural is None else natural_losses(model, prompts.natural)
-        found = {"heads": heads, "model": score_model(model, prompts, losses), "pairs": score_pairs(model, heads)}
+        with as_trained(model, run, checkpoint):
+            heads = score_heads(model, wanted, prompts.seeds, vocab=prompts.vocab, bos_id=prompts.bos_id)
+            losses = None if prompts.natural is None else natural_losses(model, prompts.natural)
+            found = {"heads": heads, "model": score_model(model, prompts, losses), "pairs": score_pairs(model, heads)}
         if losses is not None and prompts.natural is not None:
             found["positions"] = split_loss(losses, induction_predictable(prompts.natural)).by_position
         for kind in reversed([kind for kind in KINDS if kind in found]):  # heads last: then all is there

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +16,20 @@ from interp.runs import Hook, batches, final_residual
 from interp.sweep import sweep_heads, sweep_layers, sweep_pairs
 from training.errors import InputError
 
-__all__ = ["METHODS", "Head", "Part", "ablate_heads", "sweep_heads", "sweep_layers", "sweep_pairs"]
+__all__ = [
+    "HELD",
+    "METHODS",
+    "Head",
+    "Part",
+    "ablate_heads",
+    "hold_heads",
+    "sweep_heads",
+    "sweep_layers",
+    "sweep_pairs",
+]
+
+HELD = ("zero", "previous_token", "uniform")
+"""Ways to hold a head."""
 
 
 @contextmanager
@@ -65,6 +79,44 @@ def ablate_heads(
     finally:
         if handle is not None:
             handle.remove()
+
+
+@contextmanager
+def hold_heads(model: HookedModel, heads: Sequence[Head], mode: str) -> Iterator[HookedModel]:
+    """Holds heads in every forward pass in its body, as training does with `intervention.heads`.
+
+    `mode`: `zero` (output 0), or attention to the token before (`previous_token`; position 0 attends to itself) or to
+    all visible tokens alike (`uniform`), whatever the head's queries and keys are. A held pattern is what measures of
+    attention then see; values and the output matrix are the model's own. Nothing is left on the model afterwards.
+    Raises InputError for unknown heads or modes.
+    """
+    check_names([mode], HELD, "mode")
+    points = check_parts(model, heads).heads
+
+    def zero(z: Tensor, hook: Any, some: list[int]) -> Tensor:
+        z = z.clone()
+        z[:, :, some] = 0.0
+        return z
+
+    def clamp(pattern: Tensor, hook: Any, some: list[int]) -> Tensor:
+        pattern = pattern.clone()
+        pattern[:, some] = _held_pattern(mode, *pattern.shape[-2:]).to(pattern)
+        return pattern
+
+    name, function = ("hook_z", zero) if mode == "zero" else ("hook_pattern", clamp)
+    hooks: list[Hook] = [
+        (f"blocks.{layer}.attn.{name}", partial(function, some=some)) for layer, some in points.items()
+    ]
+    with model.hooks(fwd_hooks=hooks):
+        yield model
+
+
+def _held_pattern(mode: str, queries: int, keys: int) -> Float[Tensor, "query key"]:
+    """Attention of the last `queries` of `keys` positions."""
+    position = torch.arange(keys - queries, keys)
+    if mode == "previous_token":
+        return torch.nn.functional.one_hot((position - 1).clamp(min=0), keys).float()
+    return (torch.arange(keys) <= position[:, None]).float() / (position[:, None] + 1)
 
 
 class _Reference(NamedTuple):

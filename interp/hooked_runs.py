@@ -45,7 +45,7 @@ class HookedRuns:
                 parts.append(self._answer(rows, self._hooks(variant, kept, other)))
                 if progress:
                     progress(rows.stop - rows.start)
-            ablated.append(torch.stack(parts))
+            ablated.append(torch.stack(parts) if parts else clean[-1].new_empty(0, *clean[-1].shape))
         return Answers(torch.cat(clean), torch.cat(ablated, dim=1))
 
     def _prompts(self, rows: Tensor) -> Tensor:

@@ -186,6 +186,7 @@ def _label(target: Path, source: Path, share: float) -> None:
     if data.is_file():
         held = json.loads(data.read_text("utf-8"))
         if (source / "config.toml").is_file():  # which stays behind: the means are no run that could be trained on
-            held["eval_seed"] = RunConfig.load(source / "config.toml").seeds.eval
+            config = RunConfig.load(source / "config.toml")
+            held |= {"eval_seed": config.seeds.eval, "intervention": config.intervention.model_dump(mode="json")}
         write_json(target / "data.json", held)
     write_json(target / ABOUT, {"of": source.resolve().name, "share": share})

@@ -181,8 +181,8 @@ class SeedConfig(_Section):
 
 
 class InterventionConfig(_Section):
-    """What is done to the model while it trains; nothing by default. Checkpoints are measured without it, and the
-    validation loss is taken with heads replaced but with every token."""
+    """What is done to the model while it trains; nothing by default. Heads are held while it is
+    measured too, and for the validation loss, which counts every token."""
 
     heads: tuple[tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]], ...] = ()
     """(layer, head), as in `[[2, 3], [3, 1]]`."""

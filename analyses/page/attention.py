@@ -9,6 +9,7 @@ import torch
 from jaxtyping import UInt8
 from transformer_lens import HookedTransformer
 
+from analyses.as_trained import as_trained
 from analyses.run import Run, selected
 from interp.models import load_hooked, load_weights_into
 from interp.patterns import PatternBlock, read_patterns
@@ -32,8 +33,8 @@ class Models:
 
         Raises InputError: no such step, a damaged checkpoint, or tokens that the model has not got.
         """
-        with self._lock:
-            return attention_bytes(self._model(step), ids)
+        with self._lock, as_trained(self._model(step), self.run, selected(self.run, [step])[0]) as model:
+            return attention_bytes(model, ids)
 
     def _model(self, step: int) -> HookedTransformer:
         if step in self._loaded:
