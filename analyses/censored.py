@@ -1,8 +1,8 @@
-"""A line through points of which some are only known to lie above a value: runs that had not formed by their end."""
+"""Lines and differences where some values are only known to lie above a bound: runs not formed by their end."""
 
 import math
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from jaxtyping import Float
@@ -10,7 +10,7 @@ from scipy import stats
 from scipy.optimize import brentq, minimize, minimize_scalar
 from scipy.special import log_ndtr
 
-from analyses.bootstrap import CONFIDENCE, Slope, half_from_errors, slope
+from analyses.bootstrap import CONFIDENCE, Difference, Slope, difference, half_from_errors, slope
 
 WIDEST = 64
 """How many starting widths away an end of the interval is looked for; beyond it there is none."""
@@ -37,43 +37,116 @@ def censored_slope(
     shift, scale = float(x_all.mean()), float(y.std() or 1.0)
     known, bound = (x - shift, y / scale), (x_open - shift, y_open / scale)
 
-    def best(trial: float) -> tuple[float, float, float]:
-        """Greatest log-likelihood with this slope, and the line's height at the middle and scatter there."""
-        level, open_level = known[1] - trial * known[0], bound[1] - trial * bound[0]
-
-        def loss(p: np.ndarray) -> tuple[float, np.ndarray]:
-            # Olsen's parameters, 1/scatter (here its logarithm) and height/scatter: one greatest value.
-            inverse = math.exp(p[0])
-            rest, above = inverse * level - p[1], inverse * open_level - p[1]
-            beyond = log_ndtr(-above)
-            hazard = np.exp(-0.5 * above**2 - beyond) / math.sqrt(2 * math.pi)
-            value = len(level) * p[0] - 0.5 * float(rest @ rest) + float(beyond.sum())
-            return -value, -np.array([
-                len(level) - inverse * float(rest @ level + hazard @ open_level), float(rest.sum() + hazard.sum())
-            ])  # fmt: skip
-
-        start = max(float(level.std()), 1e-6)
-        found = minimize(loss, np.array([-math.log(start), float(level.mean()) / start]), jac=True, method="BFGS")
-        return -float(found.fun), float(found.x[1] / math.exp(found.x[0])), math.exp(-found.x[0])
+    def best(trial: float) -> _Best:
+        return _best(trial, known, bound)
 
     line, spread = slope(*known), float(x.std()) * math.sqrt(len(x))
     bracket = (line.slope, line.slope + max(line.left, 1e-6) / spread)
-    found = float(cast(Any, minimize_scalar(lambda trial: -best(trial)[0], bracket=bracket)).x)
+    found = float(cast(Any, minimize_scalar(lambda trial: -best(trial).likelihood, bracket=bracket)).x)
     greatest, height, left = best(found)
-    free = len(x) - 2
-    drop = 0.5 * len(x) * math.log1p(float(stats.t.ppf((1 + CONFIDENCE) / 2, free)) ** 2 / free)
-    step = max(2 * left / spread, 1e-9)
-    ends = []
-    for sign in (-1, 1):
-        tried = (found + sign * step * 2.0**k for k in range(WIDEST.bit_length()))
-        far = next((end for end in tried if greatest - best(end)[0] > drop), None)
-        ends.append(sign * math.inf if far is None else _root(lambda s: greatest - best(s)[0] - drop, found, far))
-    low, high = (end * scale for end in ends)
+    drop, step = _drop(len(x), len(x) - 2, CONFIDENCE), max(2 * left / spread, 1e-9)
+    low, high = (scale * _end(best, greatest - drop, found, sign * step) for sign in (-1, 1))
     if errors is not None:
         half = half_from_errors(x, errors)
         low, high = min(low, found * scale - half), max(high, found * scale + half)
     return Slope(found * scale, low, high, height * scale - found * scale * shift, left * scale)
 
 
-def _root(function: Callable[[float], float], low: float, high: float) -> float:
-    return cast(float, brentq(function, low, high, xtol=1e-6))
+def censored_difference(
+    first: Float[np.ndarray, " run"],
+    second: Float[np.ndarray, " other"],
+    first_open: Float[np.ndarray, " open_run"],
+    second_open: Float[np.ndarray, " open_other"],
+    confidence: float = CONFIDENCE,
+    error: float = 0.0,
+) -> Difference:
+    """Likeliest mean of the second group minus that of the first, where `_open` values are lower bounds.
+
+    Normal with one scatter for both, right-censored, by profile likelihood as in `censored_slope`; at `confidence`. A
+    group of lower bounds alone lies infinitely far off at best, and the interval has one end. `error`: standard error
+    of a single value, which the scatter is taken to be no smaller than. NaN ends with fewer than two known values
+    beyond one a group, or no scatter at all. Without lower bounds it is `difference`. Cannot tell: whether a run would
+    have formed later, or never.
+    """
+    if not len(first_open) and not len(second_open):
+        return difference(first, second, confidence, error)
+    count = len(first) + len(second)
+    free = count - bool(len(first)) - bool(len(second))
+    rest = np.concatenate([group - group.mean() for group in (first, second) if len(group)] or [np.empty(0)])
+    scale = max(float(np.sqrt((rest**2).sum() / max(free, 1))), error)
+    if free < 1 or scale == 0:
+        return Difference(math.nan, math.nan, math.nan)
+    centre = float(np.concatenate([first, second]).mean())
+    known = np.repeat([0.0, 1.0], [len(first), len(second)]), (np.concatenate([first, second]) - centre) / scale
+    bound = (np.repeat([0.0, 1.0], [len(first_open), len(second_open)]),
+             (np.concatenate([first_open, second_open]) - centre) / scale)  # fmt: skip
+
+    def best(trial: float) -> _Best:
+        return _best(trial, known, bound, error / scale)
+
+    drop = _drop(count, free, confidence)
+    if len(first) and len(second):
+        found = float(cast(Any, minimize_scalar(lambda trial: -best(trial).likelihood, bracket=(-1.0, 1.0))).x)
+        ends = [_end(best, best(found).likelihood - drop, found, sign * 2.0) for sign in (-1, 1)]
+        return Difference(found * scale, ends[0] * scale, ends[1] * scale)
+    group = 0.0 if len(first) else 1.0  # the one with known values
+    sign = 1.0 if len(first) else -1.0
+    own = bound[0] == group
+    greatest = _best(0.0, known, (bound[0][own], bound[1][own]), error / scale).likelihood  # the other is far off
+    far = sign * (np.ptp(np.concatenate([known[1], bound[1]])) + 10)
+    end = _end(best, greatest - drop, far, -sign * 2.0) * scale
+    return Difference(sign * math.inf, *((end, math.inf) if sign > 0 else (-math.inf, end)))
+
+
+class _Best(NamedTuple):
+    """The likeliest model with a given slope."""
+
+    likelihood: float
+    """Its logarithm."""
+    height: float
+    """Of the line at x = 0."""
+    left: float
+    """Scatter about the line."""
+
+
+def _best(
+    trial: float,
+    known: tuple[Float[np.ndarray, " run"], Float[np.ndarray, " run"]],
+    bound: tuple[Float[np.ndarray, " open_run"], Float[np.ndarray, " open_run"]],
+    least: float = 0.0,
+) -> _Best:
+    """The likeliest line of slope `trial` through `known` points and above `bound` ones; its scatter at `least`."""
+    level, open_level = known[1] - trial * known[0], bound[1] - trial * bound[0]
+
+    def loss(p: np.ndarray) -> tuple[float, np.ndarray]:
+        # Olsen's parameters, 1/scatter (here its logarithm) and height/scatter: one greatest value.
+        inverse = math.exp(p[0])
+        rest, above = inverse * level - p[1], inverse * open_level - p[1]
+        beyond = log_ndtr(-above)
+        hazard = np.exp(-0.5 * above**2 - beyond) / math.sqrt(2 * math.pi)
+        value = len(level) * p[0] - 0.5 * float(rest @ rest) + float(beyond.sum())
+        return -value, -np.array([
+            len(level) - inverse * float(rest @ level + hazard @ open_level), float(rest.sum() + hazard.sum())
+        ])  # fmt: skip
+
+    start = max(float(level.std()), least, 1e-6)
+    begin = np.array([-math.log(start), float(level.mean()) / start])
+    if least:
+        found = minimize(loss, begin, jac=True, method="L-BFGS-B", bounds=[(None, -math.log(least)), (None, None)])
+    else:
+        found = minimize(loss, begin, jac=True, method="BFGS")
+    return _Best(-float(found.fun), float(found.x[1] / math.exp(found.x[0])), math.exp(-found.x[0]))
+
+
+def _drop(count: int, free: int, confidence: float) -> float:
+    """How far the log-likelihood falls at the ends of an interval: Student's, were nothing censored."""
+    return 0.5 * count * math.log1p(float(stats.t.ppf((1 + confidence) / 2, free)) ** 2 / free)
+
+
+def _end(best: Callable[[float], _Best], level: float, start: float, step: float) -> float:
+    """Where the profile likelihood falls to `level`, on the side that `step` points to; infinite if it does not."""
+    tried = (start + step * 2.0**k for k in range(WIDEST.bit_length()))
+    far = next((end for end in tried if best(end).likelihood < level), None)
+    if far is None:
+        return math.copysign(math.inf, step)
+    return cast(float, brentq(lambda trial: level - best(trial).likelihood, start, far, xtol=1e-6))

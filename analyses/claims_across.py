@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 
 from analyses.censored import censored_slope
-from analyses.contrasts import contrast
+from analyses.contrasts import INTERVALS, contrast, step_effect
 from analyses.evidence import Evidence
 from analyses.exponent import LAWS, batch_exponent
 from analyses.factors import comparable, varied
@@ -61,8 +61,8 @@ def regularization(runs: list[Evidence]) -> Verdict:
     claim = blank(
         "Regularization helps copying: it forms earlier or ends more accurate",
         "relative change of the formation step, for the strongest setting",
-        "Welch's intervals, 95 % for all that decide together, of ln step and of final accuracy: one on the better "
-        "side of 0, none on the worse. Loss and ICL score stand beside them and do not decide.",
+        f"{INTERVALS}, 95 % for all that decide together: one on the better side of 0, none on the worse. Loss and ICL "
+        "score stand beside them and do not decide.",
         "Copying forms later or ends less accurate, and nothing speaks for it.",
     )
     settings = [name for name in REGULARIZATION if name in varied([run.config for run in runs])]
@@ -164,21 +164,19 @@ def _contrasted(runs: list[Evidence], factor: str, settings: int, claim: Verdict
     used, notes = _comparable(runs, factor)
     if not used:
         return undecided(claim, 0, notes)
-    notes += elsewhere(len(_parted(used)[1]), "no copying yet, so no step")
+    notes += taken_as_later(len(_parted(used)[1]))
     found = contrast([run.config[factor] for run in used], [compared(run) for run in used], settings)
     verdict = {"helps": "supported", "harms": "contradicted"}.get(found.verdict, "undecided")
-    steps = found.table.filter(pl.col("quantity") == "log_step").tail(1)
-    effect = [
-        None if steps.is_empty() else number(math.exp(steps[name][0]) - 1) for name in ("difference", "low", "high")
-    ]
-    return claim._replace(verdict=verdict, value=effect[0], low=effect[1], high=effect[2], runs=len(used),
+    value, low, high = step_effect(found.table)
+    return claim._replace(verdict=verdict, value=value, low=low, high=high, runs=len(used),
                           reason=f"{factor}: {found.reason}{notes}", details=_named(found.table, factor))  # fmt: skip
 
 
 def compared(run: Evidence) -> dict[str, float | None]:
     """What `contrast` compares."""
-    step = None if run.step is None else math.log(max(run.step, 0.5))
-    return {"log_step": step, "log_step_error": run.log_error, **run.final}
+    if run.step is None:
+        return {"log_last_step": math.log(run.last_step), **run.final}
+    return {"log_step": math.log(max(run.step, 0.5)), "log_step_error": run.log_error, **run.final}
 
 
 def _named(table: pl.DataFrame, factor: str) -> pl.DataFrame:

@@ -16,7 +16,7 @@ from analyses.claims_across import (
     updates_not_tokens,
 )
 from analyses.claims_within import delayed_emergence, shallow_to_deep, stage_after_stage
-from analyses.contrasts import contrast
+from analyses.contrasts import INTERVALS, contrast, step_effect
 from analyses.evidence import COPYING_LOSS, Evidence
 from analyses.study_evidence import StudyRun, by_loss, conditions, evidence_of
 from analyses.verdicts import LEAST_RUNS, Verdict, blank, elsewhere, few, number, taken_as_later, undecided
@@ -66,8 +66,8 @@ def _against_first(runs: Sequence[StudyRun], expected: dict[str, str], what: str
         claim = blank(
             f"{title} makes copying {wanted} than {names[0]}",
             f"relative change of the formation step against {names[0]}",
-            "Welch's intervals, 95 % for all conditions and both questions together, of ln step and of final accuracy "
-            "(of nats saved, where copying is dated by the loss): one on the foretold side of 0, none on the other.",
+            f"{INTERVALS} (of nats saved, where copying is dated by the loss), 95 % for all conditions and both "
+            "questions together: one on the foretold side of 0, none on the other.",
             "An interval on the other side, none on the foretold one.",
         )
         pair = [run for run in runs if run.condition in (names[0], name)]
@@ -84,10 +84,8 @@ def _contrasted(
         return undecided(claim, len(evidence), "no runs to compare")
     outcomes = [outcome(one, loss) for one in evidence]
     found = contrast([int(run.condition == name) for run in own], outcomes, comparisons)
-    steps = found.table.filter(pl.col("quantity") == "log_step")
-    if not steps.is_empty():
-        effect = [number(math.exp(steps[column][0]) - 1) for column in ("difference", "low", "high")]
-        claim = claim._replace(value=effect[0], low=effect[1], high=effect[2])
+    value, low, high = step_effect(found.table)
+    claim = claim._replace(value=value, low=low, high=high)
     never = sum(one.step is None for one in evidence)
     verdict = "undecided"
     if found.verdict in ("helps", "harms"):
@@ -96,7 +94,7 @@ def _contrasted(
     if loss:
         details = details.with_columns(pl.col("quantity").replace({"copying_accuracy_token": "copying_loss_saved"}))
     return claim._replace(verdict=verdict, runs=len(evidence), details=details,
-                          reason=found.reason + elsewhere(never, "no copying, so no step"))  # fmt: skip
+                          reason=found.reason + taken_as_later(never))  # fmt: skip
 
 
 def outcome(run: Evidence, loss: bool) -> dict[str, float | None]:

@@ -9,8 +9,8 @@ import pytest
 from scipy import stats
 
 from analyses.bootstrap import difference, over_runs, slope, t_interval
-from analyses.censored import censored_slope
-from analyses.contrasts import contrast
+from analyses.censored import censored_difference, censored_slope
+from analyses.contrasts import contrast, step_effect
 from analyses.exponent import batch_exponent
 from analyses.intensity import intensity
 
@@ -133,6 +133,63 @@ def test_a_line_through_open_runs() -> None:
     assert late.low < late.slope < late.high
     few = censored_slope(x[[0, 11]], y[[0, 11]], x[:3], y[:3])
     assert math.isnan(few.low)
+
+
+NONE = np.empty(0)
+
+
+def test_differences_with_open_runs() -> None:
+    rng = np.random.default_rng(0)
+    a, b = 7 + 0.1 * rng.normal(size=4), 7.3 + 0.1 * rng.normal(size=4)
+    assert censored_difference(a, b, NONE, NONE, 0.975) == difference(a, b, 0.975)
+    pooled = stats.ttest_ind(b, a).confidence_interval(0.975)  # with one scatter for both
+    told_nothing = censored_difference(a, b, a[:1] - 50, NONE, 0.975)
+    assert told_nothing == pytest.approx((b.mean() - a.mean(), pooled.low, pooled.high), abs=1e-4)
+    late = censored_difference(a, b, NONE, b[:2] + 0.3)
+    assert late.low < b.mean() - a.mean() < late.difference < late.high
+
+    never = censored_difference(a, NONE, NONE, np.full(4, 7.5))
+    assert never.difference == never.high == math.inf
+    assert 0.1 < never.low < 0.5  # later than the difference to the last step allows for scatter
+    other = censored_difference(NONE, a, np.full(4, 7.5), NONE)
+    assert (other.difference, other.low, other.high) == pytest.approx((-math.inf, -math.inf, -never.low))
+    assert censored_difference(a, NONE, NONE, np.full(2, 7.5)).low < never.low  # fewer runs say less
+    assert censored_difference(a, NONE, NONE, np.full(4, 7.5), 0.999).low < never.low
+    assert censored_difference(a, NONE, NONE, np.full(4, 7.5), error=0.5).low < never.low  # badly known steps
+    alike = np.full(3, 7.0)
+    assert math.isnan(censored_difference(alike, NONE, NONE, alike + 1).low)
+    assert censored_difference(alike, NONE, NONE, alike + 1, error=0.1).low > 0
+    assert all(map(math.isnan, censored_difference(a[:1], NONE, NONE, a)))
+    assert all(map(math.isnan, censored_difference(NONE, NONE, a, a)))
+
+
+def test_open_runs_make_no_effects(capsys: pytest.CaptureFixture[str]) -> None:
+    """300 studies of four runs a side without any difference, half of which end before they form."""
+    rng, wrong, used = np.random.default_rng(8), 0, 0
+    for _ in range(300):
+        a, b, end = 0.1 * rng.normal(size=4), 0.1 * rng.normal(size=4), 0.0
+        ends = [np.full(int((group > end).sum()), end) for group in (a, b)]
+        found = censored_difference(a[a <= end], b[b <= end], ends[0], ends[1], error=0.02)
+        used += not math.isnan(found.low)
+        wrong += found.low > 0 or found.high < 0
+    with capsys.disabled():
+        print(f"\nopen runs without effect: {wrong} of {used} intervals exclude 0")
+    assert used > 250
+    assert wrong <= 0.05 * used + 3 * math.sqrt(0.05 * 0.95 * used)
+
+
+def test_a_value_that_never_forms_is_later() -> None:
+    rng = np.random.default_rng(9)
+    rows = [{"log_step": 7.2 + 0.1 * rng.normal(), "log_step_error": 0.05} for _ in range(4)]
+    found = contrast([0] * 4 + [1] * 4, [*rows, *({"log_last_step": 7.6} for _ in range(4))])
+    assert found.verdict == "harms"
+    row = found.table.row(0, named=True)
+    assert (row["difference"], row["high"], row["runs"], row["baseline_runs"]) == (None, None, 4, 4)
+    assert 0 < row["low"] < 0.4
+    value, low, high = step_effect(found.table)
+    assert (value, high) == (None, None)
+    assert low == pytest.approx(math.exp(row["low"]) - 1)
+    assert contrast([1] * 4 + [0] * 4, [*rows, *({"log_last_step": 7.6} for _ in range(4))]).verdict == "helps"
 
 
 def outcomes(shift: float, stronger: float, rng: np.random.Generator, count: int = 4) -> tuple[list[float], list[dict]]:

@@ -155,8 +155,10 @@ def test_interventions(tmp_path: Path) -> None:
     verdicts = {one.claim.split(" makes")[0]: one for one in found}
     assert verdicts["Previous-token head given"].verdict == "supported"
     without = verdicts["No loss on repeats"]
-    assert without.verdict == "supported"  # copying never formed: the end decides
-    assert "3 not counted (no copying, so no step)" in without.reason
+    assert without.verdict == "supported"  # copying never formed: later than the last step, and the end says so too
+    assert "3 without copying yet, taken as later than their last step" in without.reason
+    assert without.value is None
+    assert without.high is None
 
 
 def test_copying_is_dated_by_the_loss_where_accuracy_says_nothing(tmp_path: Path) -> None:
