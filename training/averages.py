@@ -90,8 +90,8 @@ def average(
                 step=step, tokens=files[step].checkpoint.tokens, run_id=run, averaged=labels,
             )  # fmt: skip
             written.append(step)
-        if progress:
-            progress("averaging checkpoints", done + 1, len(parts))
+            if progress:
+                progress("averaging checkpoints", done + 1, len(parts))
     return Average(target, written, parts)
 
 

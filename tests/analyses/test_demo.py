@@ -7,13 +7,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 from small_demo import small_config, write_corpus
 
+from analyses.averages import AVERAGED, averaged
 from analyses.demo import DemoResult, demo
+from analyses.notebook import curves
+from analyses.page.entry import run_entry
 from analyses.prompts import run_prompts
 from analyses.run import open_run, read_metrics
 from analyses.scores import score
@@ -68,6 +72,30 @@ def test_model_table_has_every_measure(done: DemoResult) -> None:
     wide = model.pivot("measure", index="step", values="value")
     difference = wide["copying_loss_second"] - wide["copying_loss_first"]
     assert difference.to_list() == pytest.approx(wide["copying_loss_difference"].to_list())
+
+
+def test_the_means_of_its_weights_stand_beside_it(done: DemoResult, tmp_path: Path) -> None:
+    model = parquet(done.run / "average", "model")
+    assert set(model["step"]) == {16}  # the only step whose last third holds two checkpoints
+    value = dict(model.select("measure", "value").iter_rows())
+    accuracy = value["copying_accuracy_token"]
+    assert value["natural_loss"] != parquet(done.run, "model").filter(step=16, measure="natural_loss")["value"][0]
+    assert [line for line in done.summary if "The mean of the weights" in line] == [
+        f"The mean of the weights of the last third of the steps to 16 copies {accuracy:.3f} per token, "
+        f"{value['copying_accuracy_exact']:.3f} exact (small-average)."
+    ]
+    lines: Any = curves(done.run).data
+    (drawn,) = [trace for trace in lines if trace.name == "per token, mean of weights"]
+    assert [y for y in drawn.y if y == y] == [accuracy]
+    shown = run_entry(open_run(done.run), 0).fields["curves"][AVERAGED]
+    assert (shown["steps"], shown["values"]) == ([16], [pytest.approx(accuracy, abs=1e-6)])
+
+    # Means of other checkpoints than these are not this run's.
+    shutil.copytree(done.run, tmp_path / "small")
+    manifest = tmp_path / "small" / "checkpoints" / step_folder(16) / "MANIFEST.json"
+    manifest.write_text(manifest.read_text() + " ")
+    assert averaged(open_run(tmp_path / "small")) is None
+    assert averaged(open_run(done.run)) is not None
 
 
 def test_losses_by_position_and_kind_add_up(done: DemoResult) -> None:
