@@ -147,7 +147,7 @@ def _averaged_lines(run: Run) -> list[str]:
     value = dict(model.filter(pl.col("step") == last).select("measure", "value").iter_rows())
     return [
         f"The mean of the weights of the last third of the steps to {last:,} copies "
-        f"{value['copying_accuracy_token']:.3f} per token, {value['copying_accuracy_exact']:.3f} exact ({found.name})."
+        f"{value['copying_accuracy_token']:.3f} per token, {value['copying_accuracy_exact']:.3f} exact ({found.folder})."
     ]
 
 

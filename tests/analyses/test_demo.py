@@ -82,7 +82,7 @@ def test_the_means_of_its_weights_stand_beside_it(done: DemoResult, tmp_path: Pa
     assert value["natural_loss"] != parquet(done.run, "model").filter(step=16, measure="natural_loss")["value"][0]
     assert [line for line in done.summary if "The mean of the weights" in line] == [
         f"The mean of the weights of the last third of the steps to 16 copies {accuracy:.3f} per token, "
-        f"{value['copying_accuracy_exact']:.3f} exact (small-average)."
+        f"{value['copying_accuracy_exact']:.3f} exact ({done.run}/average)."
     ]
     lines: Any = curves(done.run).data
     (drawn,) = [trace for trace in lines if trace.name == "per token, mean of weights"]
