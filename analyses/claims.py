@@ -62,13 +62,14 @@ def runs_table(runs: Sequence[Evidence]) -> pl.DataFrame:
     step, low and high; null where it did not form. Rows over seeds are named by how many there are, and take the seeds
     in which the stage formed.
     """
-    varying = varied([run.config for run in runs])
+    varying = varied([run.config for run in runs if run.config])
     recipes: dict[tuple[Any, ...], list[Evidence]] = {}
-    for run in runs:
-        recipes.setdefault(tuple(run.config.get(name) for name in varying), []).append(run)
+    for run in runs:  # of one without a configuration (somebody else's, or means) nobody knows what it is a seed of
+        key = tuple(run.config.get(name) for name in varying) if run.config else (run.run, run.source)
+        recipes.setdefault(key, []).append(run)
     rows: list[dict[str, Any]] = []
     for recipe, seeds in recipes.items():
-        settings = dict(zip(varying, map(str, recipe), strict=True))
+        settings = dict(zip(varying, map(str, recipe), strict=True)) if seeds[0].config else dict.fromkeys(varying)
         rows += [{"run": run.run, **settings, **_columns([run])} for run in seeds]
         if len(seeds) > 1:
             rows.append({"run": f"{len(seeds)} seeds together", **settings, **_columns(seeds)})

@@ -65,7 +65,7 @@ def regularization(runs: list[Evidence]) -> Verdict:
         "score stand beside them and do not decide.",
         "Copying forms later or ends less accurate, and nothing speaks for it.",
     )
-    settings = [name for name in REGULARIZATION if name in varied([run.config for run in runs])]
+    settings = [name for name in REGULARIZATION if name in varied([run.config for run in runs if run.config])]
     verdicts = [_contrasted(runs, name, len(settings), claim) for name in settings]
     if not verdicts:
         return undecided(claim, 0, f"the runs differ in none of {', '.join(REGULARIZATION)}")

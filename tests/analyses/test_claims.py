@@ -147,6 +147,21 @@ def test_learning_rate_and_intensity(tmp_path: Path) -> None:
     assert (found[INTENSITY].value or 9) < 1.1
 
 
+def test_runs_of_which_nobody_knows_the_recipe(late: list[Path], tmp_path: Path) -> None:
+    """Means of a run's weights, or somebody else's series, beside runs of ours: compared with none, pooled with none."""
+    for name in ("one", "other"):
+        shutil.copytree(late[0], tmp_path / name)
+        (tmp_path / name / "config.toml").unlink()
+        for step in STEPS:
+            folder = tmp_path / name / "checkpoints" / f"step{step}"
+            folder.mkdir(parents=True)
+            (folder / "config.json").write_text("{}")
+    found = claims([*late, tmp_path / "one", tmp_path / "other"])
+    assert found.verdicts[REGULARIZATION].verdict == "undecided"
+    assert "differ in none of" in found.verdicts[REGULARIZATION].reason
+    assert found.runs["run"].to_list() == [*(run.name for run in late), "3 seeds together", "one", "other"]
+
+
 def test_the_same_experiment_twice(late: list[Path], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="the same experiment as"):
         claims([late[0], late[0]])
