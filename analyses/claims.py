@@ -64,7 +64,7 @@ def runs_table(runs: Sequence[Evidence]) -> pl.DataFrame:
     """
     varying = varied([run.config for run in runs if run.config])
     recipes: dict[tuple[Any, ...], list[Evidence]] = {}
-    for run in runs:  # of one without a configuration (somebody else's, or means) nobody knows what it is a seed of
+    for run in runs:  # of one without a configuration (somebody else's) nobody knows what it is a seed of
         key = tuple(run.config.get(name) for name in varying) if run.config else (run.run, run.source)
         recipes.setdefault(key, []).append(run)
     rows: list[dict[str, Any]] = []

@@ -12,6 +12,7 @@ from analyses.emergence import Emergence, emergence
 from analyses.factors import flat
 from analyses.formation import copying_formation, formation_steps, order_of_appearance
 from analyses.run import chance, open_run, read_metrics, score_tables
+from training.averages import ABOUT
 from training.errors import InputError
 from training.schedule import learning_rate
 
@@ -81,6 +82,8 @@ class Evidence(NamedTuple):
 def gather(source: str | Path) -> Evidence:
     """Reads a scored run. Raises InputError, with the run's name in front, for what its tables lack."""
     run = open_run(source)
+    if (run.folder / ABOUT).is_file():
+        raise InputError(f"{source}: means of a run's weights, which are no run of their own; give {run.folder.parent}")
     try:
         heads, model = score_tables(run)
         metrics, at_chance = read_metrics(run), chance(run)

@@ -145,9 +145,10 @@ def _averaged_lines(run: Run) -> list[str]:
     model = score_tables(found).model
     last = int(model["step"].max())  # type: ignore[arg-type]
     value = dict(model.filter(pl.col("step") == last).select("measure", "value").iter_rows())
+    token, exact = value["copying_accuracy_token"], value["copying_accuracy_exact"]
     return [
-        f"The mean of the weights of the last third of the steps to {last:,} copies "
-        f"{value['copying_accuracy_token']:.3f} per token, {value['copying_accuracy_exact']:.3f} exact ({found.folder})."
+        f"The mean of the weights of the last third of the steps to {last:,} copies {token:.3f} per token, {exact:.3f} "
+        f"exact ({found.folder})."
     ]
 
 

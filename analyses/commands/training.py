@@ -124,7 +124,10 @@ def zoom(
 def average(
     series: Source,
     share: Annotated[
-        float, typer.Option(help="How many of the steps so far, of the last, a mean is taken over; 0 to 1.")
+        float,
+        typer.Option(
+            help="Share of the steps so far, the last of them, that a mean is taken over.", show_default="a third"
+        ),
     ] = 1 / 3,
     silent: Silent = False,
 ) -> None:

@@ -148,7 +148,7 @@ def test_learning_rate_and_intensity(tmp_path: Path) -> None:
 
 
 def test_runs_of_which_nobody_knows_the_recipe(late: list[Path], tmp_path: Path) -> None:
-    """Means of a run's weights, or somebody else's series, beside runs of ours: compared with none, pooled with none."""
+    """Somebody else's series beside runs of ours: compared with none, pooled with none."""
     for name in ("one", "other"):
         shutil.copytree(late[0], tmp_path / name)
         (tmp_path / name / "config.toml").unlink()

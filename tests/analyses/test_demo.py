@@ -15,6 +15,7 @@ import pytest
 from small_demo import small_config, write_corpus
 
 from analyses.averages import AVERAGED, averaged
+from analyses.claims import claims
 from analyses.demo import DemoResult, demo
 from analyses.notebook import curves
 from analyses.page.entry import run_entry
@@ -89,6 +90,9 @@ def test_the_means_of_its_weights_stand_beside_it(done: DemoResult, tmp_path: Pa
     assert [y for y in drawn.y if y == y] == [accuracy]
     shown = run_entry(open_run(done.run), 0).fields["curves"][AVERAGED]
     assert (shown["steps"], shown["values"]) == ([16], [pytest.approx(accuracy, abs=1e-6)])
+
+    with pytest.raises(InputError, match="which are no run of their own"):
+        claims([done.run / "average"])
 
     # Means of other checkpoints than these are not this run's.
     shutil.copytree(done.run, tmp_path / "small")
