@@ -10,7 +10,7 @@ import polars as pl
 from analyses.claims import Claims
 from analyses.evidence import STAGES
 from analyses.plain_page import html_table, plain_page, text
-from analyses.verdicts import Verdict
+from analyses.verdicts import Verdict, interval
 from training.checkpoints import write_json, write_text
 from training.errors import InputError
 
@@ -18,16 +18,17 @@ SIGNS = {"supported": "✓", "contradicted": "✗", "undecided": "?"}
 
 
 def verdict_line(verdict: Verdict) -> str:
-    """One line: verdict, claim, effect with interval, runs, reason."""
+    """One line: verdict, claim, effect with interval (`above 0.2` where it is open), runs, reason."""
     return f"{verdict.verdict}: {verdict.claim}. {_effect(verdict)}{_runs(verdict.runs)}; {verdict.reason}."
 
 
 def _effect(verdict: Verdict) -> str:
-    if verdict.value is None:
-        return ""
-    interval = "" if verdict.low is None or verdict.high is None else f" [{verdict.low:.3g}, {verdict.high:.3g}]"
+    known = [] if verdict.value is None else [f"{verdict.value:.3g}"]
+    words = interval(verdict)
+    if words:
+        known.append(f"[{words.replace(' to ', ', ')}]" if " to " in words else words)
     effect = verdict.effect[:1].upper() + verdict.effect[1:]
-    return f"{effect}: {verdict.value:.3g}{interval}; "
+    return f"{effect}: {' '.join(known)}; " if known else ""
 
 
 def _runs(count: int) -> str:

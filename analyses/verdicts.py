@@ -46,6 +46,14 @@ def number(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
+def interval(verdict: Verdict) -> str | None:
+    """The interval in words, `above 0.2` where it is open at one end; None without any."""
+    low, high = (None if end is None else f"{end:.3g}" for end in (verdict.low, verdict.high))
+    if low and high:
+        return f"{low} to {high}"
+    return f"above {low}" if low else f"below {high}" if high else None
+
+
 def few(runs: int) -> str:
     """That there are too few runs."""
     return f"{runs} run{'s' * (runs != 1)}: a verdict needs {LEAST_RUNS}"

@@ -13,7 +13,7 @@ from analyses.page.contents import Entry, Payload
 from analyses.page.entry import run_entry
 from analyses.page.plain import table
 from analyses.run import Run
-from analyses.verdicts import Verdict
+from analyses.verdicts import Verdict, interval
 from training.errors import InputError
 
 VERSION = 1
@@ -109,15 +109,12 @@ def _claims(runs: Sequence[Run]) -> tuple[list[dict[str, Any]], list[str]]:
 def _claim(verdict: Verdict) -> dict[str, Any]:
     value = verdict.value
     known = value is not None and math.isfinite(value)
-    interval = None
-    if verdict.low is not None and verdict.high is not None:
-        interval = f"{verdict.low:.3g} to {verdict.high:.3g}"
     details = verdict.details
     return {
         "claim": verdict.claim,
         "verdict": verdict.verdict,
         "effect": verdict.effect + (f": {value:.3g}" if known else ""),
-        "interval": interval,
+        "interval": interval(verdict),
         "runs": verdict.runs,
         "rule": verdict.rule,
         "break_condition": verdict.breaks,

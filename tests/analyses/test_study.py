@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 from written_run import STEPS, write_run
 
+from analyses.claims_page import verdict_line
 from analyses.paper_figures import rendered
 from analyses.studies import QUESTIONS, SIZES
 from analyses.study import corpus_name, shareable, study, study_sweep
@@ -159,6 +160,7 @@ def test_interventions(tmp_path: Path) -> None:
     assert "3 without copying yet, taken as later than their last step" in without.reason
     assert without.value is None
     assert without.high is None
+    assert f"against plain: above {without.low:.3g}; 6 runs" in verdict_line(without)
 
 
 def test_copying_is_dated_by_the_loss_where_accuracy_says_nothing(tmp_path: Path) -> None:
