@@ -19,7 +19,7 @@ from analyses.claims_within import delayed_emergence, shallow_to_deep, stage_aft
 from analyses.contrasts import INTERVALS, contrast, step_effect
 from analyses.evidence import COPYING_LOSS, Evidence
 from analyses.study_evidence import StudyRun, by_loss, conditions, evidence_of
-from analyses.verdicts import LEAST_RUNS, Verdict, blank, elsewhere, few, number, taken_as_later, undecided
+from analyses.verdicts import LEAST_RUNS, Verdict, blank, elsewhere, few, interval, number, taken_as_later, undecided
 
 SAME_SEED_FACTOR = 1.25
 """Scatter of the formation step over seeds (one standard deviation, as a factor) up to which seeds count as alike."""
@@ -33,30 +33,44 @@ EXPECTED = {
 }
 """What the theory of induction heads foretells for a condition of the study `intervention`, against `plain`."""
 
-Judge = Callable[[Sequence[StudyRun]], list[Verdict]]
+Judge = Callable[[Sequence[StudyRun], bool], list[Verdict]]
+"""From the runs, and whether to date copying by its loss, to verdicts."""
 
 
 def judge(name: str, runs: Sequence[StudyRun]) -> list[Verdict]:
-    """The verdicts of a study, the one it is about first. Each says by which measure copying was dated."""
+    """The verdicts of a study, the one it is about first. Each says by which measure copying was dated, and what the
+    other measure would have said where that is something else."""
     loss = by_loss(runs)
-    how = "copying dated by " + (
-        "the copying loss, since accuracy formed in few runs" if loss else "accuracy per token"
-    )
+    ways = ("accuracy per token", "the copying loss")
+    how = f"copying dated by {ways[loss]}" + (", since accuracy formed in few runs" if loss else "")
     absent = [run for run in runs if run.evidence is None]
     note = elsewhere(len(absent), f"such as {absent[0].label}: {absent[0].reason}"[:160]) if absent else ""
-    return [verdict._replace(reason=f"{verdict.reason}; {how}{note}") for verdict in JUDGES[name](runs)]
+    other = {verdict.claim: verdict for verdict in JUDGES[name](runs, not loss)}
+    return [
+        one._replace(reason=f"{one.reason}; {how}{_otherwise(one, other.get(one.claim), ways[not loss])}{note}")
+        for one in JUDGES[name](runs, loss)
+    ]
+
+
+def _otherwise(found: Verdict, other: Verdict | None, way: str) -> str:
+    """What dating copying the other way says, where it says something else."""
+    if other is None or (found.verdict, found.value, found.low) == (other.verdict, other.value, other.low):
+        return ""
+    value = "" if other.value is None else f" {other.value:.3g}"
+    words = interval(other)
+    return f" (by {way}: {other.verdict}{value}{f', {words}' if words else ''})"
 
 
 def _claims(*claims: Callable[[list[Evidence]], Verdict]) -> Judge:
     """The rules of `copyscope claims`, on the study's runs."""
-    return lambda runs: [claim(evidence_of(runs, by_loss(runs))) for claim in claims]
+    return lambda runs, loss: [claim(evidence_of(runs, loss)) for claim in claims]
 
 
-def _regularization(runs: Sequence[StudyRun]) -> list[Verdict]:
-    return [*_claims(regularization)(runs), *_against_first(runs, {}, "Regularization")]
+def _regularization(runs: Sequence[StudyRun], loss: bool) -> list[Verdict]:
+    return [*_claims(regularization)(runs, loss), *_against_first(runs, loss, {}, "Regularization")]
 
 
-def _against_first(runs: Sequence[StudyRun], expected: dict[str, str], what: str = "") -> list[Verdict]:
+def _against_first(runs: Sequence[StudyRun], loss: bool, expected: dict[str, str], what: str = "") -> list[Verdict]:
     """A verdict a condition, each against the first; the intervals are 95 % for all conditions together."""
     names = conditions(runs)
     found = []
@@ -71,7 +85,7 @@ def _against_first(runs: Sequence[StudyRun], expected: dict[str, str], what: str
             "An interval on the other side, none on the foretold one.",
         )
         pair = [run for run in runs if run.condition in (names[0], name)]
-        found.append(_contrasted(claim, pair, name, len(names) - 1, wanted, by_loss(runs)))
+        found.append(_contrasted(claim, pair, name, len(names) - 1, wanted, loss))
     return found
 
 
@@ -105,9 +119,9 @@ def outcome(run: Evidence, loss: bool) -> dict[str, float | None]:
     )
 
 
-def _scale(runs: Sequence[StudyRun]) -> list[Verdict]:
+def _scale(runs: Sequence[StudyRun], loss: bool) -> list[Verdict]:
     """One verdict a size that was varied, then shallow to deep in the deepest models."""
-    evidence = evidence_of(runs, by_loss(runs))
+    evidence = evidence_of(runs, loss)
     base = runs[0].outcome.run.config
     found = []
     for word, field in SIZES.items():
@@ -158,7 +172,7 @@ def _field(config: object, field: str) -> int:
     return getattr(getattr(config, section), name)
 
 
-def _corpus(runs: Sequence[StudyRun]) -> list[Verdict]:
+def _corpus(runs: Sequence[StudyRun], loss: bool) -> list[Verdict]:
     claim = blank(
         "Copying forms in fewer updates on text that repeats itself more",
         "change of ln step for each unit of ln share of predictable tokens",
@@ -166,7 +180,7 @@ def _corpus(runs: Sequence[StudyRun]) -> list[Verdict]:
         f"occurred before in the window), at least {LEAST_RUNS}; the 95 % interval lies below 0.",
         "The interval lies above 0.",
     )
-    rows, loss = [], by_loss(runs)
+    rows = []
     for name in conditions(runs):
         evidence = evidence_of([run for run in runs if run.condition == name], loss)
         steps = [one.step for one in evidence if one.step is not None]
@@ -194,9 +208,9 @@ def _corpus(runs: Sequence[StudyRun]) -> list[Verdict]:
                            reason=f"{known.height} corpora{note}")]  # fmt: skip
 
 
-def _seeds(runs: Sequence[StudyRun]) -> list[Verdict]:
-    return [_alike(evidence_of(runs, by_loss(runs))),
-            *_claims(delayed_emergence, stage_after_stage, shallow_to_deep)(runs)]  # fmt: skip
+def _seeds(runs: Sequence[StudyRun], loss: bool) -> list[Verdict]:
+    return [_alike(evidence_of(runs, loss)),
+            *_claims(delayed_emergence, stage_after_stage, shallow_to_deep)(runs, loss)]  # fmt: skip
 
 
 def _alike(evidence: Sequence[Evidence]) -> Verdict:
@@ -228,5 +242,5 @@ JUDGES: dict[str, Judge] = {
     "scale": _scale,
     "corpus": _corpus,
     "seeds": _seeds,
-    "intervention": lambda runs: _against_first(runs, EXPECTED),
+    "intervention": lambda runs, loss: _against_first(runs, loss, EXPECTED),
 }

@@ -158,6 +158,8 @@ def test_interventions(tmp_path: Path) -> None:
     without = verdicts["No loss on repeats"]
     assert without.verdict == "supported"  # copying never formed: later than the last step, and the end says so too
     assert "3 without copying yet, taken as later than their last step" in without.reason
+    # Its planted copying loss falls as in the plain runs, so that this other way of dating finds nothing.
+    assert "dated by accuracy per token (by the copying loss: undecided " in without.reason
     assert without.value is None
     assert without.high is None
     assert f"against plain: above {without.low:.3g}; 6 runs" in verdict_line(without)
