@@ -104,7 +104,7 @@ def _formed(axes: Axes, runs: list[StudyRun], measure: str) -> None:
     _steps(axes)
     axes.set_yticks(range(len(names)), names, fontsize=6.5)
     axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.set_xlabel("copying forms at step" + " (▷ not yet)" * any(one.step is None for one in evidence))
+    axes.set_xlabel("formation step" + " (▷ not yet)" * any(one.step is None for one in evidence))
     _plain(axes)
 
 
