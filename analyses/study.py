@@ -9,6 +9,7 @@ import polars as pl
 from analyses.claims import Claims
 from analyses.claims import runs_table as formation_table
 from analyses.claims_page import verdict_line, write_claims
+from analyses.factors import flat
 from analyses.studies import PRESETS, QUESTIONS, SIZES
 from analyses.study_evidence import (
     StudyRun,
@@ -127,7 +128,7 @@ def _say_cost(todo: list[RunConfig], samples: int | None, jobs: int | None, say:
 def write_study(name: str, runs: list[StudyRun], folder: Path) -> StudyResult:
     """Judges the runs, and writes tables, figure, verdicts and configurations into `folder`."""
     verdicts = judge(name, runs)
-    evidence = evidence_of(runs, by_loss(runs))
+    evidence = evidence_of([_without_paths(run) for run in runs], by_loss(runs))
     table = runs_table(runs)
     for file, content in (("runs", table), ("curves", curves_table(runs)), ("heads", heads_table(runs))):
         write_text(folder / f"{file}.csv", content.write_csv(float_precision=6))
@@ -149,6 +150,13 @@ def shareable(config: RunConfig) -> RunConfig:
     """The configuration with a corpus on disk named by its file alone: where it lay is nobody's business."""
     corpus = config.data.corpus
     return config if corpus.startswith("hf:") else config.with_values({"data.corpus": Path(corpus).name})
+
+
+def _without_paths(run: StudyRun) -> StudyRun:
+    """The run with `shareable` settings in its evidence, as tables show them."""
+    if run.evidence is None:
+        return run
+    return run._replace(evidence=run.evidence._replace(config=flat(shareable(run.outcome.run.config))))
 
 
 def _figures(name: str, runs: list[StudyRun]) -> dict[str, bytes]:

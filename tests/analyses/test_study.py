@@ -12,7 +12,7 @@ from written_run import STEPS, write_run
 from analyses.claims_page import verdict_line
 from analyses.paper_figures import rendered
 from analyses.studies import QUESTIONS, SIZES
-from analyses.study import corpus_name, shareable, study, study_sweep
+from analyses.study import corpus_name, shareable, study, study_sweep, write_study
 from analyses.study_evidence import by_loss, gather_study, runs_table
 from analyses.study_figures import study_figure
 from analyses.study_verdicts import judge
@@ -115,6 +115,16 @@ def test_corpus(tmp_path: Path) -> None:
     assert found.details is not None
     assert found.details["corpus"].to_list() == ["python", "prose", "wiki"]
     assert found.details["copying forms"][0] == pytest.approx(1000, rel=0.2)
+
+
+def test_what_is_written_names_no_folder_of_a_corpus(tmp_path: Path) -> None:
+    sweep = planted("corpus", tmp_path, lambda run: 1000.0, one_seed)
+    write_study("corpus", gather_study(outcomes(sweep, tmp_path)), tmp_path / "results")
+    written = [*(tmp_path / "results").rglob("*.[cjht]*")]
+    texts = {path.name: path.read_text() for path in written if path.is_file()}
+    assert {"runs.csv", "verdicts.json", "verdicts.html", "verdicts.txt"} < texts.keys()
+    assert any("prose.jsonl.xz" in text for text in texts.values())
+    assert [name for name, text in texts.items() if "texts/prose" in text] == []
 
 
 def test_seeds_and_what_is_written(tmp_path: Path) -> None:
