@@ -1,10 +1,7 @@
 """Ablations at chosen checkpoints of a series, stored as one table a step and kind, with all that a number needs to be
 computed again in the file's metadata."""
 
-import io
-import json
 from collections.abc import Iterable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +10,22 @@ import polars as pl
 from analyses.ablation_kinds import KINDS, WINDOWS, Asked, clean_values, default_methods, usable_methods
 from analyses.as_trained import as_trained, held, held_key
 from analyses.prompts import COPYING_SAMPLES, LOSS_PROMPTS, Prompts, run_prompts
-from analyses.run import Progress, Run, is_stored, labelled, open_run, result_key, selected
+from analyses.run import (
+    Progress,
+    Run,
+    computed_with,
+    is_stored,
+    labelled,
+    open_run,
+    result_key,
+    selected,
+    store_table,
+)
 from interp.heads import check_names
 from interp.models import load_hooked, load_weights_into, special_ids
 from interp.parts import Part, check_parts
 from interp.rerun import MAX_BYTES
-from training.checkpoints import step_folder, write_bytes
+from training.checkpoints import step_folder
 from training.errors import InputError
 
 CHOOSABLE = ("heads", "pairs")
@@ -68,6 +75,8 @@ def ablate(
         if count < 1:
             raise InputError(f"{name}={count}: at least 1 is needed")
     chosen = selected(run, [c.step for c in run.series.checkpoints[-1:]] or [-1] if steps is None else list(steps))
+    if what == "paths" and any(held(run, checkpoint) for checkpoint in chosen):
+        raise InputError(f"{run.folder}: its heads are held (intervention.heads); leave paths out of --what")
     model = None
     for number, checkpoint in enumerate(chosen):
         path = table_path(run, what, checkpoint.step)
@@ -86,12 +95,10 @@ def ablate(
             run, model.cfg.n_ctx, model.cfg.d_vocab, special, samples=samples, loss_prompts=loss_prompts
         )
         only = None if heads is None else check_parts(model, heads).pairs
-        if what == "paths" and held(run, checkpoint):
-            raise InputError(f"{run.folder}: its heads are held (intervention.heads); leave paths out of --what")
         asked = Asked(model, prompts, wanted, max_bytes, _progress(progress, what, number, len(chosen)), only)
         with as_trained(model, run, checkpoint):
             table = labelled(KINDS[what](asked), run, checkpoint)
-            _store(table, path, key, _metadata(run, asked, what))
+            store_table(table, path, key, _metadata(run, asked, what))
     return read(run, what)
 
 
@@ -122,7 +129,7 @@ def read(run: Run, what: str = "heads") -> pl.DataFrame:
 
 def metadata(run: Run, what: str, step: int) -> dict[str, Any]:
     """What a stored table was computed with: seed, samples, prompts, methods, clean values, versions."""
-    return json.loads(pl.read_parquet_metadata(table_path(run, what, step))["computed_with"])
+    return computed_with(table_path(run, what, step))
 
 
 def _folder(run: Run, what: str) -> Path:
@@ -144,15 +151,7 @@ def _metadata(run: Run, asked: Asked, what: str) -> dict[str, Any]:
         "windows": 0 if p.natural is None else min(WINDOWS, len(p.natural)),
         "clean": clean_values(asked),
         "version": VERSION,
-        "copyscope": version("copyscope"),
-        "torch": version("torch"),
     }
-
-
-def _store(table: pl.DataFrame, path: Path, key: str, facts: dict[str, Any]) -> None:
-    data = io.BytesIO()
-    table.write_parquet(data, metadata={"key": key, "computed_with": json.dumps(facts)})
-    write_bytes(path, data.getvalue())
 
 
 def _progress(progress: Progress | None, what: str, number: int, count: int) -> Any:

@@ -3,7 +3,8 @@
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,8 @@ from training.schedule import checkpoint_steps
 
 COMMON_SHARE = 0.05
 """Share of tokens at each end of the counts that random prompts leave out (`interp.prompts.random_token_vocab`)."""
+SCORES_VERSION = 2
+"""Raised when a measure or its prompts change, so that stored scores are computed anew."""
 
 
 class Scores(NamedTuple):
@@ -100,11 +103,17 @@ def is_stored(path: Path, key: str) -> bool:
         return False
 
 
-def store_table(table: pl.DataFrame, path: Path, key: str) -> None:
-    """Writes a table, whole or not at all."""
+def store_table(table: pl.DataFrame, path: Path, key: str, facts: Mapping[str, Any]) -> None:
+    """Writes a table, whole or not at all, with `facts` and the versions of programs as `computed_with`."""
+    versions = {name: version(name) for name in ("copyscope", "torch")}
     data = io.BytesIO()
-    table.write_parquet(data, metadata={"key": key})
+    table.write_parquet(data, metadata={"key": key, "computed_with": json.dumps({**facts, **versions})})
     write_bytes(path, data.getvalue())
+
+
+def computed_with(path: Path) -> dict[str, Any]:
+    """What the table at `path` was computed with; empty for one of before this was written down."""
+    return json.loads(pl.read_parquet_metadata(path).get("computed_with", "{}"))
 
 
 def read_tables(run: Run, kind: str) -> pl.DataFrame:
@@ -125,8 +134,19 @@ def read_tables(run: Run, kind: str) -> pl.DataFrame:
 
 
 def score_tables(run: Run) -> Scores:
-    """The stored scores of a run. Raises InputError if there are none."""
+    """The stored scores of a run.
+
+    Raises InputError if there are none, and where they are by older definitions and nothing is left to score again.
+    """
     heads = read_tables(run, "heads")
+    if not run.series.checkpoints:
+        for path in (run.folder / "results" / "heads").glob("step*.parquet"):
+            # Tables without the fact are of version 2 at the latest.
+            if computed_with(path).get("version", 2) != SCORES_VERSION:
+                raise InputError(
+                    f"{path}: scored by other definitions than this copyscope's, and the run kept no checkpoints; "
+                    f"delete {run.folder} and train it again"
+                )
     if heads.is_empty():
         raise InputError(
             f"{run.folder}: the stored scores are of other steps; run `copyscope score {run.folder}` again"

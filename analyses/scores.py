@@ -11,6 +11,7 @@ from transformer_lens import HookedTransformer
 from analyses.as_trained import as_trained, held_key
 from analyses.prompts import COPYING_SAMPLES, Prompts, run_prompts
 from analyses.run import (
+    SCORES_VERSION,
     Progress,
     Scores,
     is_stored,
@@ -33,10 +34,6 @@ from interp.circuits import composition_table
 from interp.heads import MEASURES, check_names, score_heads
 from interp.models import HookedModel, load_hooked, load_weights_into, prove_conversion, special_ids
 from training.checkpoints import step_folder
-
-VERSION = 2
-"""Raised when a measure or its prompts change, so that stored results are computed anew."""
-
 
 KINDS = ("heads", "model", "pairs", "positions")
 """Tables under results/; `pairs` are of earlier and later heads, `positions` of held-out text."""
@@ -65,7 +62,9 @@ def score(
     todo = []
     for checkpoint in selected(run, steps):
         paths = {kind: run.folder / "results" / kind / f"{step_folder(checkpoint.step)}.parquet" for kind in KINDS}
-        key = result_key(checkpoint, VERSION, wanted, seeds or run.eval_seed, samples, *held_key(run, checkpoint))
+        key = result_key(
+            checkpoint, SCORES_VERSION, wanted, seeds or run.eval_seed, samples, *held_key(run, checkpoint)
+        )
         if not all(is_stored(paths[kind], key) for kind in ("heads", "model")):
             todo.append((checkpoint, paths, key))
     model: HookedTransformer | None = None
@@ -87,9 +86,10 @@ def score(
             found = {"heads": heads, "model": score_model(model, prompts, losses), "pairs": score_pairs(model, heads)}
         if losses is not None and prompts.natural is not None:
             found["positions"] = split_loss(losses, induction_predictable(prompts.natural)).by_position
+        facts = {"version": SCORES_VERSION, "measures": wanted, "seeds": [*prompts.seeds], "copying_samples": samples}
         for kind in reversed([kind for kind in KINDS if kind in found]):  # heads last: then all is there
             if not found[kind].is_empty():
-                store_table(labelled(found[kind], run, checkpoint), paths[kind], key)
+                store_table(labelled(found[kind], run, checkpoint), paths[kind], key, facts)
         if progress:
             progress("scoring checkpoints", done + 1, len(todo))
     return Scores(read_tables(run, "heads"), read_tables(run, "model"))

@@ -142,7 +142,7 @@ def _averaged_lines(run: Run) -> list[str]:
     found = averaged(run)
     if found is None:
         return []
-    model = score_tables(found).model
+    model = read_tables(found, "model")
     last = int(model["step"].max())  # type: ignore[arg-type]
     value = dict(model.filter(pl.col("step") == last).select("measure", "value").iter_rows())
     token, exact = value["copying_accuracy_token"], value["copying_accuracy_exact"]

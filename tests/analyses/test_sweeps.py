@@ -2,17 +2,22 @@
 
 import json
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
 from small_demo import small_config, write_corpus
+from written_run import config as written_config
+from written_run import write_run
 
 from analyses import cli, scores
+from analyses.run import SCORES_VERSION, computed_with, open_run, score_tables, store_table
 from analyses.scored_run import scored_run, work
 from analyses.study_cost import cost_of, operations, scored_tokens
 from analyses.sweeps import outcome_table, sweep
+from interp.heads import MEASURES as MEASURES_OF_HEADS
 from training.config import RunConfig
 from training.errors import InputError, Stopped
 from training.execute import FINISHED, Status, execute, read_status, write_status
@@ -60,6 +65,11 @@ def test_a_run_broken_off_while_it_was_scored_goes_on_to_the_same_tables(
     assert not list((whole / "checkpoints").iterdir())
     assert sum(path.stat().st_size for path in whole.rglob("*") if path.is_file()) < 400_000
 
+    facts = [computed_with(path) for path in (whole / "results").rglob("*.parquet")]
+    wanted = {"version": SCORES_VERSION, "measures": list(MEASURES_OF_HEADS), "seeds": [settings.seeds.eval],
+              "copying_samples": 10, "copyscope": version("copyscope"), "torch": version("torch")}  # fmt: skip
+    assert facts == [wanted] * len(facts)
+
     broken = begin(root, "broken", settings)
     plain, calls = scores.score_heads, 0
 
@@ -78,6 +88,17 @@ def test_a_run_broken_off_while_it_was_scored_goes_on_to_the_same_tables(
     for kind, table in tables(whole).items():
         assert tables(broken)[kind].drop("run").equals(table.drop("run")), kind
     assert set(tables(broken)["heads"]["step"]) == set(checkpoint_steps(settings))
+
+
+def test_scores_by_older_definitions_that_cannot_be_computed_again_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_run(tmp_path / "run", written_config(), copies_at=2_000)
+    assert len(score_tables(open_run(folder)).heads)
+    table = next((folder / "results" / "heads").glob("*.parquet"))
+    store_table(pl.read_parquet(table), table, "key", {"version": SCORES_VERSION + 1})
+    with pytest.raises(InputError, match=rf"{table}: scored by other definitions .* delete {folder} and train"):
+        score_tables(open_run(folder))
 
 
 def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:

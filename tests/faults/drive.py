@@ -1,5 +1,6 @@
 """A driver of a sweep in a process of its own, which a test kills: `drive.py OUT RUNS STEPS ENGINE`."""
 
+import signal
 import sys
 from pathlib import Path
 
@@ -17,6 +18,7 @@ def counted_sweep(runs: int, steps: int) -> Sweep:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background of a script ignore it
     sweeps.BUSY_PAUSE, sweeps.POLL = 0.5, 0.05
     out, runs, steps, name = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
     sweep = counted_sweep(runs, steps)

@@ -5,6 +5,8 @@ Slurm is stood in for by submitit's own local executor: scripts, pickles and sig
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -142,6 +144,29 @@ def test_a_slurm_job_that_is_killed_or_stopped(tmp_path: Path) -> None:
     steps = steps_done(folder)
     assert set(steps) == set(range(1, max(steps) + 1))
     assert len(steps) <= max(steps) + 1
+
+
+def test_a_cluster_s_task_hears_an_interrupt_where_its_program_ignores_it(tmp_path: Path) -> None:
+    """As one does that a script started with `&`, and so its children."""
+    (tmp_path / SLOW).touch()
+    sweep = counted_sweep(1, 100)
+    claim(sweep, tmp_path)
+    folder = tmp_path / sweep.runs[0].run_id
+    task = (
+        "import sys; from pathlib import Path; from training.engines import Job; from training.engines.child import "
+        "run_child; sys.exit(run_child(Job(Path(sys.argv[1]), 'counted_run'), {}))"
+    )
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        program = subprocess.Popen([sys.executable, "-c", task, str(folder)])
+    finally:
+        signal.signal(signal.SIGINT, before)
+    end = time.monotonic() + 60
+    while len(steps_done(folder)) < 3 and time.monotonic() < end:
+        time.sleep(0.05)
+    program.send_signal(signal.SIGINT)
+    assert program.wait(timeout=60) == 1
+    assert read_status(folder).state == "stopped"
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,10 @@
 """A job as a child process: started with a pipe that ends when its parent does, and stopped by closing it."""
 
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
 
@@ -32,6 +34,9 @@ def ask_to_stop(child: subprocess.Popen[bytes]) -> None:
 
 def run_child(job: Job, environment: dict[str, str]) -> int:
     """Runs the job to its end and returns the exit code. An interrupt, which is how clusters cancel, lets it save."""
+    if threading.current_thread() is threading.main_thread():
+        # Ignored where a script started the cluster or the driver in the background (`… &`).
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     child = start_child(job, environment)
     try:
         while child.poll() is None:
