@@ -29,9 +29,13 @@ LOCAL_SLURM = {"cluster": "local", "timeout_min": 5}
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("PYTHONPATH", str(HERE))
     monkeypatch.setattr(sweeps, "POLL", 0.05)
+    # submitit's stand-in for Slurm is cancelled by an interrupt, which tests in the background of a script ignore.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="module")
