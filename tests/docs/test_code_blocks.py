@@ -121,7 +121,16 @@ def test_nothing_is_excused_that_is_not_there() -> None:
     assert [p for p in ELSEWHERE if not any(re.fullmatch(p, line) for line in lines)] == []
 
 
+def anchors(page: Path) -> set[str]:
+    """What a link into a page may name: its headings as GitHub writes them."""
+    headings = re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text("utf-8")), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def test_links_between_pages_lead_somewhere() -> None:
     for page in PAGES:
-        for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text("utf-8")):
-            assert target.startswith("https://") or (page.parent / target).exists(), f"{page}: {target}"
+        for target, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)]*))?\)", page.read_text("utf-8")):
+            if not target.startswith("https://"):
+                to = page.parent / target if target else page
+                assert to.exists(), f"{page}: {target}"
+                assert not anchor or to.suffix != ".md" or anchor in anchors(to), f"{page}: {target}#{anchor}"
