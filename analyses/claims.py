@@ -28,7 +28,7 @@ class Claims(NamedTuple):
 
     verdicts: list[Verdict]
     runs: pl.DataFrame
-    """A row a run, and one for all seeds of a recipe: when each stage formed, with 95 % intervals."""
+    """A row a run, and one for all seeds of a recipe: when each stage formed, with 95 % intervals (`runs_table`)."""
 
 
 def claims(sources: Sequence[str | Path], factor: str | None = None) -> Claims:
@@ -58,9 +58,10 @@ def claims(sources: Sequence[str | Path], factor: str | None = None) -> Claims:
 def runs_table(runs: Sequence[Evidence]) -> pl.DataFrame:
     """When things formed in each run, and over the seeds of each recipe (Student's interval of the log step).
 
-    Columns: run, then for the first strong previous-token and induction head and for copying (accuracy per token) the
-    step, low and high; null where it did not form. Rows over seeds are named by how many there are, and take the seeds
-    in which the stage formed.
+    Columns: run, runs (how many the row is of), then for the first strong previous-token and induction head and for
+    copying (accuracy per token) the step, low and high, null where it did not form, and in how many runs it formed.
+    Rows over seeds are named by how many there are; a step in them is that of the seeds in which the stage formed, so
+    too early where some did not.
     """
     varying = varied([run.config for run in runs if run.config])
     recipes: dict[tuple[Any, ...], list[Evidence]] = {}
@@ -70,9 +71,9 @@ def runs_table(runs: Sequence[Evidence]) -> pl.DataFrame:
     rows: list[dict[str, Any]] = []
     for recipe, seeds in recipes.items():
         settings = dict(zip(varying, map(str, recipe), strict=True)) if seeds[0].config else dict.fromkeys(varying)
-        rows += [{"run": run.run, **settings, **_columns([run])} for run in seeds]
+        rows += [{"run": run.run, "runs": 1, **settings, **_columns([run])} for run in seeds]
         if len(seeds) > 1:
-            rows.append({"run": f"{len(seeds)} seeds together", **settings, **_columns(seeds)})
+            rows.append({"run": f"{len(seeds)} seeds together", "runs": len(seeds), **settings, **_columns(seeds)})
     return pl.DataFrame(rows, infer_schema_length=None)
 
 
@@ -82,6 +83,7 @@ def _columns(runs: Sequence[Evidence]) -> dict[str, float | None]:
         known = [run.steps[stage] for run in runs if stage in run.steps]
         found = over_runs(*np.maximum(np.array(known, dtype=float), 0.5).T) if known else (None, None, None)
         out |= dict(zip((stage, f"{stage}, low", f"{stage}, high"), found, strict=True))
+        out[f"{stage}, formed"] = len(known)
     return out
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -12,7 +13,7 @@ from analyses.evidence import Evidence
 from analyses.exponent import LAWS, batch_exponent
 from analyses.factors import comparable, varied
 from analyses.intensity import CLAIMED, intensity
-from analyses.verdicts import LEAST_RUNS, Verdict, blank, elsewhere, few, number, taken_as_later, undecided
+from analyses.verdicts import LEAST_RUNS, Verdict, blank, elsewhere, few, line_of, number, taken_as_later, undecided
 
 REGULARIZATION = ("optimizer.weight_decay", "model.attention_dropout", "model.residual_dropout")
 RATE, BATCH = "optimizer.lr", "train.batch_size"
@@ -27,8 +28,8 @@ def updates_not_tokens(runs: list[Evidence]) -> Verdict:
     claim = blank(
         "Updates count, not tokens: copying forms at the same step for every batch size",
         f"exponent of the batch size in the formation step ({laws})",
-        "Least squares of ln step on ln batch size; 0 is the only one of the three exponents in the 95 % interval. "
-        "Three batch sizes, the largest four times the smallest.",
+        f"{line_of('batch size')}; 0 is the only one of the three exponents in the 95 % interval. Three batch sizes, "
+        "the largest four times the smallest.",
         "The interval does not hold 0.",
     )
     used, notes = _comparable(runs, BATCH)
@@ -44,10 +45,9 @@ def updates_not_tokens(runs: list[Evidence]) -> Verdict:
         sizes, steps, low, high, np.array([run.config[BATCH] for run in late], dtype=float),
         np.array([run.last_step for run in late], dtype=float),
     )  # fmt: skip
-    details = pl.DataFrame({"run": [run.run for run in formed], "batch size": sizes, "copying forms": steps,
-                            "low": low, "high": high})  # fmt: skip
-    found = claim._replace(value=number(fit.exponent), low=number(fit.low), high=number(fit.high), runs=len(formed),
-                           reason=fit.reason + notes, details=details.sort("batch size"))  # fmt: skip
+    details = steps_table(used, "batch size", [run.config[BATCH] for run in used])
+    found = claim._replace(value=number(fit.exponent), low=number(fit.low), high=number(fit.high), runs=len(used),
+                           reason=fit.reason + notes, details=details)  # fmt: skip
     if fit.law == LAWS[0.0]:
         return found._replace(verdict="supported")
     if fit.enough and not fit.low <= 0 <= fit.high:
@@ -84,7 +84,7 @@ def learning_rate(runs: list[Evidence]) -> Verdict:
     claim = blank(
         "A higher learning rate makes copying form in fewer updates",
         "exponent of the learning rate in the formation step",
-        "Least squares of ln step on ln learning rate over at least three runs and two rates; the 95 % interval lies "
+        f"{line_of('learning rate')}, over at least three that formed at two rates or more; the 95 % interval lies "
         "below 0.",
         "The interval lies above 0.",
     )
@@ -95,16 +95,16 @@ def learning_rate(runs: list[Evidence]) -> Verdict:
     notes += taken_as_later(len(late))
     rates, steps = (np.array(x, dtype=float) for x in ([r.config[RATE] for r in formed], [r.step for r in formed]))
     details = contrast([run.config[RATE] for run in used], [compared(run) for run in used]).table
-    found = claim._replace(runs=len(formed), details=_named(details, RATE))
+    found = claim._replace(runs=len(used), details=_named(details, RATE))
     if len(np.unique(rates)) < 2:
-        return undecided(found, len(formed), f"copying formed at one learning rate only{notes}")
+        return undecided(found, len(used), f"copying formed at one learning rate only{notes}")
     fit = censored_slope(
         np.log(rates), np.log(steps), np.log([float(run.config[RATE]) for run in late]),
         np.log([float(run.last_step) for run in late]), np.array([run.log_error for run in formed], dtype=float),
     )  # fmt: skip
     found = found._replace(value=fit.slope, low=number(fit.low), high=number(fit.high))
     if found.low is None:
-        return undecided(found, len(formed), few(len(formed)) + notes)
+        return undecided(found, len(used), few(len(formed)) + notes)
     verdict = "supported" if fit.high < 0 else "contradicted" if fit.low > 0 else "undecided"
     return found._replace(verdict=verdict, reason=f"{len(np.unique(rates))} learning rates{notes}")
 
@@ -170,6 +170,18 @@ def _contrasted(runs: list[Evidence], factor: str, settings: int, claim: Verdict
     value, low, high = step_effect(found.table)
     return claim._replace(verdict=verdict, value=value, low=low, high=high, runs=len(used),
                           reason=f"{factor}: {found.reason}{notes}", details=_named(found.table, factor))  # fmt: skip
+
+
+def steps_table(runs: Sequence[Evidence], setting: str, values: Sequence[Any]) -> pl.DataFrame:
+    """When copying formed in each run with its interval, by the setting's value; or which step it is later than."""
+    rows = [
+        (run.run, value, *((run.copying[name] for name in ("estimate", "low", "high")) if run.step is not None
+                           else (None,) * 3), None if run.step is not None else float(run.last_step))
+        for run, value in zip(runs, values, strict=True)
+    ]  # fmt: skip
+    steps = dict.fromkeys(("copying forms", "low", "high", "later than"), pl.Float64())
+    schema = {"run": pl.String(), setting: None, **steps}
+    return pl.DataFrame(rows, schema=schema, orient="row").sort(setting, maintain_order=True)
 
 
 def compared(run: Evidence) -> dict[str, float | None]:

@@ -14,6 +14,10 @@ from analyses.verdicts import Verdict, interval
 from training.checkpoints import write_json, write_text
 from training.errors import InputError
 
+CAPTION = (
+    "Steps, with 95 % intervals, which are never narrower than the checkpoints; “2 of 3”: of those that formed it, the "
+    "others being later or never"
+)
 SIGNS = {"supported": "✓", "contradicted": "✗", "undecided": "?"}
 
 
@@ -44,19 +48,22 @@ def overview(verdicts: Sequence[Verdict]) -> pl.DataFrame:
 
 
 def _in_words(runs: pl.DataFrame) -> pl.DataFrame:
-    """Each stage as one column, such as "1,105 [1,000, 1,250]"."""
+    """Each stage as one column, such as "1,105 [1,000, 1,250], 2 of 3"."""
+    ends = ("low", "high", "formed")
     words = [
-        pl.struct(stage, f"{stage}, low", f"{stage}, high").map_elements(_interval, return_dtype=pl.String).alias(stage)
+        pl.struct(stage, *(f"{stage}, {end}" for end in ends), "runs")
+        .map_elements(_formed, return_dtype=pl.String).alias(stage)
         for stage in STAGES
-    ]
-    return runs.select(pl.exclude(*(f"{stage}, {end}" for stage in STAGES for end in ("low", "high")))).with_columns(
-        runs.select(words).get_columns()
-    )
+    ]  # fmt: skip
+    rest = runs.select(pl.exclude("runs", *(f"{stage}, {end}" for stage in STAGES for end in ends)))
+    return rest.with_columns(runs.select(words).get_columns())
 
 
-def _interval(row: dict[str, float | None]) -> str:
-    step, low, high = row.values()
-    return "not formed" if step is None else f"{step:,.0f} [{low:,.0f}, {high:,.0f}]"
+def _formed(row: dict[str, Any]) -> str:
+    step, low, high, formed, runs = row.values()
+    if step is None:
+        return "not formed"
+    return f"{step:,.0f} [{low:,.0f}, {high:,.0f}]" + (f", {formed} of {runs}" if formed < runs else "")
 
 
 def write_claims(found: Claims, sources: Sequence[str], out: Path) -> Path:
@@ -72,7 +79,7 @@ def write_claims(found: Claims, sources: Sequence[str], out: Path) -> Path:
         "runs that can decide it. Intervals are 95 %.</p>",
         html_table(overview(found.verdicts), "", words=True),
         "<h2>When things formed</h2>",
-        html_table(_in_words(found.runs), "Steps, with 95 % intervals, which are never narrower than the checkpoints"),
+        html_table(_in_words(found.runs), CAPTION),
     ]
     for verdict in found.verdicts:
         facts = (("Verdict", f"{SIGNS[verdict.verdict]} {verdict.verdict}"), ("Why", verdict.reason),

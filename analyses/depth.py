@@ -30,7 +30,7 @@ class DepthTrend(NamedTuple):
     tau: float
     """Kendall's tau-b between layer and formation step, in [-1, 1], mean over runs; NaN where undefined."""
     tau_low: float
-    """95 % interval of the mean over runs (Student's t); NaN for a single run."""
+    """95 % interval of the mean over runs (Student's t, cut to what tau can be); NaN for a single run."""
     tau_high: float
     rho: float
     """Spearman's rho, in [-1, 1], mean over runs."""
@@ -93,7 +93,7 @@ def depth_trend(formation: Tables, previous: Tables | None = None, seed: int = 0
         kept = [_composes(heads, table, layers, orders) for heads, table in zip(pairs, below, strict=True)]
         allowed = np.all(kept, axis=0)
         p_composition = _share(drawn[allowed] >= seen - 1e-9)
-    tau, (low, high) = float(taus.mean()), t_interval(taus)
+    tau, (low, high) = float(taus.mean()), np.clip(t_interval(taus), -1.0, 1.0)
     verdict, reason = _verdict(tau, p_later, p_earlier, p_composition, len(counted), allowed)
     return DepthTrend(verdict, reason, tau, low, high, rho, p_later, p_earlier, p_composition, **counts)
 

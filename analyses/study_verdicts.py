@@ -13,13 +13,25 @@ from analyses.claims_across import (
     learning_rate,
     optimization_intensity,
     regularization,
+    steps_table,
     updates_not_tokens,
 )
 from analyses.claims_within import delayed_emergence, shallow_to_deep, stage_after_stage
 from analyses.contrasts import INTERVALS, contrast, step_effect
 from analyses.evidence import COPYING_LOSS, Evidence
 from analyses.study_evidence import StudyRun, by_loss, conditions, evidence_of
-from analyses.verdicts import LEAST_RUNS, Verdict, blank, elsewhere, few, interval, number, taken_as_later, undecided
+from analyses.verdicts import (
+    LEAST_RUNS,
+    Verdict,
+    blank,
+    elsewhere,
+    few,
+    interval,
+    line_of,
+    number,
+    taken_as_later,
+    undecided,
+)
 
 SAME_SEED_FACTOR = 1.25
 """Scatter of the formation step over seeds (one standard deviation, as a factor) up to which seeds count as alike."""
@@ -129,25 +141,26 @@ def _scale(runs: Sequence[StudyRun], loss: bool) -> list[Verdict]:
         for run, one in zip([run for run in runs if run.evidence], evidence, strict=True):
             others = [name for name in SIZES.values() if name != field]
             if all(_value(run, name) == _field(base, name) for name in others):
-                own.append((float(_value(run, field)), one))
+                own.append((_value(run, field), one))
         if len({value for value, _ in own}) > 1:
             found.append(_power(word, own))
     deepest = max((one.n_layers for one in evidence), default=0)
     return [*found, shallow_to_deep([one for one in evidence if one.n_layers == deepest])]
 
 
-def _power(word: str, own: list[tuple[float, Evidence]]) -> Verdict:
+def _power(word: str, own: list[tuple[int, Evidence]]) -> Verdict:
     claim = blank(
         f"More {word}: copying forms in fewer updates",
         f"exponent of the {word} in the formation step",
-        f"Least squares of ln step on ln {word} over at least {LEAST_RUNS} runs; the 95 % interval lies below 0.",
+        f"{line_of(word)}, over at least {LEAST_RUNS} that formed at two values or more; the 95 % interval lies below "
+        "0.",
         "The interval lies above 0.",
     )
     formed = [(value, one) for value, one in own if one.step is not None]
     late = [(value, one) for value, one in own if one.step is None]
     note = taken_as_later(len(late))
     if len({value for value, _ in formed}) < 2 or len(formed) < LEAST_RUNS:
-        return undecided(claim, len(formed), f"copying formed at {len({v for v, _ in formed})} values of it{note}")
+        return undecided(claim, len(own), f"copying formed at {len({v for v, _ in formed})} values of it{note}")
     x = np.log([value for value, _ in formed])
     y = np.log([max(one.step or 0.5, 0.5) for _, one in formed])
     fit = censored_slope(
@@ -155,11 +168,10 @@ def _power(word: str, own: list[tuple[float, Evidence]]) -> Verdict:
         np.array([one.log_error or 0.0 for _, one in formed]),
     )  # fmt: skip
     verdict = "supported" if fit.high < 0 else "contradicted" if fit.low > 0 else "undecided"
-    details = pl.DataFrame({"run": [one.run for _, one in formed], word: [value for value, _ in formed],
-                            "copying forms": [float(one.step or 0) for _, one in formed]})  # fmt: skip
     return claim._replace(
-        verdict=verdict, value=fit.slope, low=number(fit.low), high=number(fit.high), runs=len(formed),
-        reason=f"{len({v for v, _ in formed})} values of it{note}", details=details.sort(word),
+        verdict=verdict, value=fit.slope, low=number(fit.low), high=number(fit.high), runs=len(own),
+        reason=f"formed at {len({v for v, _ in formed})} of {len({v for v, _ in own})} values{note}",
+        details=steps_table([one for _, one in own], word, [value for value, _ in own]),
     )  # fmt: skip
 
 
@@ -176,8 +188,8 @@ def _corpus(runs: Sequence[StudyRun], loss: bool) -> list[Verdict]:
     claim = blank(
         "Copying forms in fewer updates on text that repeats itself more",
         "change of ln step for each unit of ln share of predictable tokens",
-        f"Least squares over the corpora (mean ln step of each against the share of its held-out tokens whose bigram "
-        f"occurred before in the window), at least {LEAST_RUNS}; the 95 % interval lies below 0.",
+        f"{line_of('share')}, over corpora (mean ln step of each; share of its held-out tokens whose bigram occurred "
+        f"before in the window), at least {LEAST_RUNS} that formed; the 95 % interval lies below 0.",
         "The interval lies above 0.",
     )
     rows = []

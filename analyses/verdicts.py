@@ -54,6 +54,14 @@ def interval(verdict: Verdict) -> str | None:
     return f"above {low}" if low else f"below {high}" if high else None
 
 
+def line_of(setting: str) -> str:
+    """The rule of claims on an exponent."""
+    return (
+        f"Least squares of ln step on ln {setting}; a run that has not formed counts as later than its last step (by "
+        "likelihood)"
+    )
+
+
 def few(runs: int) -> str:
     """That there are too few runs."""
     return f"{runs} run{'s' * (runs != 1)}: a verdict needs {LEAST_RUNS}"

@@ -104,7 +104,12 @@ def test_a_batch_size_that_has_not_formed_yet_counts_as_later(tmp_path: Path) ->
     assert known[1].last_step == STEPS[-1]
     found, formed = updates_not_tokens(known), updates_not_tokens([run for run in known if run.step])
     assert formed.value == pytest.approx(0, abs=0.01)
-    assert (found.runs, found.value or 0) == (7, pytest.approx(-0.6, abs=0.5))
+    assert (found.runs, found.value or 0) == (9, pytest.approx(-0.6, abs=0.5))
+    assert "a run that has not formed counts as later than its last step" in found.rule
+    assert found.details is not None
+    assert found.details["batch size"].to_list() == [4] * 3 + [8] * 3 + [16] * 3
+    assert found.details["copying forms"].null_count() == 2
+    assert found.details["later than"].drop_nulls().to_list() == [STEPS[-1]] * 2
     assert "2 without copying yet, taken as later than their last step" in found.reason
 
 
@@ -215,6 +220,17 @@ def test_when_things_formed_over_seeds(late: list[Path]) -> None:
     seeds, together = table["copying"].to_numpy()[:3], table.row(3, named=True)
     assert together["copying"] == pytest.approx(np.exp(np.log(seeds).mean()))
     assert together["copying, low"] < 4000 < together["copying, high"]
+    assert table["runs"].to_list() == [1, 1, 1, 3]
+    assert table["copying, formed"].to_list() == [1, 1, 1, 3]
+
+
+def test_a_seed_that_did_not_form_is_said_beside_the_mean_of_the_others(late: list[Path], tmp_path: Path) -> None:
+    never = write_run(tmp_path / "never", config(**{"seeds.init": 9}), 10 * STEPS[-1])
+    found = claims([*late, never])
+    together = found.runs.row(-1, named=True)
+    assert (together["run"], together["runs"], together["copying, formed"]) == ("4 seeds together", 4, 3)
+    html = write_claims(found, ["a"], tmp_path / "claims.html").read_text()
+    assert re.search(r"4 seeds together</td>.*<td>[\d,]+ \[[\d,]+, [\d,]+\], 3 of 4</td></tr>", html)
 
 
 def test_folders_of_one_name_are_told_apart_by_their_paths(late: list[Path], tmp_path: Path) -> None:

@@ -65,6 +65,12 @@ def test_planted_depth_is_found_both_ways(layers: int) -> None:
     assert three.tau_low <= three.tau <= three.tau_high
 
 
+def test_the_interval_of_tau_is_of_values_that_tau_can_have() -> None:
+    rows = [(layer, 0, 100 * layer + 1) for layer in range(4)]
+    both = depth_trend([formation(rows), formation([(3 - layer, h, s) for layer, h, s in rows])])
+    assert (both.tau_low, both.tau, both.tau_high) == (-1, 0, 1)
+
+
 def test_seeds_make_a_noisy_order_clear() -> None:
     rng = np.random.default_rng(5)
     runs = [
