@@ -1,6 +1,5 @@
 """What happened in a run, in ten lines, and where the run comes from."""
 
-import platform
 from typing import Any
 
 import polars as pl
@@ -10,6 +9,7 @@ from analyses.emergence import emergence
 from analyses.formation import copying_formation, formation_steps, loss_settled, order_of_appearance
 from analyses.rise import CONFIRM
 from analyses.run import Run, chance, read_metrics, read_tables, score_tables
+from training.environment import environments
 from training.errors import InputError
 
 CARRIERS = 3
@@ -177,12 +177,14 @@ def _head(row: dict[str, Any]) -> str:
 
 
 def provenance(run: Run) -> dict[str, str]:
-    """Where the run comes from: source, run id, corpus, and the machine's processor."""
+    """Where the run comes from: source, run id, corpus, and what it was computed with."""
     facts: dict[str, Any] = {"source": run.series.source}
     if run.config:
         facts["run_id"] = run.config.run_id
     for field in ("corpus", "fingerprint", "documents", "tokenizer_sha256"):
         if field in run.data:
             facts[f"corpus {field}" if field != "corpus" else field] = run.data[field]
-    facts |= {"system": platform.system(), "processor": platform.processor() or platform.machine()}
+    for one in environments(run.folder):
+        words = ", ".join(f"{name} {value}" for name, value in one.items() if name != "from_step")
+        facts[f"trained from step {one['from_step']:,} with"] = words
     return {name: str(value) for name, value in facts.items()}

@@ -21,6 +21,7 @@ from training.averages import ABOUT
 from training.batches import batch, windows
 from training.checkpoints import Checkpoint, step_folder, write_folder, write_json, write_text
 from training.config import RunConfig
+from training.environment import environment, note_environment
 from training.errors import InputError, Stopped
 from training.forward import NextTokenLoss
 from training.interventions import active, predictable
@@ -80,7 +81,8 @@ def run_updates(
     """The updates of a run up to step `last`, with checkpoints, full states and metrics.jsonl in folder `out`.
 
     Goes on from the newest full state in `out`, else from the first sound one of `start_from`, else from step 0. Saves
-    the steps `to_save`, of which those in `kept` stay. What else is passed and raised is as in `train`.
+    the steps `to_save`, of which those in `kept` stay, and in environment.json what they were computed with. What else
+    is passed and raised is as in `train`.
     """
     accelerator = accelerator or _accelerator(config, out)
     main = accelerator.is_main_process
@@ -100,6 +102,8 @@ def run_updates(
     held_out = windows(store.validation, m.n_ctx, config.train.validation_sequences, config.seeds.eval)
 
     step = load_state([*states(out / "resume"), *start_from], model, optimizer, say)
+    if main and step < last:
+        note_environment(out, step, environment(accelerator.device, accelerator.num_processes, precision))
     plain.intervention = active(config.intervention, step)
     parts = config.train.gradient_accumulation
     tokens_a_step = config.train.batch_size * m.n_ctx

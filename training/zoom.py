@@ -5,8 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from training.checkpoints import CheckpointSeries, read_manifest, step_folder
 from training.config import RunConfig
+from training.environment import at_step
 from training.errors import InputError
 from training.state import states
 from training.trainer import run_store, run_updates
@@ -36,10 +39,11 @@ def zoom(
     """Saves the steps `start`, `start + every`, … `end` of the run in folder `run`, by training them again.
 
     Begins at the newest full state at or before `start` (`checkpoints.state_every` keeps some for good), else at step
-    0. The weights at every step that the run has already must come out the same, bit for bit, at the first one at or
-    after `end` too; only then are the new steps put among the run's checkpoints. Otherwise (another machine, another
-    number of threads or processes) they are kept apart in `run`/zoom, and `differs` says where. An interrupted call
-    goes on where it was. Raises InputError for steps outside the run, or a run whose tokens are no longer there.
+    0, with as many threads as the run had. The weights at every step that the run has already must come out the same,
+    bit for bit, at the first one at or after `end` too; only then are the new steps put among the run's checkpoints.
+    Otherwise (another machine, another number of processes) they are kept apart in `run`/zoom, and `differs` says
+    where. An interrupted call goes on where it was. Raises InputError for steps outside the run, or a run whose tokens
+    are no longer there.
     """
     run, say = Path(run), say or (lambda text: None)
     config = RunConfig.load(run / "config.toml")
@@ -65,7 +69,12 @@ def zoom(
         )
     say(f"replaying steps {known} to {last} of {run}")
     save = wanted | shared
-    run_updates(config, apart, store, save, save, last, tuple(begin), progress=progress, say=say)
+    before = torch.get_num_threads()
+    torch.set_num_threads(at_step(run, known).get("threads", before))
+    try:
+        run_updates(config, apart, store, save, save, last, tuple(begin), progress=progress, say=say)
+    finally:
+        torch.set_num_threads(before)
 
     replayed = {checkpoint.step: Path(checkpoint.path) for checkpoint in CheckpointSeries.open(apart).checkpoints}
     compared = sorted(replayed.keys() & there.keys() - {0})

@@ -91,7 +91,7 @@ def zoom(
 ) -> None:
     """Train a part of a run again, exactly, and save a denser series of checkpoints there.
 
-    Exit code 1 if the replay does not give the run's own weights (another machine or number of threads): it is then
+    Exit code 1 if the replay does not give the run's own weights (another machine, say): it is then
     kept apart.
 
     \b
@@ -106,6 +106,7 @@ def zoom(
     quiet()
     from analyses.console import Console
     from analyses.zooms import steps_around
+    from training.environment import at_step, differences
     from training.zoom import zoom as run_zoom
 
     first, last = steps_around(run, around) if around else (start or 0, end or 0)
@@ -113,6 +114,8 @@ def zoom(
         result = run_zoom(run, first, last, every, progress=console.line, say=console.say)
     if result.differs or (not result.compared and result.folder != run):
         why = f"its weights differ at step {result.differs[0]}" if result.differs else "no step could be compared"
+        changed = differences(at_step(run, first), at_step(result.folder, first))
+        why += f"; run and replay had {changed}" if changed else ""
         typer.echo(f"The replay is not the run ({why}); it is kept apart, a series of its own: {result.folder}")
         raise typer.Exit(1)
     typer.echo(

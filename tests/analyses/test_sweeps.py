@@ -60,7 +60,8 @@ def test_a_run_broken_off_while_it_was_scored_goes_on_to_the_same_tables(
     whole = begin(root, "whole", settings)
     assert execute(whole, work(10)).state == FINISHED
     assert sorted(path.name for path in whole.iterdir()) == [
-        "checkpoints", "config.toml", "data.json", "lock", "metrics.jsonl", "results", "status.json",
+        "checkpoints", "config.toml", "data.json", "environment.json", "lock", "metrics.jsonl", "results",
+        "status.json",
     ]  # fmt: skip
     assert not list((whole / "checkpoints").iterdir())
     assert sum(path.stat().st_size for path in whole.rglob("*") if path.is_file()) < 400_000
