@@ -13,7 +13,18 @@ from analyses.evidence import Evidence
 from analyses.exponent import LAWS, batch_exponent
 from analyses.factors import comparable, varied
 from analyses.intensity import CLAIMED, intensity
-from analyses.verdicts import LEAST_RUNS, Verdict, blank, elsewhere, few, line_of, number, taken_as_later, undecided
+from analyses.verdicts import (
+    LEAST_RUNS,
+    Verdict,
+    blank,
+    elsewhere,
+    few,
+    line_of,
+    may_move,
+    number,
+    taken_as_later,
+    undecided,
+)
 
 REGULARIZATION = ("optimizer.weight_decay", "model.attention_dropout", "model.residual_dropout")
 RATE, BATCH = "optimizer.lr", "train.batch_size"
@@ -36,7 +47,7 @@ def updates_not_tokens(runs: list[Evidence]) -> Verdict:
     if not used:
         return undecided(claim, 0, notes)
     formed, late = _parted(used)
-    notes += taken_as_later(len(late))
+    notes += on_steps(used)
     sizes = np.array([run.config[BATCH] for run in formed], dtype=float)
     steps, low, high = (
         np.array([run.copying[name] for run in formed], dtype=float) for name in ("estimate", "low", "high")
@@ -92,7 +103,7 @@ def learning_rate(runs: list[Evidence]) -> Verdict:
     if not used:
         return undecided(claim, 0, notes)
     formed, late = _parted(used)
-    notes += taken_as_later(len(late))
+    notes += on_steps(used)
     rates, steps = (np.array(x, dtype=float) for x in ([r.config[RATE] for r in formed], [r.step for r in formed]))
     details = contrast([run.config[RATE] for run in used], [compared(run) for run in used]).table
     found = claim._replace(runs=len(used), details=_named(details, RATE))
@@ -164,12 +175,19 @@ def _contrasted(runs: list[Evidence], factor: str, settings: int, claim: Verdict
     used, notes = _comparable(runs, factor)
     if not used:
         return undecided(claim, 0, notes)
-    notes += taken_as_later(len(_parted(used)[1]))
+    notes += on_steps(used)
     found = contrast([run.config[factor] for run in used], [compared(run) for run in used], settings)
     verdict = {"helps": "supported", "harms": "contradicted"}.get(found.verdict, "undecided")
     value, low, high = step_effect(found.table)
     return claim._replace(verdict=verdict, value=value, low=low, high=high, runs=len(used),
                           reason=f"{factor}: {found.reason}{notes}", details=_named(found.table, factor))  # fmt: skip
+
+
+def on_steps(runs: Sequence[Evidence]) -> str:
+    """A note on what the formation steps of copying leave open; empty if nothing."""
+    late = sum(run.step is None for run in runs)
+    rising = sum(run.step is not None and bool(run.copying["provisional"]) for run in runs)
+    return taken_as_later(late) + may_move(rising)
 
 
 def steps_table(runs: Sequence[Evidence], setting: str, values: Sequence[Any]) -> pl.DataFrame:

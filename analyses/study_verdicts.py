@@ -11,6 +11,7 @@ from analyses.censored import censored_slope
 from analyses.claims_across import (
     compared,
     learning_rate,
+    on_steps,
     optimization_intensity,
     regularization,
     steps_table,
@@ -112,7 +113,6 @@ def _contrasted(
     found = contrast([int(run.condition == name) for run in own], outcomes, comparisons)
     value, low, high = step_effect(found.table)
     claim = claim._replace(value=value, low=low, high=high)
-    never = sum(one.step is None for one in evidence)
     verdict = "undecided"
     if found.verdict in ("helps", "harms"):
         verdict = "supported" if (found.verdict == "helps") == (wanted == EARLIER) else "contradicted"
@@ -120,7 +120,7 @@ def _contrasted(
     if loss:
         details = details.with_columns(pl.col("quantity").replace({"copying_accuracy_token": "copying_loss_saved"}))
     return claim._replace(verdict=verdict, runs=len(evidence), details=details,
-                          reason=found.reason + taken_as_later(never))  # fmt: skip
+                          reason=found.reason + on_steps(evidence))  # fmt: skip
 
 
 def outcome(run: Evidence, loss: bool) -> dict[str, float | None]:
@@ -158,7 +158,7 @@ def _power(word: str, own: list[tuple[int, Evidence]]) -> Verdict:
     )
     formed = [(value, one) for value, one in own if one.step is not None]
     late = [(value, one) for value, one in own if one.step is None]
-    note = taken_as_later(len(late))
+    note = on_steps([one for _, one in own])
     if len({value for value, _ in formed}) < 2 or len(formed) < LEAST_RUNS:
         return undecided(claim, len(own), f"copying formed at {len({v for v, _ in formed})} values of it{note}")
     x = np.log([value for value, _ in formed])

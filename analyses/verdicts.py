@@ -75,3 +75,8 @@ def elsewhere(count: int, what: str) -> str:
 def taken_as_later(count: int) -> str:
     """A note on runs that count as later than their end (`analyses.censored`); empty without any."""
     return f"; {count} without copying yet, taken as later than their last step" if count else ""
+
+
+def may_move(count: int) -> str:
+    """A note on formation steps that are `provisional` (`analyses.rise`); empty without any."""
+    return f"; {count} provisional: longer runs may date copying later" if count else ""

@@ -113,6 +113,13 @@ def test_a_batch_size_that_has_not_formed_yet_counts_as_later(tmp_path: Path) ->
     assert "2 without copying yet, taken as later than their last step" in found.reason
 
 
+@pytest.mark.parametrize(("at", "provisional"), [(400, 0), (3000, 3)])
+def test_steps_that_longer_runs_may_move_are_said(tmp_path: Path, at: int, provisional: int) -> None:
+    runs = [write_run(tmp_path / f"b{b}", config(**{"train.batch_size": b}), at, settles_at=50) for b in (4, 8, 16)]
+    reason = updates_not_tokens([gather(run) for run in runs]).reason
+    assert ("; 3 provisional: longer runs may date copying later" in reason) == bool(provisional)
+
+
 def test_one_factor_asked_about_and_another_in_the_way(tmp_path: Path) -> None:
     folders = [write_run(tmp_path / f"b{size}", config(**{"train.batch_size": size}), 3000) for size in (4, 8, 16)]
     assert claims(folders, factor="train.batch_size").verdicts[UPDATES].runs == 3
