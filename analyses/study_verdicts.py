@@ -33,6 +33,7 @@ from analyses.verdicts import (
     taken_as_later,
     undecided,
 )
+from training.environment import differences, environments
 
 SAME_SEED_FACTOR = 1.25
 """Scatter of the formation step over seeds (one standard deviation, as a factor) up to which seeds count as alike."""
@@ -58,11 +59,19 @@ def judge(name: str, runs: Sequence[StudyRun]) -> list[Verdict]:
     how = f"copying dated by {ways[loss]}" + (", since accuracy formed in few runs" if loss else "")
     absent = [run for run in runs if run.evidence is None]
     note = elsewhere(len(absent), f"such as {absent[0].label}: {absent[0].reason}"[:160]) if absent else ""
+    note += _computed_otherwise(runs)
     other = {verdict.claim: verdict for verdict in JUDGES[name](runs, not loss)}
     return [
         one._replace(reason=f"{one.reason}; {how}{_otherwise(one, other.get(one.claim), ways[not loss])}{note}")
         for one in JUDGES[name](runs, loss)
     ]
+
+
+def _computed_otherwise(runs: Sequence[StudyRun]) -> str:
+    """A note where not all runs were computed alike; those that did not write it down are passed over."""
+    noted = [one for run in runs if run.evidence for one in environments(run.outcome.folder)]
+    words = next((found for one in noted[1:] if (found := differences(noted[0], one))), "")
+    return f"; not all computed alike ({words})" if words else ""
 
 
 def _otherwise(found: Verdict, other: Verdict | None, way: str) -> str:

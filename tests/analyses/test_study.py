@@ -18,6 +18,7 @@ from analyses.study_figures import study_figure
 from analyses.study_verdicts import judge
 from analyses.verdicts import Verdict
 from training.config import RunConfig
+from training.environment import note_environment
 from training.errors import InputError
 from training.execute import Status, write_status
 from training.sweep import outcomes
@@ -70,6 +71,19 @@ def test_batch_size(exponent: float, verdict: str, tmp_path: Path) -> None:
     found = judged("batch-size", tmp_path, at, one_seed)[0]
     assert found.verdict == verdict
     assert found.value == pytest.approx(exponent, abs=0.12)
+
+
+def test_runs_that_were_not_computed_alike_are_said(tmp_path: Path) -> None:
+    sweep = planted("seeds", tmp_path, lambda run: 1500)
+    folders = [tmp_path / run.run_id for run in sweep.runs]
+    for folder in folders[:4]:
+        note_environment(folder, 0, {"threads": 1, "precision": "bfloat16"})
+    alike = [verdict.reason for verdict in judge("seeds", gather_study(outcomes(sweep, tmp_path)))]
+    assert not any("computed alike" in reason for reason in alike)
+    note_environment(folders[4], 0, {"threads": 1, "precision": "bfloat16"})
+    note_environment(folders[4], 500, {"threads": 2, "precision": "bfloat16"})
+    found = judge("seeds", gather_study(outcomes(sweep, tmp_path)))
+    assert all(verdict.reason.endswith("; not all computed alike (threads 1 and 2)") for verdict in found)
 
 
 def test_regularization(tmp_path: Path) -> None:
