@@ -6,6 +6,7 @@ from typing import Any
 
 import polars as pl
 
+from training.corpora import check_corpus
 from training.engines import Engine, make_engine
 from training.sweep import Outcome, Tell, run_sweep
 from training.sweep_plan import Sweep, claim, load_sweep
@@ -31,7 +32,7 @@ def sweep(
     `engine`: `local`, `ray`, `slurm` or one of your own; `jobs` at a time; `options` as the engine's own. `values` and
     `samples` (of the copying test) go over what the file says. `update`: takes a changed file. Returns how each run
     ended; one that diverged or failed does not hold up the others. Raises InputError before anything is trained for a
-    file, field, engine or folder that cannot be used, and `Stopped` when interrupted.
+    file, field, corpus, engine or folder that cannot be used, and `Stopped` when interrupted.
     """
     planned = source if isinstance(source, Sweep) else load_sweep(source, values)
     planned = planned._replace(samples=samples or planned.samples)
@@ -41,11 +42,18 @@ def sweep(
 
         for sizes in {(run.config.model.n_ctx, run.config.data.vocab_size) for run in planned.runs}:
             check_context(*sizes)
+    for corpus in sorted({run.config.data.corpus for run in planned.runs if not _has_begun(out / run.run_id)}):
+        check_corpus(corpus)
     chosen = make_engine(engine, out, jobs, options) if isinstance(engine, str) else engine
     claim(planned, out, update)
     arguments = () if planned.samples is None else (str(planned.samples),)
     module, arguments = (SCORED, arguments) if planned.score else (PLAIN, ())
     return run_sweep(planned, out, chosen, module, arguments, progress, say)
+
+
+def _has_begun(run: Path) -> bool:
+    """Whether it has its tokens, and so needs its corpus no more."""
+    return (run / "data.json").is_file()
 
 
 def outcome_table(found: list[Outcome]) -> pl.DataFrame:

@@ -89,6 +89,12 @@ def file_signature(name: str) -> str:
     return hashlib.sha256(repr(stats).encode()).hexdigest()
 
 
+def check_corpus(name: str) -> None:
+    """Raises InputError for a file or folder that is not there or holds no text; data sets by name are not looked up."""
+    if name != EMBEDDED and not name.startswith("hf:"):
+        _corpus_files(name)
+
+
 def _texts(name: str) -> Iterator[str]:
     if name == EMBEDDED:
         yield from _python_sources()

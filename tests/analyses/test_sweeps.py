@@ -12,7 +12,7 @@ from small_demo import small_config, write_corpus
 from written_run import config as written_config
 from written_run import write_run
 
-from analyses import cli, scores
+from analyses import cli, scores, sweeps
 from analyses.run import SCORES_VERSION, computed_with, open_run, score_tables, store_table
 from analyses.scored_run import scored_run, work
 from analyses.study_cost import cost_of, operations, scored_tokens
@@ -141,6 +141,20 @@ def test_scores_that_are_missing_are_said(root: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(scores, "score", lambda *arguments, **more: None)
     with pytest.raises(InputError, match="step 0 was trained without scores; delete the folder"):
         scored_run(settings, folder, 10)
+
+
+def test_a_corpus_that_is_not_there_is_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeps, "run_sweep", lambda *arguments, **more: [])
+    lost = parse_sweep({"base": "quickstart", "values": {"data.corpus": "lost.txt"}}, Path())
+    with pytest.raises(InputError, match=r"corpus lost\.txt: no such file or folder"):
+        sweep(lost, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    begun = tmp_path / "out" / lost.runs[0].run_id / "data.json"
+    begun.parent.mkdir(parents=True)
+    begun.write_text("{}")  # it has its tokens, and needs the corpus no more
+    assert sweep(lost, tmp_path / "out") == []
 
 
 def test_a_context_too_short_for_the_copying_test_is_refused_before_training(tmp_path: Path) -> None:

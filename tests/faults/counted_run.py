@@ -21,6 +21,7 @@ SLOW = "slow"
 def work(config: RunConfig, folder: Path) -> None:
     stop: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: stop.append(number))
+    (folder / "where").write_text(os.getcwd())
     state = folder / "state"
     step = int(state.read_text()) if state.is_file() else 0
     while step < config.train.steps:

@@ -60,7 +60,8 @@ def cluster() -> Iterator[Any]:
             os.environ["PYTHONPATH"] = before
 
 
-def test_ray_with_a_node_that_dies(cluster: Any, tmp_path: Path) -> None:
+def test_ray_with_a_node_that_dies(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # where the cluster was not started
     node = cluster.add_node(num_cpus=1)
     cluster.wait_for_nodes()
     sweep = counted_sweep(2, 150)
@@ -83,6 +84,7 @@ def test_ray_with_a_node_that_dies(cluster: Any, tmp_path: Path) -> None:
     assert sum("again " in line for line in said) == 1
     assert sorted(len(workers(folder)) for folder in folders) == [1, 2]
     for folder in folders:
+        assert (folder / "where").read_text() == str(tmp_path)  # so a relative corpus is found
         steps = steps_done(folder)
         assert set(steps) == set(range(1, 151))
         assert len(steps) <= 151

@@ -17,6 +17,8 @@ class Job(NamedTuple):
     folder: Path
     module: str
     arguments: tuple[str, ...] = ()
+    directory: Path | None = None
+    """Where its relative paths (a corpus) start from; None: where the engine's processes are."""
 
     def command(self) -> list[str]:
         """What follows the interpreter. Modules are not looked for where we happen to be (-P)."""

@@ -19,10 +19,11 @@ def start_child(job: Job, environment: Mapping[str, str]) -> subprocess.Popen[by
     It has a session of its own, so that Ctrl-C reaches its parent alone, which then asks it once. Nothing but the
     parent holds the other end of its standard input: should the parent die, however it dies, the child learns of it.
     """
+    directory = job.directory if job.directory and job.directory.is_dir() else None  # not every machine has it
     with (job.folder / "log.txt").open("ab") as log:
         return subprocess.Popen(
             [sys.executable, *job.command()], stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True,
-            env={**os.environ, **environment},
+            cwd=directory, env={**os.environ, **environment},
         )  # fmt: skip
 
 

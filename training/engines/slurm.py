@@ -58,7 +58,7 @@ class SlurmEngine:
     def start(self, job: Job) -> None:
         note = self._folder / f"{job.folder.name}.code"
         note.unlink(missing_ok=True)
-        absolute = job._replace(folder=job.folder.resolve())
+        absolute = job._replace(folder=job.folder.resolve(), directory=Path.cwd())
         try:
             submitted = self._executor.submit(Task(absolute, note))
         except FailedJobError as error:
