@@ -90,7 +90,7 @@ def file_signature(name: str) -> str:
 
 
 def check_corpus(name: str) -> None:
-    """Raises InputError for a file or folder that is not there or holds no text; data sets by name are not looked up."""
+    """Raises InputError for a file or folder that is not there or has no text. Data sets by name are not looked up."""
     if name != EMBEDDED and not name.startswith("hf:"):
         _corpus_files(name)
 
