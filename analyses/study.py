@@ -21,7 +21,7 @@ from analyses.study_evidence import (
     runs_table,
 )
 from analyses.study_verdicts import judge
-from analyses.sweeps import sweep
+from analyses.sweeps import check, sweep
 from analyses.verdicts import Verdict
 from training.checkpoints import write_bytes, write_text
 from training.config import RunConfig
@@ -77,6 +77,7 @@ def study(
     out = Path(out) if out is not None else Path("runs") / f"study-{name}"
     say = say or (lambda text: None)
     if train:
+        check(planned, out)
         todo = [one.run.config for one in outcomes(planned, out) if one.status.state not in DONE]
         say(f"{name}: {QUESTIONS[name]} {len(planned.runs)} runs, {len(planned.runs) - len(todo)} of them done.")
         if todo:

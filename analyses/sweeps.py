@@ -37,13 +37,7 @@ def sweep(
     planned = source if isinstance(source, Sweep) else load_sweep(source, values)
     planned = planned._replace(samples=samples or planned.samples)
     out = Path(out)
-    if planned.score:
-        from analyses.prompts import check_context
-
-        for sizes in {(run.config.model.n_ctx, run.config.data.vocab_size) for run in planned.runs}:
-            check_context(*sizes)
-    for corpus in sorted({run.config.data.corpus for run in planned.runs if not _has_begun(out / run.run_id)}):
-        check_corpus(corpus)
+    check(planned, out)
     chosen = make_engine(engine, out, jobs, options) if isinstance(engine, str) else engine
     claim(planned, out, update)
     arguments = () if planned.samples is None else (str(planned.samples),)
@@ -51,9 +45,17 @@ def sweep(
     return run_sweep(planned, out, chosen, module, arguments, progress, say)
 
 
-def _has_begun(run: Path) -> bool:
-    """Whether it has its tokens, and so needs its corpus no more."""
-    return (run / "data.json").is_file()
+def check(planned: Sweep, out: Path) -> None:
+    """Raises InputError for what would fail in every run: a context too short for its scores, a corpus not there."""
+    if planned.score:
+        from analyses.prompts import check_context
+
+        for sizes in {(run.config.model.n_ctx, run.config.data.vocab_size) for run in planned.runs}:
+            check_context(*sizes)
+    # A run that has begun has its tokens, and needs the corpus no more.
+    waiting = [run for run in planned.runs if not (out / run.run_id / "data.json").is_file()]
+    for corpus in sorted({run.config.data.corpus for run in waiting}):
+        check_corpus(corpus)
 
 
 def outcome_table(found: list[Outcome]) -> pl.DataFrame:
