@@ -4,7 +4,7 @@ from pathlib import Path
 
 import polars as pl
 
-from analyses.run import Run, open_run, read_tables
+from analyses.run import Run, open_run, scored_table
 from training.averages import ABOUT, average_folder
 from training.checkpoints import MANIFEST, manifest_hash, read_manifest
 from training.errors import InputError
@@ -35,7 +35,7 @@ def with_averages(run: Run, model: pl.DataFrame) -> pl.DataFrame:
         found = averaged(run)
         if found is None:
             return model
-        rows = read_tables(found, "model")
+        rows = scored_table(found, "model")
     except InputError:  # damaged, say: a curve less, and whoever asks for the means themselves is told
         return model
     names = {f"copying_accuracy_token{end}": f"{AVERAGED}{end}" for end in ("", "_se")}

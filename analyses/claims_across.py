@@ -166,7 +166,7 @@ def _comparable(runs: list[Evidence], factor: str, also: Sequence[str] = ()) -> 
     return used, notes
 
 
-def _parted(runs: list[Evidence]) -> tuple[list[Evidence], list[Evidence]]:
+def _parted(runs: Sequence[Evidence]) -> tuple[list[Evidence], list[Evidence]]:
     """Those in which copying formed, and those in which it has not yet."""
     return [run for run in runs if run.step is not None], [run for run in runs if run.step is None]
 
@@ -185,18 +185,18 @@ def _contrasted(runs: list[Evidence], factor: str, settings: int, claim: Verdict
 
 def on_steps(runs: Sequence[Evidence]) -> str:
     """A note on what the formation steps of copying leave open; empty if nothing."""
-    late = sum(run.step is None for run in runs)
-    rising = sum(run.step is not None and bool(run.copying["provisional"]) for run in runs)
-    return taken_as_later(late) + may_move(rising)
+    formed, late = _parted(runs)
+    return taken_as_later(len(late)) + may_move(sum(bool(run.copying["provisional"]) for run in formed))
 
 
 def steps_table(runs: Sequence[Evidence], setting: str, values: Sequence[Any]) -> pl.DataFrame:
     """When copying formed in each run with its interval, by the setting's value; or which step it is later than."""
-    rows = [
-        (run.run, value, *((run.copying[name] for name in ("estimate", "low", "high")) if run.step is not None
-                           else (None,) * 3), None if run.step is not None else float(run.last_step))
-        for run, value in zip(runs, values, strict=True)
-    ]  # fmt: skip
+    rows = []
+    for run, value in zip(runs, values, strict=True):
+        if run.step is None:
+            rows.append((run.run, value, None, None, None, float(run.last_step)))
+        else:
+            rows.append((run.run, value, *(run.copying[name] for name in ("estimate", "low", "high")), None))
     steps = dict.fromkeys(("copying forms", "low", "high", "later than"), pl.Float64())
     schema = {"run": pl.String(), setting: None, **steps}
     return pl.DataFrame(rows, schema=schema, orient="row").sort(setting, maintain_order=True)

@@ -27,12 +27,11 @@ def verdict_line(verdict: Verdict) -> str:
 
 
 def _effect(verdict: Verdict) -> str:
-    known = [] if verdict.value is None else [f"{verdict.value:.3g}"]
-    words = interval(verdict)
-    if words:
-        known.append(f"[{words.replace(' to ', ', ')}]" if " to " in words else words)
-    effect = verdict.effect[:1].upper() + verdict.effect[1:]
-    return f"{effect}: {' '.join(known)}; " if known else ""
+    value = None if verdict.value is None else f"{verdict.value:.3g}"
+    closed = verdict.low is not None and verdict.high is not None
+    ends = f"[{verdict.low:.3g}, {verdict.high:.3g}]" if closed else interval(verdict)
+    known = " ".join(filter(None, (value, ends)))
+    return f"{verdict.effect[:1].upper()}{verdict.effect[1:]}: {known}; " if known else ""
 
 
 def _runs(count: int) -> str:

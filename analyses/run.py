@@ -138,7 +138,7 @@ def score_tables(run: Run) -> Scores:
 
     Raises InputError if there are none, and where they are by older definitions and nothing is left to score again.
     """
-    heads = read_tables(run, "heads")
+    heads = scored_table(run, "heads")
     if not run.series.checkpoints:
         for path in (run.folder / "results" / "heads").glob("step*.parquet"):
             # Tables without the fact are of version 2 at the latest.
@@ -147,11 +147,17 @@ def score_tables(run: Run) -> Scores:
                     f"{path}: scored by other definitions than this copyscope's, and the run kept no checkpoints; "
                     f"delete {run.folder} and train it again"
                 )
-    if heads.is_empty():
+    return Scores(heads, scored_table(run, "model"))
+
+
+def scored_table(run: Run, kind: str) -> pl.DataFrame:
+    """One of the tables that `score` keeps. Raises InputError if there is none of these steps."""
+    table = read_tables(run, kind)
+    if table.is_empty():
         raise InputError(
             f"{run.folder}: the stored scores are of other steps; run `copyscope score {run.folder}` again"
         )
-    return Scores(heads, read_tables(run, "model"))
+    return table
 
 
 def token_counts(run: Run) -> Int[np.ndarray, " d_vocab"] | None:

@@ -8,7 +8,7 @@ from analyses.averages import averaged
 from analyses.emergence import emergence
 from analyses.formation import copying_formation, formation_steps, loss_settled, order_of_appearance
 from analyses.rise import CONFIRM
-from analyses.run import Run, chance, read_metrics, read_tables, score_tables
+from analyses.run import Run, chance, read_metrics, read_tables, score_tables, scored_table
 from training.environment import environments
 from training.errors import InputError
 
@@ -142,7 +142,7 @@ def _averaged_lines(run: Run) -> list[str]:
     found = averaged(run)
     if found is None:
         return []
-    model = read_tables(found, "model")
+    model = scored_table(found, "model")
     last = int(model["step"].max())  # type: ignore[arg-type]
     value = dict(model.filter(pl.col("step") == last).select("measure", "value").iter_rows())
     token, exact = value["copying_accuracy_token"], value["copying_accuracy_exact"]

@@ -37,7 +37,7 @@ def environment(device: "torch.device", processes: int, precision: "torch.dtype"
 def note_environment(run: Path, step: int, facts: dict[str, Any]) -> None:
     """Adds to environment.json that from `step` on the run is computed with `facts`; nothing if that is so already."""
     before = environments(run)
-    if not before or {name: value for name, value in before[-1].items() if name != "from_step"} != facts:
+    if not before or before[-1] != {"from_step": before[-1]["from_step"], **facts}:
         write_json(run / FILE, [*before, {"from_step": step, **facts}])
 
 
@@ -51,7 +51,7 @@ def environments(run: Path) -> list[dict[str, Any]]:
         return []
     try:
         found = json.loads(path.read_text("utf-8"))
-        return [{"from_step": int(one["from_step"]), **one} for one in found]
+        return [{**one, "from_step": int(one["from_step"])} for one in found]
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(f"{path}: damaged ({error}); delete it, and the run goes on without its history") from None
 

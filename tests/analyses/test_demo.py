@@ -22,6 +22,7 @@ from analyses.page.entry import run_entry
 from analyses.prompts import run_prompts
 from analyses.run import open_run, read_metrics
 from analyses.scores import score
+from analyses.story import summary_lines
 from interp.behavior import copying_accuracy
 from interp.heads import MEASURES, score_heads
 from interp.models import load_hooked, special_ids
@@ -93,6 +94,14 @@ def test_the_means_of_its_weights_stand_beside_it(done: DemoResult, tmp_path: Pa
 
     with pytest.raises(InputError, match="which are no run of their own"):
         claims([done.run / "average"])
+
+    # Means scored at other steps than theirs are one clear line, not a traceback.
+    shutil.copytree(done.run, tmp_path / "shifted")
+    shutil.copytree(done.run.parent / "tokens", tmp_path / "tokens")
+    for path in (tmp_path / "shifted" / "average" / "results" / "model").glob("*.parquet"):
+        pl.read_parquet(path).with_columns(pl.col("step") + 1).write_parquet(path)
+    said = summary_lines(open_run(tmp_path / "shifted"))
+    assert sum("shifted/average: the stored scores are of other steps" in line for line in said) == 1
 
     # Means of other checkpoints than these are not this run's.
     shutil.copytree(done.run, tmp_path / "small")

@@ -20,6 +20,10 @@ class Job(NamedTuple):
     directory: Path | None = None
     """Where its relative paths (a corpus) start from; None: where the engine's processes are."""
 
+    def anywhere(self) -> "Job":
+        """The same job for a process that is somewhere else."""
+        return self._replace(folder=self.folder.resolve(), directory=Path.cwd())
+
     def command(self) -> list[str]:
         """What follows the interpreter. Modules are not looked for where we happen to be (-P)."""
         return ["-P", "-m", self.module, str(self.folder), *self.arguments]

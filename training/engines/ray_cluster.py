@@ -3,7 +3,6 @@
 import logging
 import os
 import socket
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
@@ -49,9 +48,7 @@ class RayEngine:
         return self._jobs - len(self._running)
 
     def start(self, job: Job) -> None:
-        # Workers have a working directory of their own.
-        absolute = job._replace(folder=job.folder.resolve(), directory=Path.cwd())
-        self._running[self._task.remote(absolute, self._environment)] = job
+        self._running[self._task.remote(job.anywhere(), self._environment)] = job
 
     def ended(self) -> list[Ended]:
         if not self._running:

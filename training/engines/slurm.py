@@ -58,9 +58,8 @@ class SlurmEngine:
     def start(self, job: Job) -> None:
         note = self._folder / f"{job.folder.name}.code"
         note.unlink(missing_ok=True)
-        absolute = job._replace(folder=job.folder.resolve(), directory=Path.cwd())
         try:
-            submitted = self._executor.submit(Task(absolute, note))
+            submitted = self._executor.submit(Task(job.anywhere(), note))
         except FailedJobError as error:
             raise InputError(f"--engine slurm: sbatch refuses the job ({' '.join(str(error).split())[:200]})") from None
         self._running.append((job, submitted, note))
