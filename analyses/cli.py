@@ -11,8 +11,8 @@ from typing import Annotated
 
 import typer
 
-from analyses.commands import measuring, showing, sweeps, training
-from analyses.visible import visible
+from copyscope.analyses.commands import measuring, showing, sweeps, training
+from copyscope.analyses.words.text import visible
 
 app = typer.Typer(
     name="copyscope",
@@ -25,7 +25,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (training.demo, training.train, training.zoom, training.average, training.verify, training.push):
+for command in (
+    training.demo,
+    training.train,
+    training.zoom,
+    training.average,
+    training.verify,
+    training.push,
+):
     app.command()(command)
 for command in (measuring.score, measuring.ablate, measuring.map_, measuring.claims):
     app.command(name=command.__name__.rstrip("_"))(command)
@@ -56,7 +63,7 @@ def _options(
 def main() -> None:
     """Runs the command. Exit codes: 0 success, 1 `verify` found problems, 2 bad input, 130 interrupted; 141 if the
     reader of the output went away."""
-    from training.errors import InputError, Stopped
+    from copyscope.training.errors import InputError, Stopped
 
     # How long idle OpenMP threads spin. On 2 idle cores the demo's updates ran at 30 k tokens/s so, and at 19 k with
     # OMP_WAIT_POLICY=PASSIVE; spinning without end starves whatever else runs. Read when torch is first imported,

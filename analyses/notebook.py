@@ -11,14 +11,14 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from analyses import figures
-from analyses.averages import with_averages
-from analyses.formation import copying_formation, formation_steps, loss_settled
-from analyses.map_picture import phase_change
-from analyses.report import MEGABYTES, opened, report_page
-from analyses.run import chance, open_run, read_metrics, read_tables, score_tables
-from training.checkpoints import write_text
-from training.errors import InputError
+from copyscope.analyses.figures import figures
+from copyscope.analyses.figures.map_data import phase_change
+from copyscope.analyses.formation.heads import copying_formation, formation_steps, loss_settled
+from copyscope.analyses.page.report import MEGABYTES, opened, report_page
+from copyscope.analyses.tables.averages import with_averages
+from copyscope.analyses.tables.run import chance, open_run, read_metrics, read_tables, score_tables
+from copyscope.training.errors import InputError
+from copyscope.training.files import write_text
 
 Source = str | Path
 

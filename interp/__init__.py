@@ -1,2 +1,2 @@
 """Measures one model: heads, circuits, behaviour, ablations. Imports nothing of training but
-`training.checkpoints`."""
+`training.checkpoints.series`."""

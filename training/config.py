@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from training.errors import InputError
+from copyscope.training.errors import InputError
 
 PRESETS = Path(__file__).parent / "presets"
 _Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what torch takes
@@ -91,7 +91,7 @@ class DataConfig(_Section):
     fair sample."""
     repeat_choice: int = Field(default=1, ge=1, le=64)
     """Each training sequence is the one of this many windows of the corpus in which repeated names are worth most
-    (`training.repeats.repeat_value`); 1 takes every window. Held-out text and tests are never chosen so."""
+    (`training.data.repeats.repeat_value`); 1 takes every window. Held-out text and tests are never chosen so."""
     validation_share: float = Field(default=0.02, gt=0, lt=0.5)
     """Share of documents held out; a document is in training or in validation, never in both."""
 

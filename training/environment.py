@@ -9,8 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from training.checkpoints import write_json
-from training.errors import InputError
+from copyscope.training.errors import InputError
+from copyscope.training.files import write_json
 
 if TYPE_CHECKING:
     import torch

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from training.errors import InputError
+from copyscope.training.errors import InputError
 
 SECONDS = 5.0
 """Between two lines of progress."""

@@ -2,7 +2,7 @@
 
 import math
 
-from training.config import RunConfig
+from copyscope.training.config import RunConfig
 
 
 def checkpoint_steps(config: RunConfig) -> list[int]:

@@ -10,8 +10,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from training.checkpoints import read_manifest, sha256_of, step_folder, write_folder
-from training.errors import InputError
+from copyscope.training.checkpoints.manifest import read_manifest
+from copyscope.training.checkpoints.series import step_folder
+from copyscope.training.errors import InputError
+from copyscope.training.files import sha256_of, write_folder
 
 KEPT = 2
 """The newest states that stay; should the newest be damaged, there is the one before."""

@@ -8,9 +8,9 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from training.checkpoints import disk_full, is_disk_full, write_text
-from training.config import RunConfig
-from training.errors import InputError
+from copyscope.training.config import RunConfig
+from copyscope.training.errors import InputError
+from copyscope.training.files import disk_full, is_disk_full, write_text
 
 
 def check_trackers(config: RunConfig) -> None:

@@ -17,20 +17,21 @@ from accelerate import Accelerator
 from safetensors.torch import save_file
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from training.averages import ABOUT
-from training.batches import batch, windows
-from training.checkpoints import Checkpoint, step_folder, write_folder, write_json, write_text
-from training.config import RunConfig
-from training.environment import environment, note_environment
-from training.errors import InputError, Stopped
-from training.forward import NextTokenLoss
-from training.interventions import active, predictable
-from training.machine import keep_freed_memory, native_bf16
-from training.model import build_model
-from training.schedule import checkpoint_steps, kept_steps, learning_rate
-from training.state import load_state, save_state, states
-from training.tokens import BOS, TokenStore, open_store, token_store
-from training.tracking import RunLog, check_trackers
+from copyscope.training.checkpoints.average import ABOUT
+from copyscope.training.checkpoints.series import Checkpoint, step_folder
+from copyscope.training.config import RunConfig
+from copyscope.training.data.batches import batch, windows
+from copyscope.training.data.store import BOS, TokenStore, open_store, token_store
+from copyscope.training.environment import environment, note_environment
+from copyscope.training.errors import InputError, Stopped
+from copyscope.training.files import write_folder, write_json, write_text
+from copyscope.training.model.interventions import active, predictable
+from copyscope.training.model.llama import build_model
+from copyscope.training.model.loss import NextTokenLoss
+from copyscope.training.model.machine import keep_freed_memory, native_bf16
+from copyscope.training.schedule import checkpoint_steps, kept_steps, learning_rate
+from copyscope.training.state import load_state, save_state, states
+from copyscope.training.tracking import RunLog, check_trackers
 
 Say = Callable[[str], None]
 Progress = Callable[[dict[str, Any]], None]

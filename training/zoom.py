@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 
 import torch
 
-from training.checkpoints import CheckpointSeries, read_manifest, step_folder
-from training.config import RunConfig
-from training.environment import at_step
-from training.errors import InputError
-from training.state import states
-from training.trainer import run_store, run_updates
+from copyscope.training.checkpoints.manifest import read_manifest
+from copyscope.training.checkpoints.series import CheckpointSeries, step_folder
+from copyscope.training.config import RunConfig
+from copyscope.training.environment import at_step
+from copyscope.training.errors import InputError
+from copyscope.training.state import states
+from copyscope.training.trainer import run_store, run_updates
 
 
 class Zoom(NamedTuple):

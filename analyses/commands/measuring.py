@@ -6,7 +6,17 @@ from typing import Annotated
 
 import typer
 
-from analyses.commands.options import AsJson, Silent, Source, Steps, echo_json, head_names, names, numbers, quiet
+from copyscope.analyses.commands.options import (
+    AsJson,
+    Silent,
+    Source,
+    Steps,
+    echo_json,
+    head_names,
+    names,
+    numbers,
+    quiet,
+)
 
 
 def score(
@@ -30,10 +40,10 @@ def score(
     quiet()
     import polars as pl
 
-    from analyses.console import Console
-    from analyses.nulls import above_null
-    from analyses.run import open_run
-    from analyses.scores import score as run_score
+    from copyscope.analyses.commands.console import Console
+    from copyscope.analyses.formation.nulls import above_null
+    from copyscope.analyses.tables.run import open_run
+    from copyscope.analyses.tables.scores import score as run_score
 
     with Console(silent=silent) as console:
         chosen = numbers(seeds, "--seeds")
@@ -91,12 +101,12 @@ def ablate(
     Example: copyscope ablate runs/demo --what heads,sets,paths
     """
     quiet()
-    from analyses.ablation_words import in_words
-    from analyses.ablations import ablate as run_ablate
-    from analyses.ablations import kinds
-    from analyses.causal_map import causal_steps
-    from analyses.console import Console
-    from analyses.run import open_run
+    from copyscope.analyses.commands.console import Console
+    from copyscope.analyses.tables.ablation_text import in_words
+    from copyscope.analyses.tables.ablations import ablate as run_ablate
+    from copyscope.analyses.tables.ablations import kinds
+    from copyscope.analyses.tables.causal_map import causal_steps
+    from copyscope.analyses.tables.run import open_run
 
     chosen = numbers(steps)
     run = open_run(series)
@@ -145,8 +155,8 @@ def map_(
     Example: copyscope map runs/demo --figures html,pdf
     """
     quiet()
-    from analyses.maps import map_formation
-    from analyses.run import open_run
+    from copyscope.analyses.figures.maps import map_formation
+    from copyscope.analyses.tables.run import open_run
 
     result = map_formation(series, names(measures), names(figures) or [])
     path = open_run(series).folder / "results" / "formation.json"
@@ -177,8 +187,8 @@ def claims(
     Example: copyscope claims runs/seed0 runs/seed1 runs/seed2
     """
     quiet()
-    from analyses.claims import claims as judge
-    from analyses.claims_page import verdict_line, write_claims
+    from copyscope.analyses.claims.judge import claims as judge
+    from copyscope.analyses.claims.page import verdict_line, write_claims
 
     found = judge(runs, factor)
     page = write_claims(found, [str(run) for run in runs], out or runs[0].resolve().parent / "claims.html")

@@ -49,7 +49,7 @@ def _plain(value: Any) -> Any:
 
 def read_config(source: str, assignments: list[str] | None, corpus: str | None) -> Any:
     """The RunConfig of a preset or TOML file, with --set and --corpus applied."""
-    from training.config import RunConfig, parse_assignments
+    from copyscope.training.config import RunConfig, parse_assignments
 
     values = parse_assignments(assignments or [])
     if corpus is not None:
@@ -64,7 +64,7 @@ def names(text: str | None) -> list[str] | None:
 
 def head_names(text: str | None) -> list[tuple[int, int | str]] | None:
     """`L2H1,L3` to head 1 of layer 2 and all heads of layer 3. Raises InputError for anything else."""
-    from training.errors import InputError
+    from copyscope.training.errors import InputError
 
     found: list[tuple[int, int | str]] = []
     for name in names(text) or []:
@@ -79,7 +79,7 @@ def head_names(text: str | None) -> list[tuple[int, int | str]] | None:
 
 def numbers(text: str | None, option: str = "--steps") -> list[int] | None:
     """Comma-separated whole numbers, or None. Raises InputError, naming the option, for anything else."""
-    from training.errors import InputError
+    from copyscope.training.errors import InputError
 
     parts = names(text)
     try:

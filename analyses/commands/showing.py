@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from analyses.commands.options import Silent, quiet
+from copyscope.analyses.commands.options import Silent, quiet
 
 Scored = Annotated[
     list[Path],
@@ -34,8 +34,8 @@ def report(
     Example: copyscope report runs/demo --out demo.html
     """
     quiet()
-    from analyses.console import Console
-    from analyses.report import report as run_report
+    from copyscope.analyses.commands.console import Console
+    from copyscope.analyses.page.report import report as run_report
 
     with Console(silent=silent) as console:
         path = run_report(runs, out, max_megabytes, console.say, console.advance)
@@ -56,6 +56,6 @@ def explore(
     Example: copyscope explore runs/demo --port 8000
     """
     os.environ.setdefault("TQDM_DISABLE", "1")  # bars of the reader of GGUF files
-    from analyses.explorer.serve import explore as run_explore
+    from copyscope.analyses.explorer.serve import explore as run_explore
 
     run_explore(runs, port, host, browser, lambda address: typer.echo(f"The explorer: {address}  (Ctrl-C ends it)"))

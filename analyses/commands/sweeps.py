@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from analyses.commands.options import AsJson, Assignments, Silent, echo_json
-from analyses.studies import QUESTIONS
-from analyses.visible import visible
+from copyscope.analyses.commands.options import AsJson, Assignments, Silent, echo_json
+from copyscope.analyses.studies import QUESTIONS
+from copyscope.analyses.words.text import visible
 
 Engine = Annotated[str, typer.Option(help="local, ray or slurm.")]
 Jobs = Annotated[int | None, typer.Option(help="Runs at a time.  [default: half the cores; on a cluster all that fit]")]
@@ -34,7 +34,7 @@ def study_names(typed: str) -> list[str]:
 
 def parse_options(texts: list[str] | None) -> dict[str, Any]:
     """`["gpus=0.5"]` to `{"gpus": 0.5}`; values are TOML, bare words are strings."""
-    from training.errors import InputError
+    from copyscope.training.errors import InputError
 
     found: dict[str, Any] = {}
     for text in texts or []:
@@ -70,11 +70,11 @@ def sweep(
     \b
     Example: copyscope sweep batch.toml --jobs 2 --set data.corpus=path/to/text
     """
-    from analyses.console import Console
-    from analyses.sweeps import outcome_table
-    from analyses.sweeps import sweep as run_sweep
-    from training.config import parse_assignments
-    from training.execute import DIVERGED, FAILED
+    from copyscope.analyses.commands.console import Console
+    from copyscope.analyses.studies.sweep import outcome_table
+    from copyscope.analyses.studies.sweep import sweep as run_sweep
+    from copyscope.training.config import parse_assignments
+    from copyscope.training.sweeps.worker import DIVERGED, FAILED
 
     folder = out or Path("runs") / file.stem
     with Console(silent=silent) as console:
@@ -128,9 +128,9 @@ def study(
     \b
     Example: copyscope study corpus --corpus python --corpus path/to/prose --jobs 2
     """
-    from analyses.console import Console
-    from analyses.study import study as run_study
-    from training.config import parse_assignments
+    from copyscope.analyses.commands.console import Console
+    from copyscope.analyses.studies.study import study as run_study
+    from copyscope.training.config import parse_assignments
 
     with Console(silent=silent) as console:
         result = run_study(

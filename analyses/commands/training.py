@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from analyses.commands.options import (
+from copyscope.analyses.commands.options import (
     AsJson,
     Assignments,
     Silent,
@@ -16,7 +16,8 @@ from analyses.commands.options import (
     quiet,
     read_config,
 )
-from analyses.visible import visible
+from copyscope.analyses.words.text import visible
+from copyscope.training.checkpoints.verify import verify as verify_series
 
 
 def demo(
@@ -37,8 +38,8 @@ def demo(
     """
     config = read_config(preset, assignments, corpus)
     quiet()
-    from analyses.console import Console
-    from analyses.demo import demo as run_demo
+    from copyscope.analyses.commands.console import Console
+    from copyscope.analyses.studies.demo import demo as run_demo
 
     with Console(config.train.steps, silent) as console:
         result = run_demo(out, config, console.line, console.say, console.advance)
@@ -66,9 +67,9 @@ def train(
     loaded = read_config(config, assignments, None)
     folder = out or Path("runs") / Path(config).stem
     quiet()
-    from analyses.console import Console
-    from analyses.scores import score as run_score
-    from training.trainer import train as run_train
+    from copyscope.analyses.commands.console import Console
+    from copyscope.analyses.tables.scores import score as run_score
+    from copyscope.training.trainer import train as run_train
 
     with Console(loaded.train.steps, silent) as console:
         run_train(
@@ -97,17 +98,17 @@ def zoom(
     \b
     Example: copyscope zoom runs/demo --around induction --every 10
     """
-    from training.errors import InputError
+    from copyscope.training.errors import InputError
 
     if around is None and (start is None or end is None):
         raise InputError("zoom: give --from and --to, or --around formation")
     if around is not None and (start is not None or end is not None):
         raise InputError("zoom: give --from and --to, or --around, not both")
     quiet()
-    from analyses.console import Console
-    from analyses.zooms import steps_around
-    from training.environment import at_step, differences
-    from training.zoom import zoom as run_zoom
+    from copyscope.analyses.commands.console import Console
+    from copyscope.analyses.tables.zoom_window import steps_around
+    from copyscope.training.environment import at_step, differences
+    from copyscope.training.zoom import zoom as run_zoom
 
     first, last = steps_around(run, around) if around else (start or 0, end or 0)
     with Console(last, silent) as console:
@@ -142,8 +143,8 @@ def average(
     \b
     Example: copyscope average runs/demo
     """
-    from analyses.console import Console
-    from training.averages import average as run_average
+    from copyscope.analyses.commands.console import Console
+    from copyscope.training.checkpoints.average import average as run_average
 
     with Console(silent=silent) as console:
         result = run_average(series, share, console.advance)
@@ -162,12 +163,13 @@ def verify(series: Source, as_json: AsJson = False, silent: Silent = False) -> N
     \b
     Example: copyscope verify runs/demo
     """
-    from analyses.console import Console
-    from training.checkpoints import MANIFEST, CheckpointSeries
+    from copyscope.analyses.commands.console import Console
+    from copyscope.training.checkpoints.series import CheckpointSeries
+    from copyscope.training.files import MANIFEST
 
     opened = CheckpointSeries.open(series)
     with Console(silent=silent) as console:
-        problems = opened.verify(console.advance)
+        problems = verify_series(opened, console.advance)
     count, listed = len(opened.checkpoints), sum((Path(c.path) / MANIFEST).is_file() for c in opened.checkpoints)
     if as_json:
         echo_json({"checkpoints": count, "with_manifest": listed, "problems": [p._asdict() for p in problems]})
@@ -193,9 +195,9 @@ def push(
     Example: copyscope push runs/demo my-lab/copying-demo
     """
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    from analyses.console import Console
-    from training.checkpoints import CheckpointSeries
-    from training.hub import push_series
+    from copyscope.analyses.commands.console import Console
+    from copyscope.training.checkpoints.hub import push_series
+    from copyscope.training.checkpoints.series import CheckpointSeries
 
     with Console(silent=silent) as console:
         opened = CheckpointSeries.open(series)

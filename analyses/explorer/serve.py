@@ -10,8 +10,8 @@ import webbrowser
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from analyses.explorer.state import Explored
-from training.errors import InputError
+from copyscope.analyses.explorer.state import Explored
+from copyscope.training.errors import InputError
 
 
 def explore(
@@ -31,7 +31,7 @@ def explore(
     try:
         import uvicorn
 
-        from analyses.explorer.server import explorer_app
+        from copyscope.analyses.explorer.server import explorer_app
     except ImportError as error:
         listening.close()
         raise InputError(f"explore: needs {error.name}; install copyscope[explore]") from None

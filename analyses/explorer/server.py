@@ -14,10 +14,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from analyses.explorer.state import Explored
-from analyses.page.build import CSP, page, script_json
-from analyses.page.libraries import library
-from training.errors import InputError
+from copyscope.analyses.explorer.state import Explored
+from copyscope.analyses.page.build import CSP, page, script_json
+from copyscope.analyses.page.libraries import library
+from copyscope.training.errors import InputError
 
 MOST_BODY = 1 << 16
 """Bytes of a request's body."""

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from analyses.page.contents import Payload
-from analyses.page.prompts import Shown, default_prompts, typed_prompt
-from analyses.page.texts import Texts, texts_of
-from analyses.run import Run, open_run
-from training.errors import InputError
+from copyscope.analyses.page.contents import Payload
+from copyscope.analyses.page.prompts import Shown, default_prompts, typed_prompt
+from copyscope.analyses.page.texts import Texts, texts_of
+from copyscope.analyses.tables.run import Run, open_run
+from copyscope.training.errors import InputError
 
 PATTERN_BYTES = 256 << 20
 """Attention kept in memory."""
@@ -76,7 +76,7 @@ class Explored:
             return shown.entry(texts, _steps(run))
 
     def _current(self) -> Payload:
-        from analyses.page.payload import payload  # here, so that the server is there at once
+        from copyscope.analyses.page.payload import payload  # here, so that the server is there at once
 
         with self._lock:
             stamp = self.stamp()
@@ -124,7 +124,7 @@ class Explored:
             if shown is None:
                 raise InputError(f"prompt {key[1]!r}: not known here any more; type it again")
             if key[0] not in self._models:
-                from analyses.page.attention import Models  # takes torch
+                from copyscope.analyses.page.attention import Models  # takes torch
 
                 self._models[key[0]] = Models(self._runs[key[0]])
             models = self._models[key[0]]

@@ -9,12 +9,12 @@ import torch
 from jaxtyping import UInt8
 from transformer_lens import HookedTransformer
 
-from analyses.as_trained import as_trained
-from analyses.run import Run, selected
-from interp.models import load_hooked, load_weights_into
-from interp.patterns import PatternBlock, read_patterns
-from training.checkpoints import Checkpoint
-from training.errors import InputError
+from copyscope.analyses.tables.as_trained import as_trained
+from copyscope.analyses.tables.run import Run, selected
+from copyscope.interp.measures.patterns import PatternBlock, read_patterns
+from copyscope.interp.models.hooked import load_hooked, load_weights_into
+from copyscope.training.checkpoints.series import Checkpoint
+from copyscope.training.errors import InputError
 
 MODEL_BYTES = 1 << 30
 """Weights kept in memory; at least one model is."""

@@ -5,12 +5,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from analyses.page.build import packed, page, script_json
-from analyses.page.contents import Payload
-from analyses.page.prompts import default_prompts
-from analyses.page.texts import texts_of
-from analyses.run import Progress, Run
-from training.errors import InputError
+from copyscope.analyses.page.build import packed, page, script_json
+from copyscope.analyses.page.contents import Payload
+from copyscope.analyses.page.prompts import default_prompts
+from copyscope.analyses.page.texts import texts_of
+from copyscope.analyses.tables.run import Progress, Run
+from copyscope.training.errors import InputError
 
 PER_ELEMENT = 100
 """Bytes of an element beside its data."""
@@ -62,7 +62,7 @@ def _of_run(run: Run, place: int, found: Payload, room: int, progress: Progress 
     steps = [step for step in known if step in set(entry.fields["steps"])]
     if not prompts or not steps:
         raise InputError("there is no prompt for it" if steps else "no checkpoint that was scored is still there")
-    from analyses.page.attention import Models  # takes torch
+    from copyscope.analyses.page.attention import Models  # takes torch
 
     room -= len(script_json([prompt.entry(texts, steps) for prompt in prompts]))
     models = Models(run, most_bytes=0)  # each is needed once

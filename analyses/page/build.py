@@ -15,8 +15,8 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
-from analyses.page.libraries import LIBRARIES, LICENCES, NOTICES, library
-from analyses.visible import visible
+from copyscope.analyses.page.libraries import LIBRARIES, LICENCES, NOTICES, library
+from copyscope.analyses.words.text import visible
 
 CSP = {
     False: "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:",
@@ -90,10 +90,10 @@ def _notices() -> str:
 
 def _scripts() -> str:
     """The page's own scripts in the order of their names, an element each."""
-    folder = files("analyses.page").joinpath("js")
+    folder = files("copyscope.analyses.page").joinpath("js")
     names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".js"))
     return "\n".join(f"<script>\n{_file(f'js/{name}')}</script>" for name in names)
 
 
 def _file(name: str) -> str:
-    return files("analyses.page").joinpath(*name.split("/")).read_text(encoding="utf-8")
+    return files("copyscope.analyses.page").joinpath(*name.split("/")).read_text(encoding="utf-8")

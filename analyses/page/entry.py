@@ -5,12 +5,17 @@ from typing import Any
 
 import polars as pl
 
-from analyses.ablation_words import in_words
-from analyses.averages import with_averages
-from analyses.formation import copying_formation, depth_trend, formation_steps, loss_settled, order_of_appearance
-from analyses.map_picture import phase_change
-from analyses.page.contents import Entry
-from analyses.page.numbers import (
+from copyscope.analyses.figures.map_data import phase_change
+from copyscope.analyses.formation.heads import (
+    copying_formation,
+    depth_trend,
+    formation_steps,
+    loss_settled,
+    order_of_appearance,
+)
+from copyscope.analyses.formation.step_rule import CONFIRM
+from copyscope.analyses.page.contents import Entry
+from copyscope.analyses.page.numbers import (
     FORMING,
     Grid,
     as_bytes,
@@ -22,8 +27,7 @@ from analyses.page.numbers import (
     score_measures,
     significant,
 )
-from analyses.page.plain import number, table
-from analyses.report_tables import (
+from copyscope.analyses.page.tables import (
     carrier_table,
     checkpoint_table,
     copying_table,
@@ -31,10 +35,12 @@ from analyses.report_tables import (
     head_table,
     order_table,
 )
-from analyses.rise import CONFIRM
-from analyses.run import Run, chance, read_metrics, read_tables, score_tables
-from analyses.story import provenance, summary_lines
-from training.errors import InputError
+from copyscope.analyses.tables.ablation_text import in_words
+from copyscope.analyses.tables.averages import with_averages
+from copyscope.analyses.tables.run import Run, chance, read_metrics, read_tables, score_tables
+from copyscope.analyses.tables.summary import provenance, summary_lines
+from copyscope.analyses.words.json_values import number, table
+from copyscope.training.errors import InputError
 
 MAIN = ("prefix_matching_sum", "induction_score", "induction_attention")
 """Measures of induction heads, the one to be preferred first."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from plotly.offline import get_plotlyjs
 
-from training.errors import InputError
+from copyscope.training.errors import InputError
 
 LIBRARIES = ("plotly", "circuitsvis")
 NOTICES = {

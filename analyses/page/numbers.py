@@ -7,9 +7,9 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float32
 
-from analyses.glossary import is_calibration
-from analyses.nulls import above_null
-from analyses.page.plain import number
+from copyscope.analyses.formation.nulls import above_null
+from copyscope.analyses.words.glossary import is_calibration
+from copyscope.analyses.words.json_values import number
 
 FORMING = (
     "previous_token", "duplicate_token", "induction_attention", "prefix_matching_sum", "prefix_matching_mean",

@@ -7,14 +7,14 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from analyses.claims import claims
-from analyses.glossary import describe
-from analyses.page.contents import Entry, Payload
-from analyses.page.entry import run_entry
-from analyses.page.plain import table
-from analyses.run import Run
-from analyses.verdicts import Verdict, interval
-from training.errors import InputError
+from copyscope.analyses.claims.judge import claims
+from copyscope.analyses.claims.verdict import Verdict, interval
+from copyscope.analyses.page.contents import Entry, Payload
+from copyscope.analyses.page.entry import run_entry
+from copyscope.analyses.tables.run import Run
+from copyscope.analyses.words.glossary import describe
+from copyscope.analyses.words.json_values import table
+from copyscope.training.errors import InputError
 
 VERSION = 1
 """Of the index' layout."""

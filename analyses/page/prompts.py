@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from analyses.page.texts import Texts
-from analyses.run import COMMON_SHARE, Run, token_counts
-from training.errors import InputError
-from training.repeats import repeat_value
-from training.shards import mapped, tokens_file
+from copyscope.analyses.page.texts import Texts
+from copyscope.analyses.tables.run import COMMON_SHARE, Run, token_counts
+from copyscope.training.data.repeats import repeat_value
+from copyscope.training.data.shards import mapped, tokens_file
+from copyscope.training.errors import InputError
 
 REPEATED = 15
 """Random tokens that are shown twice."""

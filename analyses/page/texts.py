@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 from tokenizers import Tokenizer
 
-from analyses.run import Run
-from analyses.visible import visible
-from training.checkpoints import Checkpoint
-from training.errors import InputError
+from copyscope.analyses.tables.run import Run
+from copyscope.analyses.words.text import visible
+from copyscope.training.checkpoints.series import Checkpoint
+from copyscope.training.errors import InputError
 
 MOST_TOKENS = 256
 """Longest prompt that is shown: 256 tokens of 144 heads are 4.7 MB a checkpoint."""
@@ -136,7 +136,7 @@ def _tokenizer(path: Path) -> Tokenizer | None:
 
 
 def _from_gguf(checkpoint: Checkpoint) -> Texts:
-    from interp.model_files import ModelFiles
+    from copyscope.interp.models.files import ModelFiles
 
     files = ModelFiles(checkpoint.path)
     tokenizer = files.tokenizer()

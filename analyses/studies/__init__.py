@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-PRESETS = Path(__file__).parent
+PRESETS = Path(__file__).parent / "presets"
 SIZES = ("laptop", "paper")
 QUESTIONS = {
     "batch-size": "Is it updates that count, or tokens?",

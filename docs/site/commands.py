@@ -14,7 +14,7 @@ def commands_markdown() -> str:
     """A heading and the help text of every command."""
     from typer.testing import CliRunner
 
-    from analyses.cli import app
+    from copyscope.analyses.cli import app
 
     names = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
     parts = []

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_page import read
+from page_reader import read
 from tiny_series import tiny_series
 from written_run import config, write_run
 
-from analyses.formation import formation_steps
-from analyses.notebook import ablations, above_chance, curves, explore, formation_map, story
-from analyses.run import open_run, score_tables
-from training.errors import InputError
+from copyscope.analyses.formation.heads import formation_steps
+from copyscope.analyses.notebook import ablations, above_chance, curves, explore, formation_map, story
+from copyscope.analyses.tables.run import open_run, score_tables
+from copyscope.training.errors import InputError
 
 
 @pytest.fixture(scope="module")

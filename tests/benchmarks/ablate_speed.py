@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 import torch
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
-from interp.ablation import sweep_heads
-from interp.prompts import SUFFIX, CopyingTest, copying_test, repeated_random_tokens
+from copyscope.interp.ablation.hooks import sweep_heads
+from copyscope.interp.prompts.generate import SUFFIX, CopyingTest, copying_test, repeated_random_tokens
 
 ROUNDS = 3
 

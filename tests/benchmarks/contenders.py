@@ -16,12 +16,12 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
-from training.batches import batch, windows
-from training.config import RunConfig
-from training.forward import NextTokenLoss
-from training.machine import keep_freed_memory, native_bf16
-from training.model import build_model
-from training.tokens import TokenStore, token_store
+from copyscope.training.config import RunConfig
+from copyscope.training.data.batches import batch, windows
+from copyscope.training.data.store import TokenStore, token_store
+from copyscope.training.model.llama import build_model
+from copyscope.training.model.loss import NextTokenLoss
+from copyscope.training.model.machine import keep_freed_memory, native_bf16
 
 DTYPE = torch.bfloat16 if native_bf16() else torch.float32
 
@@ -106,7 +106,7 @@ def hooked(setting: Setting) -> None:
     """A TransformerLens HookedTransformer of the same weights, as its own `train` does it: its loss, under autocast."""
     import tempfile
 
-    from interp.models import load_hooked
+    from copyscope.interp.models.hooked import load_hooked
 
     with tempfile.TemporaryDirectory() as folder:
         setting.model.save_pretrained(folder)

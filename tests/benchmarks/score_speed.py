@@ -27,14 +27,14 @@ from einops import einsum
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from interp.behavior import copying_hits
-from interp.circuits import composition_table, head_weights, model_eigenvalue_positivity
-from interp.models import load_hooked, load_weights_into
-from interp.pattern_scores import pattern_scores
-from interp.prompts import SUFFIX, CopyingTest, copying_test, repeated_random_tokens
-from interp.runs import token_losses
-from training.config import RunConfig
-from training.model import build_model
+from copyscope.interp.forward.residual import token_losses
+from copyscope.interp.measures.behavior import copying_hits
+from copyscope.interp.measures.circuits import composition_table, head_weights, model_eigenvalue_positivity
+from copyscope.interp.measures.pattern_scores import pattern_scores
+from copyscope.interp.models.hooked import load_hooked, load_weights_into
+from copyscope.interp.prompts.generate import SUFFIX, CopyingTest, copying_test, repeated_random_tokens
+from copyscope.training.config import RunConfig
+from copyscope.training.model.llama import build_model
 
 MEASURES = ("induction_attention", "previous_token", "duplicate_token")
 CHECKPOINTS = 30

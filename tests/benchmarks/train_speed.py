@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 
-from training.config import RunConfig
-from training.machine import native_bf16
-from training.tokens import token_store
+from copyscope.training.config import RunConfig
+from copyscope.training.data.store import token_store
+from copyscope.training.model.machine import native_bf16
 
 WAYS = ("copyscope", "Trainer", "plain loop", "HookedTransformer")
 # Updates a round, rounds; the first round is left out of the median.

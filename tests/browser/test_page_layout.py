@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import pytest
-from conftest import Tab
+from browser_tab import Tab
 from made_payload import Made, made
 
 VIEWS = ["map", "attention", "compare", "circuit", "heads", "report"]

@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from conftest import Tab
+from browser_tab import Tab
 from made_payload import checkpoints
 
 STEPS = checkpoints(24)

@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from conftest import Tab
+from browser_tab import Tab
 from tiny_series import HEADS, LAYERS, STEPS, add_checkpoint, tiny_series, write_tables
 
-from analyses.explorer.serve import listen
-from analyses.explorer.state import Explored
-from analyses.page.texts import texts_of
-from analyses.run import open_run
-from interp.models import load_hooked
+from copyscope.analyses.explorer.serve import listen
+from copyscope.analyses.explorer.state import Explored
+from copyscope.analyses.page.texts import texts_of
+from copyscope.analyses.tables.run import open_run
+from copyscope.interp.models.hooked import load_hooked
 
 
 class Live(NamedTuple):
@@ -28,7 +28,7 @@ class Live(NamedTuple):
 @pytest.fixture
 def live(tmp_path: Path) -> Iterator[Live]:
     uvicorn = pytest.importorskip("uvicorn", reason="uvicorn is not installed (copyscope[explore])")
-    from analyses.explorer.server import explorer_app
+    from copyscope.analyses.explorer.server import explorer_app
 
     folder = tiny_series(tmp_path / "tiny")
     listening = listen("127.0.0.1", 0)

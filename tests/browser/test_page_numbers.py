@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import Tab
+from browser_tab import Tab
 from made_payload import Made, checkpoints, made
 
 pytest.importorskip("selenium", reason="selenium is not installed (copyscope[dev])")

@@ -5,11 +5,11 @@ from html import escape
 from pathlib import Path
 
 import pytest
-from conftest import Tab
+from browser_tab import Tab
 from made_payload import HOSTILE, Made
 
-from analyses.page.build import page
-from analyses.visible import visible
+from copyscope.analyses.page.build import page
+from copyscope.analyses.words.text import visible
 
 VIEWS = ["map", "attention", "compare", "circuit", "heads", "report"]
 

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from conftest import Tab
+from browser_tab import Tab
 from tiny_series import STEPS, tiny_series
 
-from analyses.notebook import explore
-from analyses.report import report
-from analyses.run import open_run, read_tables
+from copyscope.analyses.notebook import explore
+from copyscope.analyses.page.report import report
+from copyscope.analyses.tables.run import open_run, read_tables
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import Tab
+from browser_tab import Tab
 from made_payload import Made, checkpoints
 
 STEPS = checkpoints(24)

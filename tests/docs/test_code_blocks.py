@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 from small_demo import small_config, write_corpus
 
-import training.config
-from analyses.cli import app
-from analyses.demo import demo
-from analyses.scores import score
-from training.config import RunConfig
-from training.trainer import train
+import copyscope.training.config
+from copyscope.analyses.cli import app
+from copyscope.analyses.studies.demo import demo
+from copyscope.analyses.tables.scores import score
+from copyscope.training.config import RunConfig
+from copyscope.training.trainer import train
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -73,7 +73,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     for name in ("quickstart", "small", "paper", "study"):
         (presets / f"{name}.toml").write_text(preset)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training.config, "PRESETS", presets)
+        patch.setattr(copyscope.training.config, "PRESETS", presets)
         patch.chdir(place)
         config = RunConfig.load("quickstart")
         demo(Path("runs/demo"), config, lambda line: None, lambda text: None, lambda *a: None)

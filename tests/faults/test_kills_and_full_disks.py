@@ -13,11 +13,12 @@ import pytest
 from child_run import STEPS, run_child, write_corpus
 from safetensors.torch import load_file
 
-from training.checkpoints import CheckpointSeries
+from copyscope.training.checkpoints.series import CheckpointSeries
+from copyscope.training.checkpoints.verify import verify
 
 # Its server imports torch once; every child is a fork of that. (It does not look in this folder for modules.)
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["training.trainer"])
+PROCESSES.set_forkserver_preload(["copyscope.training.trainer"])
 
 
 def start(out: Path, corpus: Path, **limits: Any) -> tuple[Any, Any]:
@@ -53,7 +54,7 @@ def logged(run: Path) -> list[int]:
 
 
 def assert_the_same(run: Path, undisturbed: Path) -> None:
-    assert CheckpointSeries.open(run).verify() == []
+    assert verify(CheckpointSeries.open(run)) == []
     assert weights(run) == weights(undisturbed)
     assert logged(run) == list(range(STEPS + 1))
     assert not list((run / "checkpoints").glob(".*"))
@@ -82,7 +83,7 @@ def kill(child: Any) -> bool:
 def is_sound(out: Path) -> bool:
     """At every moment: what is listed as a checkpoint is whole."""
     started = (out / "checkpoints").is_dir() and any((out / "checkpoints").glob("step*"))
-    return not started or CheckpointSeries.open(out).verify() == []
+    return not started or verify(CheckpointSeries.open(out)) == []
 
 
 def test_killed_a_hundred_times_half_of_them_in_the_middle_of_a_save(undisturbed: Path, out: Path) -> None:
@@ -154,7 +155,7 @@ def test_the_disk_fills_up(size: int, undisturbed: Path, out: Path) -> None:
     series = CheckpointSeries.open(out)
     assert [c.step for c in series.checkpoints][:4] == [0, 1, 2, 4]
     assert series.checkpoints[-1].step in (8, 12)
-    assert series.verify() == []
+    assert verify(series) == []
     assert to_the_end(out, corpus)[-1] == "finished"
     assert_the_same(out, undisturbed)
 

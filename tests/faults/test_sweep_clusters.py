@@ -16,21 +16,21 @@ import pytest
 from counted_run import DIES_ONCE, SLOW, steps_done, workers
 from drive import counted_sweep
 
-from training import engines
-from training import sweep as sweeps
-from training.engines import make_engine
-from training.errors import InputError, Stopped
-from training.execute import read_status
-from training.sweep import run_sweep
-from training.sweep_plan import claim, parse_sweep
+from copyscope.training.errors import InputError, Stopped
+from copyscope.training.sweeps import driver as sweeps
+from copyscope.training.sweeps import engines
+from copyscope.training.sweeps.driver import run_sweep
+from copyscope.training.sweeps.engines import make_engine
+from copyscope.training.sweeps.plan import claim, parse_sweep
+from copyscope.training.sweeps.worker import read_status
 
-HERE = Path(__file__).parent
+HELPERS = Path(__file__).parents[1] / "helpers"
 LOCAL_SLURM = {"cluster": "local", "timeout_min": 5}
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("PYTHONPATH", str(HERE))
+    monkeypatch.setenv("PYTHONPATH", str(HELPERS))
     monkeypatch.setattr(sweeps, "POLL", 0.05)
     # submitit's stand-in for Slurm is cancelled by an interrupt, which tests in the background of a script ignore.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -44,7 +44,7 @@ def cluster() -> Iterator[Any]:
     pytest.importorskip("ray", reason="needs Ray: pip install copyscope[ray]")
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = str(HERE)  # what Ray's processes start with
+    os.environ["PYTHONPATH"] = str(HELPERS)  # what Ray's processes start with
     import ray
     from ray.cluster_utils import Cluster
 
@@ -107,7 +107,7 @@ def test_ray_with_a_node_that_dies(cluster: Any, tmp_path: Path, monkeypatch: py
 
 def test_a_ray_cluster_that_cannot_be_reached(tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="needs Ray: pip install copyscope[ray]")
-    from training.engines.ray_cluster import _connect
+    from copyscope.training.sweeps.engines.ray_cluster import _connect
 
     for address in ("127.0.0.1:1", "nonsense", "127.0.0.1:99999999"):
         with pytest.raises(InputError, match=f"--option address={address}: no Ray cluster answers there") as error:
@@ -159,8 +159,9 @@ def test_a_cluster_s_task_hears_an_interrupt_where_its_program_ignores_it(tmp_pa
     claim(sweep, tmp_path)
     folder = tmp_path / sweep.runs[0].run_id
     task = (
-        "import sys; from pathlib import Path; from training.engines import Job; from training.engines.child import "
-        "run_child; sys.exit(run_child(Job(Path(sys.argv[1]), 'counted_run'), {}))"
+        "import sys; from pathlib import Path; from copyscope.training.sweeps.engines import Job; "
+        "from copyscope.training.sweeps.engines.child import run_child; "
+        "sys.exit(run_child(Job(Path(sys.argv[1]), 'counted_run'), {}))"
     )
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:

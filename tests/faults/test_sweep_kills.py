@@ -13,19 +13,19 @@ import pytest
 from counted_run import BREAKS, DIES_ALWAYS, DIES_ONCE, DIVERGES, SLOW, SOUND, steps_done, workers
 from drive import counted_sweep
 
-from training import sweep as sweeps
-from training.engines.local import LocalEngine
-from training.execute import read_status
-from training.sweep import run_sweep
-from training.sweep_plan import claim, parse_sweep
+from copyscope.training.sweeps import driver as sweeps
+from copyscope.training.sweeps.driver import run_sweep
+from copyscope.training.sweeps.engines.local import LocalEngine
+from copyscope.training.sweeps.plan import claim, parse_sweep
+from copyscope.training.sweeps.worker import read_status
 
-HERE = Path(__file__).parent
+HELPERS = Path(__file__).parents[1] / "helpers"
 Drivers = Callable[..., subprocess.Popen[str]]
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(HERE))
+    monkeypatch.setenv("PYTHONPATH", str(HELPERS))
     monkeypatch.setattr(sweeps, "POLL", 0.02)
 
 
@@ -34,7 +34,7 @@ def drivers() -> Iterator[Drivers]:
     started: list[subprocess.Popen[str]] = []
 
     def start(out: Path, runs: int, steps: int) -> subprocess.Popen[str]:
-        command = [sys.executable, str(HERE / "drive.py"), str(out), str(runs), str(steps), "local"]
+        command = [sys.executable, str(HELPERS / "drive.py"), str(out), str(runs), str(steps), "local"]
         child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         started.append(child)
         return child

@@ -3,7 +3,7 @@
 import random
 from pathlib import Path
 
-from training.config import RunConfig
+from copyscope.training.config import RunConfig
 
 
 def write_corpus(folder: Path, documents: int = 120) -> Path:

@@ -8,8 +8,8 @@ import torch
 from synthetic_run import model_table, rise, series_table
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from analyses.page.prompts import SENTENCE
-from training.tokenizer import train_tokenizer
+from copyscope.analyses.page.prompts import SENTENCE
+from copyscope.training.data.tokenizer import train_tokenizer
 
 STEPS = (0, 1, 8, 64, 512)
 LAYERS, HEADS, N_CTX = 2, 2, 64

@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 from synthetic_run import checkpoint_steps, model_table, rise, series_table
 
-from training.config import RunConfig
+from copyscope.training.config import RunConfig
 
 STEPS = checkpoint_steps(40)
 AT = np.array(STEPS, dtype=float)

@@ -61,9 +61,9 @@ PROGRAM = """
 import sys, training, interp, analyses
 from importlib.resources import files
 assert all(sys.argv[1] in module.__path__[0] for module in (training, interp, analyses)), training.__path__
-from training.config import RunConfig, presets
+from copyscope.training.config import RunConfig, presets
 assert {RunConfig.load(name).run_id for name in presets()}
-from analyses.page.build import page
+from copyscope.analyses.page.build import page
 html = page({"title": "x"}, {}, live=True)
 assert "<html" in html and "Content-Security-Policy" in html
 print("whole")

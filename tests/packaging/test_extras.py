@@ -13,9 +13,9 @@ EXTRAS = ("matplotlib", "gguf", "ray", "submitit", "starlette", "uvicorn", "dash
           "mkdocs", "mkdocstrings", "selenium", "nbformat", "nbclient", "ipykernel", "IPython", "pytest", "hypothesis",
           "beartype")  # fmt: skip
 # Those that import an extra as a whole: nothing imports them but a function that asks for the extra.
-NEED_ONE = {"analyses.paper_figures": "matplotlib", "analyses.study_figures": "matplotlib",
-            "analyses.explorer.server": "starlette", "training.engines.ray_cluster": "ray",
-            "training.engines.ray_runner": "ray", "training.engines.slurm": "submitit"}  # fmt: skip
+NEED_ONE = {"copyscope.analyses.figures.paper": "matplotlib", "copyscope.analyses.studies.figures": "matplotlib",
+            "copyscope.analyses.explorer.server": "starlette", "copyscope.training.sweeps.engines.ray_cluster": "ray",
+            "copyscope.training.sweeps.engines.slurm": "submitit"}  # fmt: skip
 PROGRAM = f"""
 import importlib, pkgutil, sys
 
@@ -60,7 +60,7 @@ def without(monkeypatch: pytest.MonkeyPatch):
             return None if name in packages else real(name, package)
 
         monkeypatch.setattr(importlib.util, "find_spec", find_spec)
-        for module in ("training.engines", "training.tracking"):
+        for module in ("copyscope.training.sweeps.engines", "copyscope.training.tracking"):
             monkeypatch.setattr(f"{module}.find_spec", find_spec)
         for module in NEED_ONE:
             monkeypatch.delitem(sys.modules, module, raising=False)
@@ -70,7 +70,7 @@ def without(monkeypatch: pytest.MonkeyPatch):
 
 def copyscope(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """The one line of a command that must end with code 2."""
-    from analyses import cli
+    from copyscope.analyses import cli
 
     monkeypatch.setattr(sys, "argv", ["copyscope", *arguments])
     with pytest.raises(SystemExit) as stopped:

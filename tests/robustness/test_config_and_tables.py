@@ -9,9 +9,9 @@ import polars as pl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analyses.formation import formation_steps
-from training.config import PRESETS, RunConfig
-from training.errors import InputError
+from copyscope.analyses.formation.heads import formation_steps
+from copyscope.training.config import PRESETS, RunConfig
+from copyscope.training.errors import InputError
 
 FIELDS = [f"{section}.{field}" for section, fields in RunConfig().model_dump().items() for field in fields]
 VALUES = st.one_of(

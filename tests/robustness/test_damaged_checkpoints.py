@@ -13,9 +13,11 @@ import pytest
 import torch
 from damage import FILES, damage, fresh, write_series
 
-from interp.models import load_hooked
-from training.checkpoints import MANIFEST, CheckpointSeries, step_folder
-from training.errors import InputError
+from copyscope.interp.models.hooked import load_hooked
+from copyscope.training.checkpoints.series import CheckpointSeries, step_folder
+from copyscope.training.checkpoints.verify import verify
+from copyscope.training.errors import InputError
+from copyscope.training.files import MANIFEST
 
 HALF = 250
 TOKENS = torch.randint(0, 90, (1, 16), generator=torch.Generator().manual_seed(0))
@@ -26,7 +28,7 @@ HIT = step_folder(200)
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     logging.disable(logging.WARNING)  # transformers remarks on odd values
     folder = write_series(tmp_path_factory.mktemp("sound"))
-    assert CheckpointSeries.open(folder).verify() == []
+    assert verify(CheckpointSeries.open(folder)) == []
     return folder
 
 
@@ -50,7 +52,7 @@ def outcome(folder: Path, wanted: torch.Tensor) -> str:
 
 def problems(folder: Path) -> list[str]:
     """Where `verify` finds something wrong."""
-    found = CheckpointSeries.open(folder).verify()
+    found = verify(CheckpointSeries.open(folder))
     assert all("\n" not in problem.what for problem in found)
     return [problem.where for problem in found]
 

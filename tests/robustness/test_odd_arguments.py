@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from damage import write_series
 
-from analyses import cli
-from analyses.scores import score
-from training.config import RunConfig
+from copyscope.analyses import cli
+from copyscope.analyses.tables.scores import score
+from copyscope.training.config import RunConfig
 
 COUNT = 500
 ODD = [

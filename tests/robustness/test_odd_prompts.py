@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
-from interp.behavior import copying_accuracy, copying_loss, icl_score, natural_losses
-from interp.heads import score_heads
-from interp.prompts import CopyingTest, copying_test, random_token_vocab, repeated_random_tokens
-from training.errors import InputError
+from copyscope.interp.measures.behavior import copying_accuracy, copying_loss, icl_score, natural_losses
+from copyscope.interp.measures.heads import score_heads
+from copyscope.interp.prompts.generate import CopyingTest, copying_test, random_token_vocab, repeated_random_tokens
+from copyscope.training.errors import InputError
 
 D_VOCAB, N_CTX = 60, 80
 NUMBERS = [-(2**63), -1, 0, 1, 2, 3, 7, 24, 25, 59, 60, 61, 79, 80, 81, 1000, 2**31]

@@ -75,7 +75,7 @@ def test_map_and_report_of_a_hub_series(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from commands import copyscope as here
+    from run_command import copyscope as here
 
     folder, _, _ = scored
     monkeypatch.chdir(folder)

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from commands import copyscope
+from run_command import copyscope
 from torch import Tensor
 from torch.nn import functional
 
-from interp.models import load_hooked
+from copyscope.interp.models.hooked import load_hooked
 
 DOCS = Path(__file__).parents[2] / "docs" / "series.md"
 SIZE = {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 64, "vocab_size": 90, "dropout": 0.0}

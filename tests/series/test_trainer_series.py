@@ -7,12 +7,12 @@ import polars as pl
 import pytest
 import torch
 import trainer_run
-from commands import copyscope
+from run_command import copyscope
 from transformers import GPT2LMHeadModel
 
-from interp.heads import score_heads
-from interp.models import load_hooked
-from training.checkpoints import CheckpointSeries
+from copyscope.interp.measures.heads import score_heads
+from copyscope.interp.models.hooked import load_hooked
+from copyscope.training.checkpoints.series import CheckpointSeries
 
 STEPS = [0, 2, 4, 6, 8]
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import tomli_w
 
-from training.config import RunConfig, parse_assignments, presets
-from training.errors import InputError
+from copyscope.training.config import RunConfig, parse_assignments, presets
+from copyscope.training.errors import InputError
 
 FIELDS = [f"{section}.{name}" for section, fields in RunConfig().model_dump().items() for name in fields]
 
@@ -146,7 +146,8 @@ def test_assignments_of_the_command_line() -> None:
 
 def test_refusing_a_configuration_imports_nothing_heavy() -> None:
     code = (
-        "import sys\nfrom training.config import RunConfig\nfrom training.errors import InputError\n"
+        "import sys\nfrom copyscope.training.config import RunConfig\n"
+        "from copyscope.training.errors import InputError\n"
         "try: RunConfig.parse({'model': {'n_layers': 0}})\n"
         "except InputError: print(sorted({'torch', 'transformers', 'polars', 'numpy'} & sys.modules.keys()))\n"
     )

@@ -9,14 +9,14 @@ import pytest
 import torch
 from small_run import small_config, write_corpus
 
-from analyses.cli import app
-from analyses.run import open_run
-from analyses.story import provenance
-from training import zoom as zooms
-from training.environment import FILE, at_step, differences, environments
-from training.errors import InputError
-from training.trainer import train
-from training.zoom import zoom
+from copyscope.analyses.cli import app
+from copyscope.analyses.tables.run import open_run
+from copyscope.analyses.tables.summary import provenance
+from copyscope.training import zoom as zooms
+from copyscope.training.environment import FILE, at_step, differences, environments
+from copyscope.training.errors import InputError
+from copyscope.training.trainer import train
+from copyscope.training.zoom import zoom
 
 
 @pytest.fixture(autouse=True)

@@ -10,8 +10,9 @@ import pytest
 from safetensors.torch import load_file
 from small_run import metrics, small_config, weights, write_corpus
 
-from training.checkpoints import CheckpointSeries
-from training.trainer import train
+from copyscope.training.checkpoints.series import CheckpointSeries
+from copyscope.training.checkpoints.verify import verify
+from copyscope.training.trainer import train
 
 LAUNCH = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1", "--master-port")
 
@@ -21,7 +22,7 @@ def two_processes(config: Path, out: Path, port: int, **environment: str) -> sub
         sys.executable,
         *LAUNCH,
         str(port),
-        str(Path(__file__).with_name("train_child.py")),
+        str(Path(__file__).parents[1] / "helpers" / "train_child.py"),
         str(config),
         str(out),
     ]
@@ -47,7 +48,7 @@ def test_two_processes_do_what_one_does_and_resume_bit_by_bit(tmp_path: Path, po
 
     whole = two_processes(tmp_path / "config.toml", tmp_path / "two", port)
     assert whole.returncode == 0, whole.stderr
-    assert CheckpointSeries.open(tmp_path / "two").verify() == []
+    assert verify(CheckpointSeries.open(tmp_path / "two")) == []
     for mine, theirs in zip(metrics(one), metrics(tmp_path / "two"), strict=True):
         assert mine["step"] == theirs["step"]
         for name in ("loss", "validation_loss", "grad_norm"):

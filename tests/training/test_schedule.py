@@ -2,8 +2,8 @@
 
 import pytest
 
-from training.config import RunConfig
-from training.schedule import checkpoint_steps, kept_steps, learning_rate
+from copyscope.training.config import RunConfig
+from copyscope.training.schedule import checkpoint_steps, kept_steps, learning_rate
 
 
 def test_steps_saved_are_log_spaced_then_even() -> None:

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from training.checkpoints import Checkpoint, CheckpointSeries, sha256_of, step_folder
-from training.config import RunConfig
-from training.errors import InputError, Stopped
-from training.schedule import checkpoint_steps
-from training.trainer import train
+from copyscope.training.checkpoints.series import Checkpoint, CheckpointSeries, step_folder
+from copyscope.training.checkpoints.verify import verify
+from copyscope.training.config import RunConfig
+from copyscope.training.errors import InputError, Stopped
+from copyscope.training.files import sha256_of
+from copyscope.training.schedule import checkpoint_steps
+from copyscope.training.trainer import train
 
 STEPS = 12
 
@@ -58,7 +60,7 @@ def test_checkpoints_metrics_and_labels(whole: tuple[RunConfig, Path]) -> None:
     series = CheckpointSeries.open(run)
     assert [c.step for c in series.checkpoints] == checkpoint_steps(wanted)
     assert [c.tokens for c in series.checkpoints] == [step * 32 for step in checkpoint_steps(wanted)]
-    assert series.verify() == []
+    assert verify(series) == []
     steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert steps == sorted(set(steps))
     assert RunConfig.load(run / "config.toml").run_id == wanted.run_id
@@ -205,7 +207,7 @@ def test_tensorboard_gets_the_numbers_of_the_log(corpus: Path, tmp_path: Path) -
 
 
 def test_a_tracker_that_is_not_there_is_named(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.tracking.find_spec", lambda name: None)
+    monkeypatch.setattr("copyscope.training.tracking.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"trackio is not installed; pip install"):
         train(config(corpus, **{"train.track": ["trackio"]}), tmp_path / "run")
     assert not (tmp_path / "run").exists()

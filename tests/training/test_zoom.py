@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 from small_run import small_config, weights, write_corpus
 
-from training.checkpoints import CheckpointSeries
-from training.config import RunConfig
-from training.errors import InputError
-from training.trainer import train
-from training.zoom import zoom
+from copyscope.training.checkpoints.series import CheckpointSeries
+from copyscope.training.checkpoints.verify import verify
+from copyscope.training.config import RunConfig
+from copyscope.training.errors import InputError
+from copyscope.training.trainer import train
+from copyscope.training.zoom import zoom
 
 STATES = {"checkpoints.resume_every": 3, "checkpoints.state_every": 6, "model.attention_dropout": 0.1}
 
@@ -43,7 +44,7 @@ def test_the_new_steps_are_those_of_the_run(
     series = CheckpointSeries.open(run)
     assert [c.step for c in series.checkpoints] == sorted({0, 1, 2, 4, 8, 12, 16, 20, *added})
     assert all(weights(run, step) == weights(dense, step) for step in added)
-    assert [problem for problem in series.verify() if "jump" not in problem.what] == []
+    assert [problem for problem in verify(series) if "jump" not in problem.what] == []
     assert not (run / "zoom" / f"{start}-{end}-{every}").exists()
     assert zoom(run, start, end, every).added == []
 
@@ -59,7 +60,7 @@ def test_a_replay_that_differs_is_kept_apart(run: Path) -> None:
 
 
 def test_an_interrupted_zoom_goes_on(run: Path, dense: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from training import trainer
+    from copyscope.training import trainer
 
     real, seen = trainer.save_state, []
 

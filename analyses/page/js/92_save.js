@@ -143,10 +143,10 @@
     const source = JSON.stringify(run.source || `runs/${run.name}`);
     const measure = JSON.stringify(s.measure);
     const attention = `head = (${Math.floor(C.head() / run.n_heads)}, ${C.head() % run.n_heads})`;
-    if (s.view === "map" && !s.measure.includes(":")) return `from analyses.notebook import formation_map\n\nformation_map(${source}, measure=${measure})\n`;
-    if (s.view === "heads" || s.view === "report") return `from analyses.formation import formation_steps\nfrom analyses.run import open_run, read_tables\n\nformation_steps(read_tables(open_run(${source}), "heads"), ${JSON.stringify(C.scoreMeasure(run))})\n`;
-    if (s.view === "circuit" && run.measures.includes("previous_token")) return `from analyses.formation import order_of_appearance\nfrom analyses.run import open_run, read_tables\n\nrun = open_run(${source})\norder_of_appearance(read_tables(run, "heads"), read_tables(run, "model"))\n`;
-    return `from analyses.notebook import explore\n\n# ${attention} at step ${s.step}; the view opens at the same place\nexplore(${source}, ${JSON.stringify(C.writeHash())})\n`;
+    if (s.view === "map" && !s.measure.includes(":")) return `from copyscope.analyses.notebook import formation_map\n\nformation_map(${source}, measure=${measure})\n`;
+    if (s.view === "heads" || s.view === "report") return `from copyscope.analyses.formation.heads import formation_steps\nfrom copyscope.analyses.tables.run import open_run, read_tables\n\nformation_steps(read_tables(open_run(${source}), "heads"), ${JSON.stringify(C.scoreMeasure(run))})\n`;
+    if (s.view === "circuit" && run.measures.includes("previous_token")) return `from copyscope.analyses.formation.heads import order_of_appearance\nfrom copyscope.analyses.tables.run import open_run, read_tables\n\nrun = open_run(${source})\norder_of_appearance(read_tables(run, "heads"), read_tables(run, "model"))\n`;
+    return `from copyscope.analyses.notebook import explore\n\n# ${attention} at step ${s.step}; the view opens at the same place\nexplore(${source}, ${JSON.stringify(C.writeHash())})\n`;
   };
 
   async function copy(title, text) {

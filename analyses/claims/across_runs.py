@@ -1,0 +1,213 @@
+"""Claims on a setting, from runs that differ in it: batch size, regularization, learning rate."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from copyscope.analyses.claims.batch_size import LAWS, batch_exponent
+from copyscope.analyses.claims.contrast import INTERVALS, contrast, step_effect
+from copyscope.analyses.claims.evidence import Evidence
+from copyscope.analyses.claims.factors import comparable, varied
+from copyscope.analyses.claims.intensity import CLAIMED, intensity
+from copyscope.analyses.claims.verdict import (
+    LEAST_RUNS,
+    Verdict,
+    blank,
+    elsewhere,
+    few,
+    line_of,
+    may_move,
+    number,
+    taken_as_later,
+    undecided,
+)
+from copyscope.analyses.statistics.censored import censored_slope
+
+REGULARIZATION = ("optimizer.weight_decay", "model.attention_dropout", "model.residual_dropout")
+RATE, BATCH = "optimizer.lr", "train.batch_size"
+SCHEDULE = ("optimizer.warmup_steps", "optimizer.schedule", "optimizer.decay_share", "optimizer.final_lr_share",
+            "train.steps")  # fmt: skip
+"""What may vary along with the learning rate: it belongs to it."""
+
+
+def updates_not_tokens(runs: list[Evidence]) -> Verdict:
+    """Claim 2: it is updates that count, not tokens."""
+    laws = ", ".join(f"{law:g} {name}" for law, name in LAWS.items())
+    claim = blank(
+        "Updates count, not tokens: copying forms at the same step for every batch size",
+        f"exponent of the batch size in the formation step ({laws})",
+        f"{line_of('batch size')}; 0 is the only one of the three exponents in the 95 % interval. Three batch sizes, "
+        "the largest four times the smallest.",
+        "The interval does not hold 0.",
+    )
+    used, notes = _comparable(runs, BATCH)
+    if not used:
+        return undecided(claim, 0, notes)
+    formed, late = _parted(used)
+    notes += on_steps(used)
+    sizes = np.array([run.config[BATCH] for run in formed], dtype=float)
+    steps, low, high = (
+        np.array([run.copying[name] for run in formed], dtype=float) for name in ("estimate", "low", "high")
+    )
+    fit = batch_exponent(
+        sizes, steps, low, high, np.array([run.config[BATCH] for run in late], dtype=float),
+        np.array([run.last_step for run in late], dtype=float),
+    )  # fmt: skip
+    details = steps_table(used, "batch size", [run.config[BATCH] for run in used])
+    found = claim._replace(value=number(fit.exponent), low=number(fit.low), high=number(fit.high), runs=len(used),
+                           reason=fit.reason + notes, details=details)  # fmt: skip
+    if fit.law == LAWS[0.0]:
+        return found._replace(verdict="supported")
+    if fit.enough and not fit.low <= 0 <= fit.high:
+        law = f"the {fit.law} law fits: " if fit.law else ""
+        return found._replace(verdict="contradicted", reason=law + found.reason)
+    return found
+
+
+def regularization(runs: list[Evidence]) -> Verdict:
+    """Claim 4: regularization makes copying earlier or stronger."""
+    claim = blank(
+        "Regularization helps copying: it forms earlier or ends more accurate",
+        "relative change of the formation step, for the strongest setting",
+        f"{INTERVALS}, 95 % for all that decide together: one on the better side of 0, none on the worse. Loss and ICL "
+        "score stand beside them and do not decide.",
+        "Copying forms later or ends less accurate, and nothing speaks for it.",
+    )
+    settings = [name for name in REGULARIZATION if name in varied([run.config for run in runs if run.config])]
+    verdicts = [_contrasted(runs, name, len(settings), claim) for name in settings]
+    if not verdicts:
+        return undecided(claim, 0, f"the runs differ in none of {', '.join(REGULARIZATION)}")
+    decided = [one for one in verdicts if one.verdict != "undecided"]
+    details = pl.concat([one.details for one in verdicts if one.details is not None])
+    if len({one.verdict for one in decided}) > 1:
+        return verdicts[0]._replace(
+            verdict="undecided", reason="; ".join(one.reason for one in verdicts), details=details
+        )
+    chosen = (decided or verdicts)[0]
+    return chosen._replace(reason="; ".join(one.reason for one in verdicts), details=details)
+
+
+def learning_rate(runs: list[Evidence]) -> Verdict:
+    """Claim 4: a higher learning rate makes copying form in fewer updates."""
+    claim = blank(
+        "A higher learning rate makes copying form in fewer updates",
+        "exponent of the learning rate in the formation step",
+        f"{line_of('learning rate')}, over at least three that formed at two rates or more; the 95 % interval lies "
+        "below 0.",
+        "The interval lies above 0.",
+    )
+    used, notes = _comparable(runs, RATE, SCHEDULE)
+    if not used:
+        return undecided(claim, 0, notes)
+    formed, late = _parted(used)
+    notes += on_steps(used)
+    rates, steps = (np.array(x, dtype=float) for x in ([r.config[RATE] for r in formed], [r.step for r in formed]))
+    details = contrast([run.config[RATE] for run in used], [compared(run) for run in used]).table
+    found = claim._replace(runs=len(used), details=_named(details, RATE))
+    if len(np.unique(rates)) < 2:
+        return undecided(found, len(used), f"copying formed at one learning rate only{notes}")
+    fit = censored_slope(
+        np.log(rates), np.log(steps), np.log([float(run.config[RATE]) for run in late]),
+        np.log([float(run.last_step) for run in late]), np.array([run.log_error for run in formed], dtype=float),
+    )  # fmt: skip
+    found = found._replace(value=fit.slope, low=number(fit.low), high=number(fit.high))
+    if found.low is None:
+        return undecided(found, len(used), few(len(formed)) + notes)
+    verdict = "supported" if fit.high < 0 else "contradicted" if fit.low > 0 else "undecided"
+    return found._replace(verdict=verdict, reason=f"{len(np.unique(rates))} learning rates{notes}")
+
+
+def optimization_intensity(runs: list[Evidence]) -> Verdict:
+    """Copying forms when the summed learning rate passes a threshold."""
+    claim = blank(
+        "Optimization intensity: copying forms when the summed learning rate passes a threshold",
+        "typical error of a left-out run, as a factor in steps",
+        "Each run is foretold from the others' threshold; the summed learning rate errs less than updates, tokens and "
+        "sums of other powers, by Student's 95 % interval over runs. Two learning rates, three runs.",
+        "Another rule errs less, by the same test.",
+    )
+    used, notes = _comparable(runs, RATE, (*SCHEDULE, BATCH))
+    if not used:
+        return undecided(claim, 0, notes)
+    formed, late = _parted(used)
+    formed = [run for run in formed if run.rates is not None]
+    notes += elsewhere(len(late), "no copying yet")
+    if len({run.config[RATE] for run in formed}) < 2 or len(formed) < LEAST_RUNS:
+        return undecided(claim, len(formed), f"copying formed in {len(formed)} runs that can be compared{notes}")
+    found = intensity(
+        [run.rates for run in formed if run.rates is not None], np.array([run.step for run in formed], dtype=float),
+        np.array([run.tokens_per_step for run in formed]),
+    )  # fmt: skip
+    error = found.rivals.filter(pl.col("rival") == CLAIMED)["error"][0]
+    verdict = "undecided" if found.best is None else "supported" if found.best == CLAIMED else "contradicted"
+    return claim._replace(verdict=verdict, value=math.exp(error), runs=len(formed), reason=found.reason + notes,
+                          details=found.rivals)  # fmt: skip
+
+
+def _comparable(runs: list[Evidence], factor: str, also: Sequence[str] = ()) -> tuple[list[Evidence], str]:
+    """The runs that differ in the factor alone, and a note on the others.
+
+    Without any to compare the list is empty, and the note says why.
+    """
+    known = [run for run in runs if run.config]
+    if factor not in varied([run.config for run in known]):
+        return [], f"the runs do not differ in {factor}"
+    found = comparable([run.config for run in known], factor, also)
+    used = [known[i] for i in found.used]
+    notes = ""
+    if found.left_out:
+        i, differs = next(iter(found.left_out.items()))
+        notes = f"; {len(found.left_out)} left out, such as {known[i].run}, which differs in {', '.join(differs)} too"
+    if len({run.config[factor] for run in used}) < 2:
+        return [], f"the runs that differ in {factor} differ in more{notes}"
+    return used, notes
+
+
+def _parted(runs: Sequence[Evidence]) -> tuple[list[Evidence], list[Evidence]]:
+    """Those in which copying formed, and those in which it has not yet."""
+    return [run for run in runs if run.step is not None], [run for run in runs if run.step is None]
+
+
+def _contrasted(runs: list[Evidence], factor: str, settings: int, claim: Verdict) -> Verdict:
+    used, notes = _comparable(runs, factor)
+    if not used:
+        return undecided(claim, 0, notes)
+    notes += on_steps(used)
+    found = contrast([run.config[factor] for run in used], [compared(run) for run in used], settings)
+    verdict = {"helps": "supported", "harms": "contradicted"}.get(found.verdict, "undecided")
+    value, low, high = step_effect(found.table)
+    return claim._replace(verdict=verdict, value=value, low=low, high=high, runs=len(used),
+                          reason=f"{factor}: {found.reason}{notes}", details=_named(found.table, factor))  # fmt: skip
+
+
+def on_steps(runs: Sequence[Evidence]) -> str:
+    """A note on what the formation steps of copying leave open; empty if nothing."""
+    formed, late = _parted(runs)
+    return taken_as_later(len(late)) + may_move(sum(bool(run.copying["provisional"]) for run in formed))
+
+
+def steps_table(runs: Sequence[Evidence], setting: str, values: Sequence[Any]) -> pl.DataFrame:
+    """When copying formed in each run with its interval, by the setting's value; or which step it is later than."""
+    rows = []
+    for run, value in zip(runs, values, strict=True):
+        if run.step is None:
+            rows.append((run.run, value, None, None, None, float(run.last_step)))
+        else:
+            rows.append((run.run, value, *(run.copying[name] for name in ("estimate", "low", "high")), None))
+    steps = dict.fromkeys(("copying forms", "low", "high", "later than"), pl.Float64())
+    schema = {"run": pl.String(), setting: None, **steps}
+    return pl.DataFrame(rows, schema=schema, orient="row").sort(setting, maintain_order=True)
+
+
+def compared(run: Evidence) -> dict[str, float | None]:
+    """What `contrast` compares."""
+    if run.step is None:
+        return {"log_last_step": math.log(run.last_step), **run.final}
+    return {"log_step": math.log(max(run.step, 0.5)), "log_step_error": run.log_error, **run.final}
+
+
+def _named(table: pl.DataFrame, factor: str) -> pl.DataFrame:
+    return table.select(pl.lit(factor).alias("setting"), pl.all())

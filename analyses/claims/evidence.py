@@ -1,0 +1,115 @@
+"""What one scored run has to say on the claims: formation steps, the order of events, and how it ended."""
+
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float
+
+from copyscope.analyses.claims.factors import flat
+from copyscope.analyses.formation.emergence import Emergence, emergence
+from copyscope.analyses.formation.heads import copying_formation, formation_steps, order_of_appearance
+from copyscope.analyses.tables.run import chance, open_run, read_metrics, score_tables
+from copyscope.training.checkpoints.average import ABOUT
+from copyscope.training.errors import InputError
+from copyscope.training.schedule import learning_rate
+
+COPYING = "copying_accuracy_token"
+COPYING_LOSS = "copying_loss_difference"
+INDUCTION = ("prefix_matching_sum", "induction_score", "induction_attention")
+STAGES = ("previous-token head", "induction head", "copying")
+LAST = 3
+"""Checkpoints behind a final value: copying jumps about from one to the next."""
+
+
+class Evidence(NamedTuple):
+    """One scored run, as the claims see it. Steps are updates; losses are in nats."""
+
+    run: str
+    source: str
+    run_id: str | None
+    config: dict[str, Any]
+    """`analyses.claims.factors.flat`; empty for a series that copyscope did not train."""
+    n_layers: int
+    """Layers whose heads were scored."""
+    induction: pl.DataFrame
+    """`formation_steps` of induction heads."""
+    previous: pl.DataFrame | None
+    """The same of previous-token heads."""
+    order: pl.DataFrame
+    copying: dict[str, Any]
+    """The row of `copying_formation` for the accuracy per token."""
+    copying_loss: dict[str, Any]
+    """The same for the copying loss; empty if the tables lack it."""
+    emergence: Emergence | None
+    """None without losses."""
+    final: dict[str, float]
+    """Mean over the last three checkpoints, by measure of the model table."""
+    rates: Float[np.ndarray, " update"] | None
+    """Learning rate of every update; None where the configuration is not known."""
+    tokens_per_step: float
+    last_step: int
+    """Of the last checkpoint that was scored; at least 1."""
+
+    @property
+    def steps(self) -> dict[str, tuple[float, float, float]]:
+        """Formation step with its 95 % interval, by stage (`STAGES`); a stage that did not form is missing."""
+        found = {}
+        for stage, table in zip(STAGES, (self.previous, self.induction), strict=False):
+            stays = None if table is None else table.filter(pl.col("formed") & ~pl.col("fell_back"))
+            if stays is not None and not stays.is_empty():
+                strong = stays.filter(pl.col("peak") >= pl.col("peak").max() / 2).sort("estimate")
+                found[stage] = tuple(strong.select("estimate", "low", "high").row(0))
+        if self.step is not None:
+            found[STAGES[2]] = (self.step, self.copying["low"], self.copying["high"])
+        return found
+
+    @property
+    def step(self) -> float | None:
+        """Formation step of copying."""
+        return self.copying["estimate"]
+
+    @property
+    def log_error(self) -> float | None:
+        """Standard error of ln of that step, from its 95 % interval."""
+        if self.step is None:
+            return None
+        return (math.log(self.copying["high"]) - math.log(max(self.copying["low"], 0.5))) / (2 * 1.96)
+
+
+def gather(source: str | Path) -> Evidence:
+    """Reads a scored run. Raises InputError, with the run's name in front, for what its tables lack."""
+    run = open_run(source)
+    if (run.folder / ABOUT).is_file():
+        raise InputError(f"{source}: means of a run's weights, which are no run of their own; give {run.folder.parent}")
+    try:
+        heads, model = score_tables(run)
+        metrics, at_chance = read_metrics(run), chance(run)
+        known = set(heads["measure"].to_list())
+        induction = next((measure for measure in INDUCTION if measure in known), INDUCTION[0])
+        formed = formation_steps(heads, induction)
+        has_previous = "previous_token" in known
+        rows = copying_formation(model, at_chance).rows_by_key("measure", named=True, unique=True)
+        if COPYING not in rows:
+            raise InputError(f"model table: no {COPYING}; score the series again")
+        most = heads["tokens"].max()  # None: somebody else's series, which does not say
+        last = model.filter(pl.col("step").is_in(model["step"].unique().sort().tail(LAST).implode()))
+        final = last.group_by("measure").agg(pl.col("value").mean())
+        return Evidence(
+            run=run.name, source=str(source), run_id=run.config.run_id if run.config else None,
+            config=flat(run.config) if run.config else {}, n_layers=heads["layer"].n_unique(), induction=formed,
+            previous=formation_steps(heads, "previous_token") if has_previous else None,
+            order=order_of_appearance(heads, model, induction, at_chance) if has_previous else pl.DataFrame(),
+            copying=rows[COPYING], copying_loss=rows.get(COPYING_LOSS, {}),
+            emergence=None if metrics.is_empty() else emergence(model, metrics, at_chance, COPYING),
+            final=dict(final.iter_rows()),
+            rates=np.array([learning_rate(run.config, step) for step in range(run.config.train.steps)])
+            if run.config else None,
+            tokens_per_step=float("nan") if most is None else most / max(heads["step"].max(), 1),  # type: ignore[operator]
+            last_step=max(1, int(model["step"].max())),  # type: ignore[arg-type]
+        )  # fmt: skip
+    except InputError as error:
+        message = str(error)
+        raise InputError(message if message.startswith(str(run.folder)) else f"{run.name}: {message}") from None

@@ -1,0 +1,82 @@
+"""What a verdict on a claim holds, and the words all claims share."""
+
+import math
+from typing import NamedTuple
+
+import polars as pl
+
+LEAST_RUNS = 3
+"""Runs (seeds) without which nothing is supported or contradicted: one run shows that something can happen."""
+
+
+class Verdict(NamedTuple):
+    """One claim judged: the effect with its 95 % interval, the rule, and what would have contradicted it."""
+
+    claim: str
+    verdict: str
+    """`supported`, `contradicted` or `undecided`."""
+    effect: str
+    """What was estimated, in words."""
+    value: float | None
+    low: float | None
+    """95 % interval of `value`; None where there is none."""
+    high: float | None
+    runs: int
+    """Runs that count for this claim."""
+    reason: str
+    rule: str
+    """What decides."""
+    breaks: str
+    """What would have contradicted the claim."""
+    details: pl.DataFrame | None = None
+
+
+def undecided(claim: Verdict, runs: int, reason: str) -> Verdict:
+    """The claim, not decided, and why."""
+    return claim._replace(verdict="undecided", runs=runs, reason=reason)
+
+
+def blank(claim: str, effect: str, rule: str, breaks: str) -> Verdict:
+    """A claim before anything is known: undecided."""
+    return Verdict(claim, "undecided", effect, None, None, None, 0, "", rule, breaks)
+
+
+def number(value: float) -> float | None:
+    """None in place of NaN and infinities."""
+    return float(value) if math.isfinite(value) else None
+
+
+def interval(verdict: Verdict) -> str | None:
+    """The interval in words, `above 0.2` where it is open at one end; None without any."""
+    low, high = (None if end is None else f"{end:.3g}" for end in (verdict.low, verdict.high))
+    if low and high:
+        return f"{low} to {high}"
+    return f"above {low}" if low else f"below {high}" if high else None
+
+
+def line_of(setting: str) -> str:
+    """The rule of claims on an exponent."""
+    return (
+        f"Least squares of ln step on ln {setting}; a run that has not formed counts as later than its last step (by "
+        "likelihood)"
+    )
+
+
+def few(runs: int) -> str:
+    """That there are too few runs."""
+    return f"{runs} run{'s' * (runs != 1)}: a verdict needs {LEAST_RUNS}"
+
+
+def elsewhere(count: int, what: str) -> str:
+    """A note on runs that do not count; empty without any."""
+    return f"; {count} not counted ({what})" if count else ""
+
+
+def taken_as_later(count: int) -> str:
+    """A note on runs that count as later than their end (`analyses.statistics.censored`); empty without any."""
+    return f"; {count} without copying yet, taken as later than their last step" if count else ""
+
+
+def may_move(count: int) -> str:
+    """A note on formation steps that are `provisional` (`analyses.formation.step_rule`); empty without any."""
+    return f"; {count} provisional: longer runs may date copying later" if count else ""

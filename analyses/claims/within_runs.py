@@ -1,0 +1,149 @@
+"""Claims that each run can speak to: copying after the loss settled, shallow to deep, stage after stage."""
+
+import math
+
+import numpy as np
+import polars as pl
+from scipy import stats
+
+from copyscope.analyses.claims.evidence import Evidence
+from copyscope.analyses.claims.verdict import LEAST_RUNS, Verdict, blank, elsewhere, few, number, undecided
+from copyscope.analyses.formation.depth import depth_trend
+from copyscope.analyses.formation.emergence import OTHER_SHARE, Estimate, step_ratio
+from copyscope.analyses.formation.loss import SHARE
+from copyscope.analyses.statistics.intervals import over_runs
+
+
+def delayed_emergence(runs: list[Evidence]) -> Verdict:
+    """Claim 1: copying surges only after the loss has settled."""
+    claim = blank(
+        "Copying emerges late: after the loss has settled",
+        "step of copying ÷ step at which the loss settled",
+        f"The mean log ratio over runs (Student's 95 % interval, no narrower than the runs' own, at least {LEAST_RUNS} "
+        f"runs) lies above 0 by two rules for settling: a doubling of the steps brings less than {SHARE:.0%}, and less "
+        f"than {OTHER_SHARE:.0%}, of the fall so far. A loss that had not settled by half of a run counts as settling "
+        "there, if copying surged before.",
+        "Copying surges before the loss settles, by both rules.",
+    )
+    known = [run for run in runs if run.emergence is not None and run.emergence.surge is not None]
+    if not known:
+        why = "copying has not formed in any run" if any(run.emergence for run in runs) else "no run has losses"
+        return undecided(claim, 0, why)
+    ratios = [_ratios(known, lenient) for lenient in (False, True)]
+    counts = [len(of_rule) for of_rule in ratios]
+    (value, low, high), lenient = (
+        over_runs(*np.array(of_rule, dtype=float).T) if of_rule else (math.nan,) * 3 for of_rule in ratios
+    )
+    found = claim._replace(
+        value=number(value), low=number(low), high=number(high), runs=counts[0], details=_emergence_table(known)
+    )
+    typical = float(np.median([run.emergence.abruptness or math.nan for run in known if run.emergence]))
+    back = sum(run.emergence.fell_back for run in known if run.emergence)
+    dips = sum(run.emergence.dip is not None for run in known if run.emergence)
+    by_lenient = f"by the lenient rule {lenient[0]:.3g} [{lenient[1]:.3g}, {lenient[2]:.3g}]; " if counts[1] else ""
+    words = (
+        f"{by_lenient}copying takes a factor {typical:.1f} in steps from 10 to 90 %; fell back in {back}, "
+        f"dipped in {dips} runs"
+    )
+    if min(counts) < LEAST_RUNS:
+        why = "copying surged in the second half, with the loss not settled by then: longer runs would tell"
+        return undecided(found, counts[0], f"{few(min(counts))}{elsewhere(len(known) - min(counts), why)}; {words}")
+    if low > 1 and lenient[1] > 1:
+        return found._replace(verdict="supported", reason=words)
+    if high < 1 and lenient[2] < 1:
+        return found._replace(verdict="contradicted", reason=f"copying came first; {words}")
+    return found._replace(reason=f"the two rules do not agree on one side of 1; {words}")
+
+
+def _ratios(known: list[Evidence], lenient: bool) -> list[tuple[float, float, float]]:
+    """Step of copying over the step at which the loss settled, with its interval, of the runs that have one."""
+    out = []
+    for run in known:
+        found = run.emergence
+        if found is None or found.surge is None:
+            continue
+        surge = (found.surge, found.surge_low, found.surge_high)
+        settled = found.settled_leniently if lenient else found.settled
+        at: Estimate = (settled.step, settled.low, settled.high)
+        if settled.step is None and (found.surge_high or math.inf) < settled.last / 2:
+            half = settled.last / 2
+            at = (half, half, half)
+        ratio = step_ratio(surge, at)
+        if ratio is not None:
+            out.append(ratio)
+    return out
+
+
+def _emergence_table(known: list[Evidence]) -> pl.DataFrame:
+    rows = []
+    for run in known:
+        found = run.emergence
+        if found is not None:
+            rows.append((run.run, found.verdict, found.surge, found.settled.step, found.settled_leniently.step,
+                         found.ratio, found.delay_tokens, found.abruptness, found.fell_back, found.dip))  # fmt: skip
+    names = {"run": pl.String, "copying": pl.String, "copying surges": pl.Float64, "loss settled": pl.Int64,
+             "loss settled, lenient rule": pl.Int64, "ratio": pl.Float64, "delay in tokens": pl.Float64,
+             "10 to 90 %, factor": pl.Float64, "fell back": pl.Boolean, "dip": pl.Float64}  # fmt: skip
+    return pl.DataFrame(rows, schema=names, orient="row")
+
+
+def shallow_to_deep(runs: list[Evidence]) -> Verdict:
+    """Claim 3: induction heads form from shallow to deep layers."""
+    claim = blank(
+        "Induction heads form from shallow to deep layers",
+        "Kendall's tau between layer and formation step of induction heads",
+        f"At least {LEAST_RUNS} runs, and p <= 0.05, one-sided, against all orders of the layers and against those "
+        "that leave every induction head an earlier previous-token head below it.",
+        "Deeper layers form earlier (p <= 0.05).",
+    )
+    depths = [run.n_layers for run in runs]
+    usual = max(set(depths), key=depths.count)
+    used = [run for run in runs if run.n_layers == usual]
+    previous = [run.previous for run in used if run.previous is not None]
+    trend = depth_trend([run.induction for run in used], previous if len(previous) == len(used) else None)
+    found = claim._replace(
+        value=number(trend.tau), low=number(trend.tau_low), high=number(trend.tau_high), runs=trend.n_runs,
+        reason=trend.reason + elsewhere(len(runs) - len(used), f"another number of layers than {usual}"),
+    )  # fmt: skip
+    if trend.verdict == "undecided":
+        return found
+    if trend.n_runs < LEAST_RUNS:
+        return found._replace(reason=f"{few(trend.n_runs)}: {trend.verdict}, {found.reason}")
+    return found._replace(verdict="supported" if trend.verdict == "shallow to deep" else "contradicted")
+
+
+def stage_after_stage(runs: list[Evidence]) -> Verdict:
+    """Claim 3, within a run: previous-token head, then induction head, then copying."""
+    claim = blank(
+        "Within a run: previous-token head, then induction head, then copying",
+        "share of runs in that order",
+        f"At least {LEAST_RUNS} runs with all three stages, and so many in that order that one of the six orders at "
+        "random would not reach it (binomial, p <= 0.05). Stages between the same two checkpoints are in no order.",
+        "More than half of the runs have a stage before the one it should follow.",
+    )
+    stages = ["previous-token head", "induction head", "copying (loss)"]
+    ordered, reverse, rows = 0, 0, []
+    for run in runs:
+        if run.order.is_empty():
+            continue
+        table = run.order.filter(pl.col("stage").is_in(stages))
+        steps = dict(zip(table["stage"], table["step"], strict=True))
+        if any(steps.get(stage) is None for stage in stages):
+            continue
+        since = table["since_previous"].to_list()[1:]
+        ordered += since == ["later", "later"]
+        reverse += "earlier" in since
+        rows.append((run.run, *(steps[stage] for stage in stages), ", ".join(map(str, since))))
+    if not rows:
+        return undecided(claim, 0, "no run has all three stages")
+    details = pl.DataFrame(rows, schema=["run", *stages, "each after the one before"], orient="row")
+    low, high = stats.binomtest(ordered, len(rows)).proportion_ci()
+    found = claim._replace(value=ordered / len(rows), low=float(low), high=float(high), runs=len(rows), details=details)
+    words = f"{ordered} of {len(rows)} runs"
+    if len(rows) < LEAST_RUNS:
+        return found._replace(reason=f"{words}; {few(len(rows))}")
+    if stats.binomtest(ordered, len(rows), 1 / 6, alternative="greater").pvalue <= 0.05:
+        return found._replace(verdict="supported", reason=words)
+    if reverse > len(rows) / 2:
+        return found._replace(verdict="contradicted", reason=f"{words}; {reverse} with a stage before its time")
+    return found._replace(reason=words)

@@ -1,0 +1,108 @@
+"""The formation map of a series: formation.json and its figures."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from copyscope.analyses.figures.figures import CONFIG, formation_map_figure
+from copyscope.analyses.figures.map_data import Band, phase_change
+from copyscope.analyses.formation.heads import copying_formation, formation_json, formation_steps
+from copyscope.analyses.tables.run import Run, chance, open_run, read_metrics, read_tables, score_tables
+from copyscope.training.errors import InputError
+from copyscope.training.files import write_bytes, write_json, write_text
+from copyscope.training.schedule import checkpoint_steps
+
+MAPPED = ("previous_token", "prefix_matching_sum", "induction_score")
+"""Measures drawn unless others are asked for."""
+FORMATS = ("html", "pdf", "svg", "png")
+
+
+class FormationResult(NamedTuple):
+    """What `map_formation` found and wrote."""
+
+    formation: dict[str, Any]
+    """What results/formation.json holds."""
+    figures: list[Path]
+
+
+def map_formation(
+    source: str | Path, measures: Sequence[str] | None = None, formats: Sequence[str] = ("html",)
+) -> FormationResult:
+    """Finds the formation steps of a scored series; writes results/formation.json and a map per measure in figures/.
+
+    `measures`: of heads, by name, or an ablation's effect as `zero:copying_loss` (the causal map, of the checkpoints
+    that were ablated). None: `MAPPED`, and the effect of the first method on the copying loss where several checkpoints
+    were ablated. `formats`: html (Plotly, in the browser), pdf, svg, png (matplotlib, for paper). Raises InputError if
+    the series was not scored, has too few checkpoints to say when anything formed, or lacks a measure; for a format
+    that is not there, or without matplotlib.
+    """
+    wrong = [name for name in formats if name not in FORMATS]
+    if wrong:
+        raise InputError(f"--figures {wrong[0]}: no such format; use {', '.join(FORMATS)}")
+    run = open_run(source)
+    heads, model = score_tables(run)
+    effects = _effects(run)
+    drawn = _drawn(heads, effects) if measures is None else list(measures)
+    formation = formation_json(heads, model, read_metrics(run), chance=chance(run))
+    pictured = pl.concat([heads.select(effects.columns), effects]) if effects is not None else heads
+    band = phase_change(copying_formation(model, chance(run)))
+    contents = []
+    for measure in drawn:
+        # The effect of an ablation is there for chosen checkpoints only, and has no formation step of its own.
+        causal = ":" in measure
+        formed, steps = (None, None) if causal else (formation_steps(heads, measure), _expected(run))
+        for kind in formats:
+            name = f"formation_{measure.replace(':', '_')}.{kind}"
+            contents.append((name, _content(pictured, measure, formed, steps, band, kind)))
+    write_json(run.folder / "results" / "formation.json", formation)
+    written = []
+    for name, content in contents:
+        path = run.folder / "figures" / name
+        write_text(path, content) if isinstance(content, str) else write_bytes(path, content)
+        written.append(path)
+    return FormationResult(formation, written)
+
+
+def _effects(run: Run) -> pl.DataFrame | None:
+    """Ablations of single heads as measures named method:measure; None without any."""
+    if not any((run.folder / "results" / "ablations").glob("step*.parquet")):
+        return None
+    table = read_tables(run, "ablations").drop_nulls(["layer", "head"])
+    return table.select("step", "tokens", "layer", "head", pl.format("{}:{}", "method", "measure").alias("measure"),
+                        "value")  # fmt: skip
+
+
+def _drawn(heads: pl.DataFrame, effects: pl.DataFrame | None) -> list[str]:
+    names = [measure for measure in MAPPED if (heads["measure"] == measure).any()]
+    causal = [] if effects is None else sorted(m for m in set(effects["measure"]) if m.endswith(":copying_loss"))
+    if effects is not None and causal and effects.filter(pl.col("measure") == causal[0])["step"].n_unique() > 1:
+        names.append(causal[0])
+    return names
+
+
+def _expected(run: Run) -> list[int]:
+    """The checkpoints that should have scores; those without become gaps."""
+    if run.config and run.config.checkpoints.keep != "all":
+        return checkpoint_steps(run.config)
+    return [checkpoint.step for checkpoint in run.series.checkpoints]
+
+
+def _content(
+    heads: pl.DataFrame,
+    measure: str,
+    formed: pl.DataFrame | None,
+    steps: list[int] | None,
+    band: Band | None,
+    kind: str,
+) -> str | bytes:
+    """One file: text for html, bytes for the formats of paper."""
+    if kind == "html":
+        figure = formation_map_figure(heads, measure, formed, steps, band)
+        return figure.to_html(include_plotlyjs=True, config=CONFIG)
+    try:
+        from copyscope.analyses.figures.paper import paper_map, rendered
+    except ImportError:
+        raise InputError(f"--figures {kind}: needs matplotlib; install copyscope[figures]") from None
+    return rendered(paper_map(heads, measure, formed, steps, band), kind)

@@ -1,0 +1,98 @@
+"""What the whole model does over training: when copying began and formed."""
+
+import math
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float
+
+from copyscope.analyses.formation.step_rule import CONFIRM, MIN_SHARE, Z, find_rise, first_run, rise_row, step_noise
+from copyscope.analyses.formation.table_checks import check_rule, enough, has_errors, measure_rows
+from copyscope.training.errors import InputError
+
+COPYING_MEASURES = ("copying_accuracy_token", "copying_accuracy_exact", "copying_loss_difference")
+COPYING_SCHEMA = {
+    "measure": pl.String, "status": pl.String, "formed": pl.Boolean, "onset": pl.Int64, "step": pl.Int64,
+    "tokens": pl.Int64, "bracket_low": pl.Int64, "bracket_high": pl.Int64, "estimate": pl.Float64,
+    "low": pl.Float64, "high": pl.Float64, "interval": pl.String, "rise_low": pl.Float64, "rise_high": pl.Float64,
+    "baseline": pl.Float64, "final": pl.Float64, "peak": pl.Float64, "threshold": pl.Float64, "level": pl.Float64,
+    "fell_back": pl.Boolean, "provisional": pl.Boolean,
+}  # fmt: skip
+
+
+def copying_formation(
+    model: pl.DataFrame,
+    chance: float = 0.0,
+    samples: int = 500,
+    confirm: int = CONFIRM,
+    z: float = Z,
+    least: float = MIN_SHARE,
+) -> pl.DataFrame:
+    """When the model began to copy and when it was half-way up: a row for each accuracy and for the copying loss.
+
+    `model`: long table (step, tokens, measure, value) of one run with any of copying_accuracy_token,
+    copying_accuracy_exact, copying_loss_difference (with copying_loss_first). The same rule as for heads, with these
+    floors: accuracy over the larger of its first value and `chance` (1 / number of tokens drawn from) plus `z`
+    standard errors of `samples` draws; loss difference as nats *saved* over its first value and 0, its range being
+    the first-half loss. status: `not yet` (never clear of chance and noise for `confirm` checkpoints), `begun`
+    (clear, but short of `least` = 0.1 of the range: `onset` holds the step, `step` is null), `formed`, `formed, fell
+    back`. onset: first checkpoint clear of chance and noise; step, bracket, estimate, interval and so on: of the change
+    point, as for heads. baseline, final, peak and threshold are in the measure's own sign.
+
+    Raises InputError as `formation_steps` does, or when no copying measure is there or `chance` is outside [0, 1).
+    Cannot tell: whether a curve still rising at the end (`provisional`) would go on, which would move the step.
+    """
+    check_rule(confirm, z, least)
+    if not 0 <= chance < 1 or samples < 1:
+        raise InputError(f"chance={chance}, samples={samples}: use 0 <= chance < 1 and samples >= 1")
+    present = set(model["measure"].to_list()) if "measure" in model.columns else set()
+    wanted = [
+        m for m in ("copying_accuracy_token", "copying_accuracy_exact", "copying_loss_difference") if m in present
+    ]
+    if not wanted:
+        raise InputError(
+            "model table: no copying_accuracy_token, _exact or copying_loss_difference; score the series again"
+        )
+    out = []
+    for measure in wanted:
+        rows = measure_rows(model, "model", measure, ())
+        steps, tokens = rows["step"].to_list(), rows["tokens"].to_list()
+        enough(steps, "model", measure, confirm)
+        value = rows["value"].to_numpy().astype(float)
+        if measure == "copying_loss_difference":
+            sign, bottom = -1.0, 0.0
+            first_half = measure_rows(model, "model", "copying_loss_first", ())["value"].to_numpy()
+            top = float(np.median(first_half))
+            clear = 0.02 * top  # 2 % of the first-half loss: below it, prompts differ more than halves do
+        else:
+            error = math.sqrt(chance * (1 - chance) / samples)
+            sign, bottom, top, clear = 1.0, chance, 1.0, max(z * error, 1.0 / samples)
+        gain = sign * value
+        floor = np.full(len(gain), max(gain[0], bottom))
+        noise = z * step_noise(gain)
+        excess = gain - floor
+        onset = first_run(excess > max(clear, noise), confirm)
+        level = max(noise, clear, least * (top - floor[0]))
+        rise = find_rise(np.array(steps), excess, level, confirm, _errors(model, measure, steps))
+        status = "not yet" if onset is None else "begun"
+        if rise is not None:
+            status = "formed, fell back" if rise.fell_back else "formed"
+        row = rise_row(rise, dict(zip(steps, tokens, strict=True)), dict(zip(steps, floor.tolist(), strict=True)))
+        row["threshold"] = None if row["threshold"] is None else sign * row["threshold"]
+        out.append(
+            {"measure": measure, "status": status, **row, "onset": None if onset is None else steps[onset],
+             "interval": None if rise is None else "prompts" if has_errors(model, measure) else "neighbours",
+             "baseline": value[0], "final": value[-1], "peak": sign * gain.max(), "level": level}
+        )  # fmt: skip
+    return pl.DataFrame(out, schema=COPYING_SCHEMA)
+
+
+def _errors(model: pl.DataFrame, measure: str, steps: list[int]) -> Float[np.ndarray, " step"] | None:
+    """Standard errors over prompts at `steps`; None where the table has none."""
+    if not has_errors(model, measure):
+        return None
+    rows = measure_rows(model, "model", f"{measure}_se", ())
+    lacking = sorted(set(steps) - set(rows["step"].to_list()))
+    if lacking:
+        raise InputError(f"model table: {measure}_se is missing at step {lacking[0]}; score that step again")
+    return rows.filter(pl.col("step").is_in(steps))["value"].to_numpy().astype(float)

@@ -1,0 +1,61 @@
+"""The report: the page about scored runs as one file that opens offline and asks nobody."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from copyscope.analyses.page.budget import embed_attention
+from copyscope.analyses.page.build import page
+from copyscope.analyses.page.payload import payload
+from copyscope.analyses.tables.run import Progress, Run, open_run
+from copyscope.training.errors import InputError
+from copyscope.training.files import write_text
+
+MEGABYTES = 8.0
+"""What a report may weigh unless told otherwise: small enough to be mailed."""
+
+
+def report(
+    sources: str | Path | Sequence[str | Path],
+    out: str | Path | None = None,
+    max_megabytes: float = MEGABYTES,
+    say: Callable[[str], None] | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Writes the report of one or several scored runs and returns its path.
+
+    `out`: None for report.html in the first run's folder; the rest is as for `report_page`. The file is written whole
+    or not at all. Raises InputError if a run was not scored, or `out` cannot be written.
+    """
+    runs = opened(sources)
+    html = report_page(runs, max_megabytes, say, progress)
+    target = Path(out) if out else runs[0].folder / "report.html"
+    write_text(target, html)
+    return target
+
+
+def report_page(
+    runs: Sequence[Run],
+    max_megabytes: float = MEGABYTES,
+    say: Callable[[str], None] | None = None,
+    progress: Progress | None = None,
+    start: str = "",
+) -> str:
+    """The page about these runs as HTML that needs nothing else.
+
+    Attention is embedded as far as `max_megabytes` reaches; what is left out is named in the page and told to `say`.
+    `start`: the view it opens with, as in the page's address (`#view=attention&step=500`). Raises InputError if a run
+    was not scored.
+    """
+    if not 0 <= max_megabytes < 1e6:
+        raise InputError(f"--max-megabytes {max_megabytes:g}: give a size such as 8")
+    found = payload(runs)
+    blocks = embed_attention(runs, found, round(max_megabytes * 1e6), progress)
+    if say:
+        for line in found.index["left_out"]:
+            say(f"left out: {line}")
+    return page(found.index | {"start": start}, blocks)
+
+
+def opened(sources: str | Path | Sequence[str | Path]) -> list[Run]:
+    """One source or several as runs. Raises InputError for one that is none."""
+    return [open_run(source) for source in ([sources] if isinstance(sources, str | Path) else sources)]

@@ -1,0 +1,93 @@
+"""The page's tables: polars frames in words."""
+
+import polars as pl
+
+from copyscope.analyses.formation.order import carriers
+from copyscope.analyses.words.glossary import MEASURES, describe
+
+MOST_ROWS = 20
+LEVEL = 0.05
+"""Corrected p up to which a head is above its null."""
+
+
+def _last(table: pl.DataFrame, measure: str, name: str, keys: list[str]) -> pl.DataFrame:
+    """The value of one measure at its last step, as a column `name`."""
+    rows = table.filter(pl.col("measure") == measure)
+    rows = rows.filter(pl.col("step") == pl.col("step").max())
+    return rows.select(*keys, pl.col("value").alias(name))
+
+
+def head_table(
+    heads: pl.DataFrame, measure: str, formation: pl.DataFrame | None, ablations: pl.DataFrame | None
+) -> pl.DataFrame:
+    """A row a head, highest final score first, 20 at most: score, null and whether the score is above it (p at most
+    0.05, corrected for the number of heads), selectivity, formation and ablation effects."""
+    keys = ["layer", "head"]
+    table = _last(heads, measure, "final score", keys)
+    for suffix, name in (("_null", "random target"), ("_selectivity", "× uniform"), ("_p", "p")):
+        table = table.join(_last(heads, measure + suffix, name, keys), on=keys, how="left")
+    above = pl.when(pl.col("p").is_null()).then(None).when(pl.col("p") <= LEVEL).then(pl.lit("yes"))
+    table = table.with_columns(above.otherwise(pl.lit("no")).alias("above chance"))
+    table = table.join(_last(heads, "previous_token", "previous-token", keys), on=keys, how="left")
+    if formation is not None:
+        step = pl.format("{} – {}", "bracket_low", "bracket_high").alias("formed between steps")
+        ends = [pl.col(name).round(0).cast(pl.Int64) for name in ("low", "high")]
+        interval = pl.format("{} – {}", *ends).alias("95 % interval")
+        table = table.join(formation.select(*keys, "status", step, interval), on=keys, how="left")
+    if ablations is not None and not ablations.is_empty():
+        method = ablations["method"][0]
+        first = ablations.filter(pl.col("method") == method)
+        for name, short in (("copying_accuracy_token", "accuracy"), ("copying_loss", "copying loss, nats")):
+            table = table.join(_last(first, name, f"removed ({method}): {short}", keys), on=keys, how="left")
+    table = table.sort("final score", descending=True).head(MOST_ROWS)
+    table = table.select(pl.format("L{} H{}", "layer", "head").alias("head"), pl.exclude("layer", "head"))
+    return table.select(column for column in table.columns if table[column].null_count() < table.height)
+
+
+def copying_table(copying: pl.DataFrame) -> pl.DataFrame:
+    """`copying_formation` in words."""
+    return copying.select(
+        pl.col("measure").map_elements(lambda measure: describe(measure).title, return_dtype=pl.String),
+        "status",
+        pl.col("onset").alias("clear of chance from step"),
+        pl.format("{} – {}", "bracket_low", "bracket_high").alias("half-way between steps"),
+        pl.col("baseline").alias("first"), "final", pl.col("peak").alias("best"),
+    )  # fmt: skip
+
+
+def order_table(order: pl.DataFrame) -> pl.DataFrame:
+    """`order_of_appearance` in words."""
+    return order.select(
+        "stage",
+        pl.format("L{} H{}", "layer", "head").alias("first head"),
+        "status",
+        pl.format("{} – {}", "bracket_low", "step").alias("between steps"),
+        pl.col("since_previous").alias("compared with the stage before"),
+    )
+
+
+def carrier_table(heads: pl.DataFrame, measure: str) -> pl.DataFrame:
+    """`carriers` in words: which head led, from which checkpoint to which."""
+    return carriers(heads, measure).select(
+        pl.col("measure").map_elements(lambda measure: describe(measure).title, return_dtype=pl.String),
+        pl.format("L{} H{}", "layer", "head").alias("head"),
+        pl.format("{} – {}", "from_step", "to_step").alias("leads at steps"),
+        pl.col("value").alias("mean score"),
+    )
+
+
+def definition_table(heads: pl.DataFrame, model: pl.DataFrame) -> pl.DataFrame:
+    """What each measure of the tables means, where it comes from, and what it cannot tell."""
+    present = {*heads["measure"].to_list(), *model["measure"].to_list()}
+    rows = [(w.title, w.scale, w.meaning, w.cannot_tell, w.source) for m, w in MEASURES.items() if m in present]
+    return pl.DataFrame(rows, schema=["measure", "range", "meaning", "cannot tell", "source"], orient="row")
+
+
+def checkpoint_table(heads: pl.DataFrame, model: pl.DataFrame, ablations: pl.DataFrame | None) -> pl.DataFrame:
+    """How many checkpoints each table holds, and which."""
+    rows = []
+    for name, table in (("head scores", heads), ("model measures", model), ("ablations", ablations)):
+        steps = [] if table is None or table.is_empty() else sorted(set(table["step"].to_list()))
+        shown = [*steps[:12], "…", steps[-1]] if len(steps) > 14 else steps
+        rows.append((name, len(steps), ", ".join(map(str, shown)) or "none"))
+    return pl.DataFrame(rows, schema=["table", "checkpoints", "steps"], orient="row")

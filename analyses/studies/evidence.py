@@ -1,0 +1,142 @@
+"""What the runs of a study came to: when things formed in each, how it ended, and its curves; as tables."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from copyscope.analyses.claims.evidence import COPYING_LOSS, STAGES, Evidence, gather
+from copyscope.analyses.tables.run import open_run, read_metrics, score_tables
+from copyscope.training.errors import InputError
+from copyscope.training.sweeps.driver import Outcome
+from copyscope.training.sweeps.worker import FINISHED
+
+MODEL_CURVES = (
+    "copying_accuracy_token", "copying_accuracy_exact", "copying_loss_first", "copying_loss_second", COPYING_LOSS,
+    "natural_loss", "icl_score",
+)  # fmt: skip
+HEAD_CURVES = ("previous_token", "prefix_matching_sum")
+"""Of these, the highest score of any head."""
+
+
+class StudyRun(NamedTuple):
+    """One run of a study: how it ended and what it has to say."""
+
+    condition: str
+    """Runs of one condition are repetitions with other seeds."""
+    outcome: Outcome
+    evidence: Evidence | None
+    """None for a run that has nothing to say: diverged, failed, not there yet."""
+    reason: str
+    """Why it has not."""
+    curves: pl.DataFrame
+    """step, tokens, validation_loss, `MODEL_CURVES` and `HEAD_CURVES`; no rows without evidence."""
+
+    @property
+    def label(self) -> str:
+        return self.outcome.run.label
+
+    @property
+    def loss(self) -> dict[str, Any]:
+        """How the copying loss formed (`Evidence.copying_loss`); empty without evidence."""
+        return self.evidence.copying_loss if self.evidence else {}
+
+
+def gather_study(outcomes: Sequence[Outcome]) -> list[StudyRun]:
+    """Reads what each run left on disk; a run that is not finished, or has too little to say, only says so."""
+    return [_gather(outcome) for outcome in outcomes]
+
+
+def _gather(outcome: Outcome) -> StudyRun:
+    run, empty = outcome.run, pl.DataFrame()
+    if outcome.status.state != FINISHED:
+        why = f"{outcome.status.state}{': ' + outcome.status.reason if outcome.status.reason else ''}"
+        return StudyRun(run.condition, outcome, None, why, empty)
+    try:
+        evidence = gather(outcome.folder)
+        opened = open_run(outcome.folder)
+        heads, model = score_tables(opened)
+        curves = _curves(heads, model, read_metrics(opened))
+        return StudyRun(run.condition, outcome, evidence._replace(run=run.label), "", curves)
+    except InputError as error:
+        return StudyRun(run.condition, outcome, None, str(error), empty)
+
+
+def _curves(heads: pl.DataFrame, model: pl.DataFrame, metrics: pl.DataFrame) -> pl.DataFrame:
+    """One row a checkpoint."""
+    shown = model.filter(pl.col("measure").is_in(MODEL_CURVES))
+    wide = shown.pivot("measure", index=["step", "tokens"], values="value")
+    strongest = (
+        heads.filter(pl.col("measure").is_in(HEAD_CURVES)).group_by("step", "measure").agg(pl.col("value").max())
+    )
+    wide = wide.join(strongest.pivot("measure", index="step", values="value"), on="step", how="left")
+    losses = metrics.select("step", "validation_loss").drop_nulls()
+    wide = wide.join(losses, on="step", how="left").sort("step")
+    lacking = [name for name in (*MODEL_CURVES, *HEAD_CURVES) if name not in wide.columns]
+    return wide.with_columns(pl.lit(None, pl.Float64).alias(name) for name in lacking).select(
+        "step", "tokens", "validation_loss", *MODEL_CURVES, *HEAD_CURVES
+    )
+
+
+def by_loss(runs: Sequence[StudyRun]) -> bool:
+    """Whether to date copying by the copying loss instead of the accuracy: where the accuracy formed in less than half
+    as many runs. A small model comes to copy in part, which the loss shows long before the accuracy does."""
+    accuracy = sum(bool(run.evidence.copying["formed"]) for run in runs if run.evidence)
+    return 2 * accuracy < sum(bool(run.loss.get("formed")) for run in runs)
+
+
+def evidence_of(runs: Sequence[StudyRun], loss: bool = False) -> list[Evidence]:
+    """The evidence of those runs that have any; with `loss`, copying is dated by the copying loss."""
+    return [
+        run.evidence._replace(copying=run.loss) if loss and run.loss else run.evidence for run in runs if run.evidence
+    ]
+
+
+def conditions(runs: Sequence[StudyRun]) -> list[str]:
+    """The conditions in the order of the sweep."""
+    return list(dict.fromkeys(run.condition for run in runs))
+
+
+def runs_table(runs: Sequence[StudyRun]) -> pl.DataFrame:
+    """A row a run: what it is, how it ended, when each stage formed (step, low, high; null: not), final values."""
+    rows: list[dict[str, Any]] = []
+    for run in runs:
+        config = run.outcome.run.config
+        row: dict[str, Any] = {
+            "run_id": run.outcome.run.run_id, "run": run.label, "condition": run.condition, "seed": config.seeds.init,
+            "state": run.outcome.status.state, "reason": run.reason, "seconds": round(run.outcome.status.seconds, 1),
+            "steps": config.train.steps, "tokens": config.train.steps * config.train.batch_size * config.model.n_ctx,
+        }  # fmt: skip
+        found = dict(run.evidence.steps) if run.evidence else {}
+        if run.loss.get("formed"):
+            found["copying loss"] = tuple(run.loss[name] for name in ("estimate", "low", "high"))
+        for stage in (*STAGES[:2], "copying loss", STAGES[2]):
+            values = found.get(stage, (None,) * 3)
+            row |= {f"{stage}{end}": value for end, value in zip(("", " low", " high"), values, strict=True)}
+        final = run.evidence.final if run.evidence else {}
+        row |= {f"final {name}": final.get(name) for name in MODEL_CURVES}
+        rows.append(row)
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def curves_table(runs: Sequence[StudyRun]) -> pl.DataFrame:
+    """A row a run and checkpoint; empty without any evidence."""
+    parts = [
+        run.curves.select(pl.lit(run.outcome.run.run_id).alias("run_id"), pl.lit(run.condition).alias("condition"),
+                          pl.all())
+        for run in runs if not run.curves.is_empty()
+    ]  # fmt: skip
+    return pl.concat(parts) if parts else pl.DataFrame()
+
+
+def heads_table(runs: Sequence[StudyRun]) -> pl.DataFrame:
+    """A row a run, measure and head: whether and when it formed (`formation_steps`)."""
+    parts = []
+    for run in runs:
+        tables = [run.evidence.previous, run.evidence.induction] if run.evidence else []
+        for table in tables:
+            if table is not None:
+                columns = table.select("layer", "head", "measure", "status", "step", "estimate", "low", "high", "peak",
+                                       "final")  # fmt: skip
+                parts.append(columns.select(pl.lit(run.outcome.run.run_id).alias("run_id"), pl.all()))
+    return pl.concat(parts) if parts else pl.DataFrame()

@@ -1,0 +1,199 @@
+"""One figure a study, by matplotlib: when copying formed, how it ended, and how it came about."""
+
+import matplotlib
+import numpy as np
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+
+from copyscope.analyses.claims.batch_size import LAWS
+from copyscope.analyses.claims.evidence import COPYING_LOSS
+from copyscope.analyses.figures.axis import step_label
+from copyscope.analyses.figures.paper import STYLE, VERMILLION, WIDTH
+from copyscope.analyses.studies.evidence import StudyRun, by_loss, conditions, evidence_of
+from copyscope.training.schedule import learning_rate
+
+COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#000000", "#8c6d31", "#7f7f7f")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+LINES = ("-", "--", "-.", ":")
+"""Conditions differ in marker and dash as well as in colour."""
+FIRST_STEP = 10
+"""Where the step axis begins: before it nothing copies."""
+NAMES = {"copying_accuracy_token": "copying accuracy per token", COPYING_LOSS: "nats saved on repeated tokens"}
+
+
+def study_figure(name: str, runs: list[StudyRun], title: str) -> Figure:
+    """The figure of a study; `title` is what it asks. Runs without evidence are left out."""
+    measure = COPYING_LOSS if by_loss(runs) else "copying_accuracy_token"
+    known = [run for run in runs if run.evidence]
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 2.9), layout="constrained")
+        FigureCanvasAgg(figure)
+        figure.suptitle(title, x=0.01, ha="left", fontsize=9, fontweight="bold")
+        if not known:
+            figure.text(0.5, 0.45, "no run has anything to show yet", ha="center")
+            return figure
+        if name == "batch-size":
+            left, right = figure.subplots(1, 2)
+            _laws(left, known, measure)
+            _curves(right, known, measure)
+        elif name == "intensity":
+            left, right = figure.subplots(1, 2, width_ratios=[1.3, 1])
+            _heatmap(figure, left, known, measure)
+            _against_sum(right, known, measure)
+        else:
+            left, middle, right = figure.subplots(1, 3, width_ratios=[1, 1, 1.5])
+            _formed(left, known, measure)
+            _ended(middle, known, measure)
+            _curves(right, known, measure)
+    return figure
+
+
+def value_of(table: pl.DataFrame, measure: str) -> np.ndarray:
+    """A curve as drawn: of the loss difference, what is saved."""
+    return table[measure].to_numpy().astype(float) * (-1 if measure == COPYING_LOSS else 1)
+
+
+def _plain(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#dddddd", linewidth=0.5)
+    axes.set_axisbelow(True)
+
+
+def _steps(axes: Axes, along: str = "x") -> None:
+    """A log axis of steps, labelled as steps are said."""
+    (axes.set_xscale if along == "x" else axes.set_yscale)("log")
+    axis = axes.xaxis if along == "x" else axes.yaxis
+    low, high = axis.get_view_interval()
+    if high < 5 * low:  # there a LogLocator names so many steps that they run into each other
+        axis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    else:
+        axis.set_major_locator(LogLocator(subs=(1.0,) if high > 100 * low else (1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, place: step_label(round(value))))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _curves(axes: Axes, runs: list[StudyRun], measure: str) -> None:
+    for number, name in enumerate(conditions(runs)):
+        for again, run in enumerate(run for run in runs if run.condition == name):
+            shown = run.curves.filter(pl.col("step") >= FIRST_STEP)
+            axes.plot(shown["step"].to_numpy(), value_of(shown, measure), color=COLOURS[number % len(COLOURS)],
+                      linestyle=LINES[number % len(LINES)], linewidth=1, alpha=0.85,
+                      label=None if again else name)  # fmt: skip
+    _steps(axes)
+    axes.set_xlabel("step (log scale)")
+    axes.set_ylabel(NAMES[measure])
+    _plain(axes)
+    axes.legend(fontsize=6, frameon=False, loc="upper left")
+
+
+def _formed(axes: Axes, runs: list[StudyRun], measure: str) -> None:
+    names, evidence = conditions(runs), evidence_of(runs, measure == COPYING_LOSS)
+    for run, one in zip(runs, evidence, strict=True):
+        row = names.index(run.condition)
+        seeds = [other.label for other in runs if other.condition == run.condition]
+        y = row + (seeds.index(run.label) - (len(seeds) - 1) / 2) * 0.5 / len(seeds)
+        if one.step is None:
+            axes.plot(one.last_step, y, ">", color=COLOURS[row % len(COLOURS)], markerfacecolor="none", markersize=5)
+            continue
+        low, high = max(one.copying["low"], 0.5), one.copying["high"]
+        axes.errorbar(one.step, y, xerr=[[one.step - low], [high - one.step]], fmt=MARKERS[row % len(MARKERS)],
+                      color=COLOURS[row % len(COLOURS)], markersize=3.5, linewidth=0.8)  # fmt: skip
+    _steps(axes)
+    axes.set_yticks(range(len(names)), names, fontsize=6.5)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_xlabel("formation step" + " (▷ not yet)" * any(one.step is None for one in evidence))
+    _plain(axes)
+
+
+def _ended(axes: Axes, runs: list[StudyRun], measure: str) -> None:
+    names = conditions(runs)
+    for run in runs:
+        row = names.index(run.condition)
+        final = (run.evidence.final if run.evidence else {}).get(measure, np.nan)
+        axes.plot(-final if measure == COPYING_LOSS else final, row, MARKERS[row % len(MARKERS)], alpha=0.8,
+                  color=COLOURS[row % len(COLOURS)], markersize=4)  # fmt: skip
+    axes.set_yticks(range(len(names)), [""] * len(names))
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_xlabel("nats saved at the end" if measure == COPYING_LOSS else "accuracy at the end")
+    _plain(axes)
+
+
+def _laws(axes: Axes, runs: list[StudyRun], measure: str) -> None:
+    """Formation step against batch size, with the three laws through the middle of the points."""
+    x, y, never = [], [], []
+    for run, one in zip(runs, evidence_of(runs, measure == COPYING_LOSS), strict=True):
+        config = run.outcome.run.config
+        size = config.train.batch_size
+        if one.step is None:
+            never.append((size, config.train.steps))
+        else:
+            low, high = max(one.copying["low"], 0.5), one.copying["high"]
+            axes.errorbar(size, one.step, yerr=[[one.step - low], [high - one.step]], fmt="o", color=COLOURS[0],
+                          markersize=3.5, linewidth=0.8)  # fmt: skip
+            x, y = [*x, size], [*y, one.step]
+    if never:
+        axes.plot(*zip(*never, strict=True), "^", color=COLOURS[0], markerfacecolor="none", markersize=5, linestyle="",
+                  label="not formed by the end")  # fmt: skip
+    if x:
+        ends = np.array([min(x), max(x)], dtype=float)
+        centre_x, centre_y = np.exp(np.mean(np.log(x))), np.exp(np.mean(np.log(y)))
+        for (law, name), line in zip(LAWS.items(), LINES, strict=False):
+            axes.plot(ends, centre_y * (ends / centre_x) ** law, color=VERMILLION, linestyle=line, linewidth=1,
+                      label=f"{name} (exponent {law:g})")  # fmt: skip
+    axes.legend(fontsize=6, frameon=False)
+    axes.set_xscale("log", base=2)
+    sizes = sorted({run.outcome.run.config.train.batch_size for run in runs})
+    axes.set_xticks(sizes, [str(size) for size in sizes])
+    axes.xaxis.set_minor_locator(NullLocator())
+    _steps(axes, "y")
+    axes.set_xlabel("batch size (sequences per update)")
+    axes.set_ylabel("step at which copying forms")
+    _plain(axes)
+
+
+def _heatmap(figure: Figure, axes: Axes, runs: list[StudyRun], measure: str) -> None:
+    """Learning rate × step, the mean over seeds as colour, each run's formation as a diamond."""
+    names = conditions(runs)
+    top = max(float(np.nanmax(value_of(run.curves, measure))) for run in runs)
+    mesh = None
+    for row, name in enumerate(names):
+        own = [run.curves.filter(pl.col("step") >= FIRST_STEP) for run in runs if run.condition == name]
+        mean = pl.concat(own).group_by("step").agg(pl.col(measure).mean()).sort("step")
+        steps = mean["step"].to_numpy().astype(float)
+        middle = np.sqrt(steps[1:] * steps[:-1])
+        edges = np.concatenate([[steps[0] ** 1.5 / middle[0] ** 0.5], middle, [steps[-1]]]) if len(middle) else steps
+        if len(edges) == len(steps) + 1:
+            mesh = axes.pcolormesh(edges, [row - 0.45, row + 0.45], value_of(mean, measure)[None], cmap="viridis",
+                                   vmin=0, vmax=max(top, 1e-9), linewidth=0, rasterized=True)  # fmt: skip
+    for run, one in zip(runs, evidence_of(runs, measure == COPYING_LOSS), strict=True):
+        if one.step is not None:
+            axes.plot(
+                one.step, names.index(run.condition), "D", color=VERMILLION, markeredgecolor="white", markersize=4
+            )
+    if mesh is not None:
+        figure.colorbar(mesh, ax=axes, pad=0.02).set_label(f"{NAMES[measure]} (◆ formed)", fontsize=7)
+    _steps(axes)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_yticks(range(len(names)), names, fontsize=6.5)
+    axes.set_xlabel("step (log scale)")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _against_sum(axes: Axes, runs: list[StudyRun], measure: str) -> None:
+    """The same curves over the summed learning rate: they fall together if that is what counts."""
+    for number, name in enumerate(conditions(runs)):
+        for again, run in enumerate(run for run in runs if run.condition == name):
+            config = run.outcome.run.config
+            total = np.cumsum([learning_rate(config, step) for step in range(config.train.steps)])
+            shown = run.curves.filter((pl.col("step") >= FIRST_STEP) & (pl.col("step") <= len(total)))
+            axes.plot(total[shown["step"].to_numpy() - 1], value_of(shown, measure), linewidth=1, alpha=0.85,
+                      color=COLOURS[number % len(COLOURS)], linestyle=LINES[number % len(LINES)],
+                      label=None if again else name)  # fmt: skip
+    axes.set_xscale("log")
+    axes.set_xlabel("learning rate, summed over updates")
+    axes.set_ylabel(NAMES[measure])
+    _plain(axes)
+    axes.legend(fontsize=6, frameon=False, loc="upper left")

@@ -1,0 +1,65 @@
+"""A sweep from its file: which program does each run, and what to refuse before hours are spent."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from copyscope.training.data.corpora import check_corpus
+from copyscope.training.sweeps.driver import Outcome, Tell, run_sweep
+from copyscope.training.sweeps.engines import Engine, make_engine
+from copyscope.training.sweeps.plan import Sweep, claim, load_sweep
+
+SCORED, PLAIN = "copyscope.analyses.studies.scored_run", "copyscope.training.sweeps.worker"
+
+
+def sweep(
+    source: str | Path | Sweep,
+    out: str | Path,
+    engine: str | Engine = "local",
+    jobs: int | None = None,
+    *,
+    options: Mapping[str, Any] | None = None,
+    values: Mapping[str, Any] | None = None,
+    samples: int | None = None,
+    update: bool = False,
+    progress: Tell | None = None,
+    say: Callable[[str], None] | None = None,
+) -> list[Outcome]:
+    """Trains every run of a sweep file in folder `out` (scored while it trains, if the file says so), or goes on.
+
+    `engine`: `local`, `ray`, `slurm` or one of your own; `jobs` at a time; `options` as the engine's own. `values` and
+    `samples` (of the copying test) go over what the file says. `update`: takes a changed file. Returns how each run
+    ended; one that diverged or failed does not hold up the others. Raises InputError before anything is trained for a
+    file, field, corpus, engine or folder that cannot be used, and `Stopped` when interrupted.
+    """
+    planned = source if isinstance(source, Sweep) else load_sweep(source, values)
+    planned = planned._replace(samples=samples or planned.samples)
+    out = Path(out)
+    check(planned, out)
+    chosen = make_engine(engine, out, jobs, options) if isinstance(engine, str) else engine
+    claim(planned, out, update)
+    arguments = () if planned.samples is None else (str(planned.samples),)
+    module, arguments = (SCORED, arguments) if planned.score else (PLAIN, ())
+    return run_sweep(planned, out, chosen, module, arguments, progress, say)
+
+
+def check(planned: Sweep, out: Path) -> None:
+    """Raises InputError for what would fail in every run: a context too short for its scores, a corpus not there."""
+    if planned.score:
+        from copyscope.analyses.tables.run_prompts import check_context
+
+        for sizes in {(run.config.model.n_ctx, run.config.data.vocab_size) for run in planned.runs}:
+            check_context(*sizes)
+    # A run that has begun has its tokens, and needs the corpus no more.
+    waiting = [run for run in planned.runs if not (out / run.run_id / "data.json").is_file()]
+    for corpus in sorted({run.config.data.corpus for run in waiting}):
+        check_corpus(corpus)
+
+
+def outcome_table(found: list[Outcome]) -> pl.DataFrame:
+    """A row a run: run_id, run, state, seconds, reason."""
+    rows = [(one.run.run_id, one.run.label, one.status.state, one.status.seconds, one.status.reason) for one in found]
+    names = {"run_id": pl.String, "run": pl.String, "state": pl.String, "seconds": pl.Float64, "reason": pl.String}
+    return pl.DataFrame(rows, schema=names, orient="row")

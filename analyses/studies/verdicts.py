@@ -1,0 +1,267 @@
+"""What each study answers: verdicts from its runs, by the rules of the claims and a few of its own."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import polars as pl
+from scipy import stats
+
+from copyscope.analyses.claims.across_runs import (
+    compared,
+    learning_rate,
+    on_steps,
+    optimization_intensity,
+    regularization,
+    steps_table,
+    updates_not_tokens,
+)
+from copyscope.analyses.claims.contrast import INTERVALS, contrast, step_effect
+from copyscope.analyses.claims.evidence import COPYING_LOSS, Evidence
+from copyscope.analyses.claims.verdict import (
+    LEAST_RUNS,
+    Verdict,
+    blank,
+    elsewhere,
+    few,
+    interval,
+    line_of,
+    number,
+    taken_as_later,
+    undecided,
+)
+from copyscope.analyses.claims.within_runs import delayed_emergence, shallow_to_deep, stage_after_stage
+from copyscope.analyses.statistics.censored import censored_slope
+from copyscope.analyses.studies.evidence import StudyRun, by_loss, conditions, evidence_of
+from copyscope.training.environment import differences, environments
+
+SAME_SEED_FACTOR = 1.25
+"""Scatter of the formation step over seeds (one standard deviation, as a factor) up to which seeds count as alike."""
+SIZES = {"depth": "model.n_layers", "width": "model.d_model", "heads": "model.n_heads"}
+LATER, EARLIER = "later or weaker", "earlier or stronger"
+EXPECTED = {
+    "previous-token head given": EARLIER,
+    "that head uniform": LATER,
+    "uniform below the last layer": LATER,
+    "no loss on repeats": LATER,
+}
+"""What the theory of induction heads foretells for a condition of the study `intervention`, against `plain`."""
+
+Judge = Callable[[Sequence[StudyRun], bool], list[Verdict]]
+"""From the runs, and whether to date copying by its loss, to verdicts."""
+
+
+def judge(name: str, runs: Sequence[StudyRun]) -> list[Verdict]:
+    """The verdicts of a study, the one it is about first. Each says by which measure copying was dated, and what the
+    other measure would have said where that is something else."""
+    loss = by_loss(runs)
+    ways = ("accuracy per token", "the copying loss")
+    how = f"copying dated by {ways[loss]}" + (", since accuracy formed in few runs" if loss else "")
+    absent = [run for run in runs if run.evidence is None]
+    note = elsewhere(len(absent), f"such as {absent[0].label}: {absent[0].reason}"[:160]) if absent else ""
+    note += _computed_otherwise(runs)
+    other = {verdict.claim: verdict for verdict in JUDGES[name](runs, not loss)}
+    return [
+        one._replace(reason=f"{one.reason}; {how}{_otherwise(one, other.get(one.claim), ways[not loss])}{note}")
+        for one in JUDGES[name](runs, loss)
+    ]
+
+
+def _computed_otherwise(runs: Sequence[StudyRun]) -> str:
+    """A note where not all runs were computed alike; those that did not write it down are passed over."""
+    noted = [one for run in runs if run.evidence for one in environments(run.outcome.folder)]
+    words = next((found for one in noted[1:] if (found := differences(noted[0], one))), "")
+    return f"; not all computed alike ({words})" if words else ""
+
+
+def _otherwise(found: Verdict, other: Verdict | None, way: str) -> str:
+    """What dating copying the other way says, where it says something else."""
+    if other is None or (found.verdict, found.value, found.low) == (other.verdict, other.value, other.low):
+        return ""
+    value = "" if other.value is None else f" {other.value:.3g}"
+    words = interval(other)
+    return f" (by {way}: {other.verdict}{value}{f', {words}' if words else ''})"
+
+
+def _claims(*claims: Callable[[list[Evidence]], Verdict]) -> Judge:
+    """The rules of `copyscope claims`, on the study's runs."""
+    return lambda runs, loss: [claim(evidence_of(runs, loss)) for claim in claims]
+
+
+def _regularization(runs: Sequence[StudyRun], loss: bool) -> list[Verdict]:
+    return [*_claims(regularization)(runs, loss), *_against_first(runs, loss, {}, "Regularization")]
+
+
+def _against_first(runs: Sequence[StudyRun], loss: bool, expected: dict[str, str], what: str = "") -> list[Verdict]:
+    """A verdict a condition, each against the first; the intervals are 95 % for all conditions together."""
+    names = conditions(runs)
+    found = []
+    for name in names[1:]:
+        wanted = expected.get(name, EARLIER)
+        title = f"{what}: {name}" if what else name[:1].upper() + name[1:]
+        claim = blank(
+            f"{title} makes copying {wanted} than {names[0]}",
+            f"relative change of the formation step against {names[0]}",
+            f"{INTERVALS} (of nats saved, where copying is dated by the loss), 95 % for all conditions and both "
+            "questions together: one on the foretold side of 0, none on the other.",
+            "An interval on the other side, none on the foretold one.",
+        )
+        pair = [run for run in runs if run.condition in (names[0], name)]
+        found.append(_contrasted(claim, pair, name, len(names) - 1, wanted, loss))
+    return found
+
+
+def _contrasted(
+    claim: Verdict, pair: Sequence[StudyRun], name: str, comparisons: int, wanted: str, loss: bool
+) -> Verdict:
+    evidence = evidence_of(pair, loss)
+    own = [run for run in pair if run.evidence]
+    if len({run.condition for run in own}) < 2:
+        return undecided(claim, len(evidence), "no runs to compare")
+    outcomes = [outcome(one, loss) for one in evidence]
+    found = contrast([int(run.condition == name) for run in own], outcomes, comparisons)
+    value, low, high = step_effect(found.table)
+    claim = claim._replace(value=value, low=low, high=high)
+    verdict = "undecided"
+    if found.verdict in ("helps", "harms"):
+        verdict = "supported" if (found.verdict == "helps") == (wanted == EARLIER) else "contradicted"
+    details = found.table.with_columns(pl.lit(name).alias("value"), pl.lit(pair[0].condition).alias("baseline"))
+    if loss:
+        details = details.with_columns(pl.col("quantity").replace({"copying_accuracy_token": "copying_loss_saved"}))
+    return claim._replace(verdict=verdict, runs=len(evidence), details=details,
+                          reason=found.reason + on_steps(evidence))  # fmt: skip
+
+
+def outcome(run: Evidence, loss: bool) -> dict[str, float | None]:
+    """What `contrast` compares. With `loss`, the nats that a repetition saves stand in for the accuracy, which says
+    little where copying is too partial to be dated by it."""
+    return compared(run) | (
+        {"copying_accuracy_token": -run.final[COPYING_LOSS]} if loss and COPYING_LOSS in run.final else {}
+    )
+
+
+def _scale(runs: Sequence[StudyRun], loss: bool) -> list[Verdict]:
+    """One verdict a size that was varied, then shallow to deep in the deepest models."""
+    evidence = evidence_of(runs, loss)
+    base = runs[0].outcome.run.config
+    found = []
+    for word, field in SIZES.items():
+        own = []
+        for run, one in zip([run for run in runs if run.evidence], evidence, strict=True):
+            others = [name for name in SIZES.values() if name != field]
+            if all(_value(run, name) == _field(base, name) for name in others):
+                own.append((_value(run, field), one))
+        if len({value for value, _ in own}) > 1:
+            found.append(_power(word, own))
+    deepest = max((one.n_layers for one in evidence), default=0)
+    return [*found, shallow_to_deep([one for one in evidence if one.n_layers == deepest])]
+
+
+def _power(word: str, own: list[tuple[int, Evidence]]) -> Verdict:
+    claim = blank(
+        f"More {word}: copying forms in fewer updates",
+        f"exponent of the {word} in the formation step",
+        f"{line_of(word)}, over at least {LEAST_RUNS} that formed at two values or more; the 95 % interval lies below "
+        "0.",
+        "The interval lies above 0.",
+    )
+    formed = [(value, one) for value, one in own if one.step is not None]
+    late = [(value, one) for value, one in own if one.step is None]
+    note = on_steps([one for _, one in own])
+    if len({value for value, _ in formed}) < 2 or len(formed) < LEAST_RUNS:
+        return undecided(claim, len(own), f"copying formed at {len({v for v, _ in formed})} values of it{note}")
+    x = np.log([value for value, _ in formed])
+    y = np.log([max(one.step or 0.5, 0.5) for _, one in formed])
+    fit = censored_slope(
+        x, y, np.log([value for value, _ in late]), np.log([float(one.last_step) for _, one in late]),
+        np.array([one.log_error or 0.0 for _, one in formed]),
+    )  # fmt: skip
+    verdict = "supported" if fit.high < 0 else "contradicted" if fit.low > 0 else "undecided"
+    return claim._replace(
+        verdict=verdict, value=fit.slope, low=number(fit.low), high=number(fit.high), runs=len(own),
+        reason=f"formed at {len({v for v, _ in formed})} of {len({v for v, _ in own})} values{note}",
+        details=steps_table([one for _, one in own], word, [value for value, _ in own]),
+    )  # fmt: skip
+
+
+def _value(run: StudyRun, field: str) -> int:
+    return _field(run.outcome.run.config, field)
+
+
+def _field(config: object, field: str) -> int:
+    section, _, name = field.partition(".")
+    return getattr(getattr(config, section), name)
+
+
+def _corpus(runs: Sequence[StudyRun], loss: bool) -> list[Verdict]:
+    claim = blank(
+        "Copying forms in fewer updates on text that repeats itself more",
+        "change of ln step for each unit of ln share of predictable tokens",
+        f"{line_of('share')}, over corpora (mean ln step of each; share of its held-out tokens whose bigram occurred "
+        f"before in the window), at least {LEAST_RUNS} that formed; the 95 % interval lies below 0.",
+        "The interval lies above 0.",
+    )
+    rows = []
+    for name in conditions(runs):
+        evidence = evidence_of([run for run in runs if run.condition == name], loss)
+        steps = [one.step for one in evidence if one.step is not None]
+        shares = [one.final["natural_predictable_share"] for one in evidence
+                  if "natural_predictable_share" in one.final]  # fmt: skip
+        share = float(np.mean(shares)) if shares else None
+        mean = float(np.exp(np.mean(np.log(np.maximum(steps, 0.5))))) if steps else None
+        last = max((float(one.last_step) for one in evidence), default=None)
+        rows.append((name, share, mean, len(steps), len(evidence), last))
+    details = pl.DataFrame(
+        rows, schema=["corpus", "predictable share", "copying forms", "formed", "runs", "last step"], orient="row"
+    )
+    repeating = details.filter(pl.col("predictable share") > 0)
+    known, late = (repeating.filter(pl.col("copying forms").is_null() == never) for never in (False, True))
+    claim = claim._replace(details=details, runs=int(details["formed"].sum()))
+    note = elsewhere(details.height - repeating.height, "nothing repeated, or no run") + taken_as_later(late.height)
+    if known.height < LEAST_RUNS:
+        return [claim._replace(reason=f"copying formed on {known.height} corpora: it takes {LEAST_RUNS}{note}")]
+    x, y = (np.log(known[column].to_numpy().astype(float)) for column in ("predictable share", "copying forms"))
+    if np.ptp(x) == 0:
+        return [claim._replace(reason=f"all corpora repeat themselves alike{note}")]
+    fit = censored_slope(x, y, np.log(late["predictable share"].to_numpy()), np.log(late["last step"].to_numpy()))
+    verdict = "supported" if fit.high < 0 else "contradicted" if fit.low > 0 else "undecided"
+    return [claim._replace(verdict=verdict, value=fit.slope, low=number(fit.low), high=number(fit.high),
+                           reason=f"{known.height} corpora{note}")]  # fmt: skip
+
+
+def _seeds(runs: Sequence[StudyRun], loss: bool) -> list[Verdict]:
+    return [_alike(evidence_of(runs, loss)),
+            *_claims(delayed_emergence, stage_after_stage, shallow_to_deep)(runs, loss)]  # fmt: skip
+
+
+def _alike(evidence: Sequence[Evidence]) -> Verdict:
+    claim = blank(
+        f"Seeds change the step at which copying forms by no more than a factor of {SAME_SEED_FACTOR:g}",
+        "one standard deviation of ln step over seeds, as a factor",
+        f"The 95 % interval (chi-square) lies below the factor; at least {LEAST_RUNS} seeds.",
+        "The interval lies above it.",
+    )
+    formed = [one for one in evidence if one.step is not None]
+    note = elsewhere(len(evidence) - len(formed), "no copying yet")
+    if len(formed) < LEAST_RUNS:
+        return undecided(claim, len(formed), few(len(formed)) + note)
+    logs = np.log([max(one.step or 0.5, 0.5) for one in formed])
+    free, spread = len(logs) - 1, float(np.std(logs, ddof=1))
+    low, high = (spread * math.sqrt(free / stats.chi2.ppf(p, free)) for p in (0.975, 0.025))
+    limit = math.log(SAME_SEED_FACTOR)
+    verdict = "supported" if high < limit else "contradicted" if low > limit else "undecided"
+    steps = [one.step for one in formed if one.step is not None]
+    reason = f"copying formed between steps {min(steps):,.0f} and {max(steps):,.0f}{note}"
+    return claim._replace(verdict=verdict, value=math.exp(spread), low=math.exp(low), high=math.exp(high),
+                          runs=len(formed), reason=reason)  # fmt: skip
+
+
+JUDGES: dict[str, Judge] = {
+    "batch-size": _claims(updates_not_tokens),
+    "intensity": _claims(optimization_intensity, learning_rate),
+    "regularization": _regularization,
+    "scale": _scale,
+    "corpus": _corpus,
+    "seeds": _seeds,
+    "intervention": lambda runs, loss: _against_first(runs, loss, EXPECTED),
+}

@@ -1,0 +1,168 @@
+"""Ablations at chosen checkpoints of a series, stored as one table a step and kind, with all that a number needs to be
+computed again in the file's metadata."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from copyscope.analyses.tables.ablation_kinds import (
+    KINDS,
+    WINDOWS,
+    Asked,
+    clean_values,
+    default_methods,
+    usable_methods,
+)
+from copyscope.analyses.tables.as_trained import as_trained, held, held_key
+from copyscope.analyses.tables.run import (
+    Progress,
+    Run,
+    computed_with,
+    is_stored,
+    labelled,
+    open_run,
+    result_key,
+    selected,
+    store_table,
+)
+from copyscope.analyses.tables.run_prompts import COPYING_SAMPLES, LOSS_PROMPTS, Prompts, run_prompts
+from copyscope.interp.ablation.parts import Part, check_parts
+from copyscope.interp.ablation.rerun import MAX_BYTES
+from copyscope.interp.measures.heads import check_names
+from copyscope.interp.models.hooked import load_hooked, load_weights_into, special_ids
+from copyscope.training.checkpoints.series import step_folder
+from copyscope.training.errors import InputError
+
+CHOOSABLE = ("heads", "pairs")
+"""Kinds that can be asked of some heads only."""
+VERSION = 2
+"""Raised when an ablation or its prompts change, so that stored results are computed anew."""
+
+
+def ablate(
+    source: str | Path,
+    steps: Iterable[int] | None = None,
+    methods: Iterable[str] | None = None,
+    progress: Progress | None = None,
+    *,
+    what: str = "heads",
+    samples: int = COPYING_SAMPLES,
+    loss_prompts: int = LOSS_PROMPTS,
+    heads: Sequence[Part] | None = None,
+    max_bytes: int = MAX_BYTES,
+) -> pl.DataFrame:
+    """Removes parts of the model and returns the effects, with columns run, step and tokens in front.
+
+    `what` is one of `heads` (every head in turn), `layers`, `pairs`, `sets` (the smallest that copying needs), `paths`
+    (previous-token heads into induction heads' keys) and `attribution` (the quick estimate beside the exact effect);
+    for the columns see the function of that name in `analyses.tables.ablation_kinds`.
+
+    Args:
+        steps: None for the last checkpoint.
+        methods: as in `interp.ablation.ablate_heads`; None for `zero`, or for `mean` where pairs, sets or paths are
+            asked for.
+        samples: of the copying test.
+        loss_prompts: of the copying loss.
+        heads: (layer, head), or (layer, "attention") for all of a layer: only these are removed, in turn or in
+            pairs. None for all.
+        max_bytes: memory for activations beside the model.
+
+    Tables are in results/ablations (heads) and results/ablations/<what>; what is stored already under the same
+    conditions is not computed again. Raises InputError for a source, step, method or kind that is not there.
+    """
+    run = open_run(source)
+    check_names([what], list(KINDS), "kind of ablation")
+    wanted = default_methods(what) if methods is None else list(methods)
+    wanted = check_names(wanted, usable_methods(what), "ablation method")
+    if heads is not None and what not in CHOOSABLE:
+        raise InputError(f"heads: only {' and '.join(CHOOSABLE)} can be of chosen heads, not {what}")
+    for name, count in (("samples", samples), ("loss_prompts", loss_prompts)):
+        if count < 1:
+            raise InputError(f"{name}={count}: at least 1 is needed")
+    chosen = selected(run, [c.step for c in run.series.checkpoints[-1:]] or [-1] if steps is None else list(steps))
+    if what == "paths" and any(held(run, checkpoint) for checkpoint in chosen):
+        raise InputError(f"{run.folder}: its heads are held (intervention.heads); leave paths out of --what")
+    model = None
+    for number, checkpoint in enumerate(chosen):
+        path = table_path(run, what, checkpoint.step)
+        fewer = () if loss_prompts == LOSS_PROMPTS else (loss_prompts,)
+        named = () if heads is None else (sorted(map(str, heads)),)
+        key = result_key(checkpoint, VERSION, what, wanted, run.eval_seed, samples, *fewer, *named,
+                         *held_key(run, checkpoint))  # fmt: skip
+        if is_stored(path, key):
+            continue
+        if model is None:
+            model = load_hooked(checkpoint.path, checkpoint.revision, prove=False)
+        else:
+            load_weights_into(model, checkpoint.path, checkpoint.revision)
+        special = special_ids(model)
+        prompts = run_prompts(
+            run, model.cfg.n_ctx, model.cfg.d_vocab, special, samples=samples, loss_prompts=loss_prompts
+        )
+        only = None if heads is None else check_parts(model, heads).pairs
+        asked = Asked(model, prompts, wanted, max_bytes, _progress(progress, what, number, len(chosen)), only)
+        with as_trained(model, run, checkpoint):
+            table = labelled(KINDS[what](asked), run, checkpoint)
+            store_table(table, path, key, _metadata(run, asked, what))
+    return read(run, what)
+
+
+def kinds(names: Iterable[str]) -> list[str]:
+    """Kinds by name, or `all`, in the order they are computed in. Raises InputError for an unknown one."""
+    chosen = check_names(list(names), [*KINDS, "all"], "kind of ablation")
+    return [kind for kind in KINDS if kind in chosen or "all" in chosen]
+
+
+def table_path(run: Run, what: str, step: int) -> Path:
+    """Where the table of a kind and step lies."""
+    return _folder(run, what) / f"{step_folder(step)}.parquet"
+
+
+def read(run: Run, what: str = "heads") -> pl.DataFrame:
+    """All stored steps of a kind. Raises InputError if there is none or one is damaged."""
+    paths = sorted(_folder(run, what).glob("step*.parquet"))
+    if not paths:
+        raise InputError(f"{_folder(run, what)}: empty; run `copyscope ablate {run.folder} --what {what}` first")
+    known = {checkpoint.step for checkpoint in run.series.checkpoints}
+    try:
+        return pl.concat([pl.read_parquet(path) for path in paths]).filter(pl.col("step").is_in(known))
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise InputError(
+            f"{_folder(run, what)}: a table is damaged ({error}); delete the folder and ablate again"
+        ) from None
+
+
+def metadata(run: Run, what: str, step: int) -> dict[str, Any]:
+    """What a stored table was computed with: seed, samples, prompts, methods, clean values, versions."""
+    return computed_with(table_path(run, what, step))
+
+
+def _folder(run: Run, what: str) -> Path:
+    folder = run.folder / "results" / "ablations"
+    return folder if what == "heads" else folder / what
+
+
+def _metadata(run: Run, asked: Asked, what: str) -> dict[str, Any]:
+    p: Prompts = asked.prompts
+    return {
+        "what": what,
+        "methods": asked.methods,
+        "seed": p.seed,
+        "eval_seed": run.eval_seed,
+        "copying_samples": len(p.test.tokens),
+        "contexts": int(p.test.context.max()) + 1,
+        "subsequences": p.test.n_subsequences,
+        "repeated_prompts": len(p.repeated),
+        "windows": 0 if p.natural is None else min(WINDOWS, len(p.natural)),
+        "clean": clean_values(asked),
+        "version": VERSION,
+    }
+
+
+def _progress(progress: Progress | None, what: str, number: int, count: int) -> Any:
+    if progress is None:
+        return None
+    words = f"ablating {what}" + (f" ({number + 1} of {count})" if count > 1 else "")
+    return lambda done, total, part="": progress(f"{words}, {part}" if part else words, done, total)

@@ -1,0 +1,39 @@
+"""A run's model as it was trained: with the heads that an intervention held still held."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from transformer_lens import HookedTransformer
+
+from copyscope.analyses.tables.run import Run
+from copyscope.interp.ablation.hooks import hold_heads
+from copyscope.training.checkpoints.series import Checkpoint
+from copyscope.training.model.interventions import Intervention, active
+
+
+@contextmanager
+def as_trained(model: HookedTransformer, run: Run, checkpoint: Checkpoint) -> Iterator[HookedTransformer]:
+    """In its body the model's heads are held as in the update that led to `checkpoint` (`intervention.heads`).
+
+    A head that was held all the while has queries and keys that nothing trained: without it the model is not the one
+    whose loss went down. Plain runs are untouched.
+    """
+    found = held(run, checkpoint)
+    if found is None:
+        yield model
+        return
+    heads = [(layer, head) for layer, some in found.heads.items() for head in some]
+    with hold_heads(model, heads, found.mode):
+        yield model
+
+
+def held(run: Run, checkpoint: Checkpoint) -> Intervention | None:
+    """What held heads in the update that led to `checkpoint`; None if nothing did."""
+    found = active(run.intervention, max(checkpoint.step - 1, 0))
+    return found if found and found.heads else None
+
+
+def held_key(run: Run, checkpoint: Checkpoint) -> tuple[object, ...]:
+    """What stored results depend on besides the checkpoint; empty for plain runs."""
+    found = held(run, checkpoint)
+    return () if found is None else (sorted(found.heads.items()), found.mode)

@@ -1,0 +1,45 @@
+"""The scored means of a run's weights in the figures and words about the run. Needs no torch."""
+
+from pathlib import Path
+
+import polars as pl
+
+from copyscope.analyses.tables.run import Run, open_run, scored_table
+from copyscope.training.checkpoints.average import ABOUT, average_folder
+from copyscope.training.checkpoints.manifest import read_manifest
+from copyscope.training.checkpoints.series import manifest_hash
+from copyscope.training.errors import InputError
+from copyscope.training.files import MANIFEST
+
+AVERAGED = "copying_accuracy_token_averaged"
+"""Name of the means' copying accuracy among the measures of the run."""
+
+
+def averaged(run: Run) -> Run | None:
+    """The scored means of this very run, where it has them; None where not, or of other checkpoints."""
+    folder = average_folder(run.folder)
+    if not (folder / ABOUT).is_file() or not any((folder / "results" / "model").glob("step*.parquet")):
+        return None
+    found = open_run(folder)
+    mine = {checkpoint.step: checkpoint for checkpoint in run.series.checkpoints}
+    for checkpoint in found.series.checkpoints:
+        part = mine.get(checkpoint.step)
+        if part is None or not (Path(checkpoint.path) / MANIFEST).is_file():
+            return None
+        if read_manifest(Path(checkpoint.path)).get("averaged", {}).get(str(part.step)) != manifest_hash(part):
+            return None
+    return found
+
+
+def with_averages(run: Run, model: pl.DataFrame) -> pl.DataFrame:
+    """The run's model table, with the means' copying accuracy under the name `AVERAGED` where they were scored."""
+    try:
+        found = averaged(run)
+        if found is None:
+            return model
+        rows = scored_table(found, "model")
+    except InputError:  # damaged, say: a curve less, and whoever asks for the means themselves is told
+        return model
+    names = {f"copying_accuracy_token{end}": f"{AVERAGED}{end}" for end in ("", "_se")}
+    rows = rows.filter(pl.col("measure").is_in(list(names))).with_columns(pl.col("measure").replace(names))
+    return pl.concat([model, rows.select(model.columns).cast(dict(model.schema))])  # type: ignore[arg-type]

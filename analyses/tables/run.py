@@ -1,0 +1,225 @@
+"""One run or series as the analyses see it: its checkpoints and its tables on disk. Needs no torch."""
+
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+from jaxtyping import Int
+
+from copyscope.training.checkpoints.average import ABOUT
+from copyscope.training.checkpoints.series import Checkpoint, CheckpointSeries, manifest_hash
+from copyscope.training.config import InterventionConfig, RunConfig
+from copyscope.training.errors import InputError
+from copyscope.training.files import write_bytes
+from copyscope.training.schedule import checkpoint_steps
+
+COMMON_SHARE = 0.05
+"""Share of tokens at each end of the counts that random prompts leave out (`interp.prompts.random_token_vocab`)."""
+SCORES_VERSION = 2
+"""Raised when a measure or its prompts change, so that stored scores are computed anew."""
+
+
+class Scores(NamedTuple):
+    """The tables that `score` keeps, of all steps."""
+
+    heads: pl.DataFrame
+    """run, step, tokens, layer, head, measure, value."""
+    model: pl.DataFrame
+    """run, step, tokens, measure, value."""
+
+
+class Run(NamedTuple):
+    """A series of checkpoints with the folder of its results."""
+
+    name: str
+    folder: Path
+    """Where results go: the run's own folder, or the series'."""
+    series: CheckpointSeries
+    config: RunConfig | None
+    data: dict[str, Any]
+    """data.json of a run of ours, or of its means; empty for somebody else's series."""
+
+    @property
+    def eval_seed(self) -> int:
+        """What prompts are drawn from."""
+        return self.config.seeds.eval if self.config else int(self.data.get("eval_seed", 0))
+
+    @property
+    def intervention(self) -> InterventionConfig:
+        """What was done to the model while it was trained."""
+        if self.config:
+            return self.config.intervention
+        return InterventionConfig.model_validate(self.data.get("intervention", {}))
+
+    @property
+    def store(self) -> Path:
+        """The folder of the tokens of a run of ours: beside the run, and so two above its means."""
+        above = self.folder.absolute().parents
+        return above[1 if (self.folder / ABOUT).is_file() else 0] / "tokens" / str(self.data.get("store"))
+
+
+def open_run(source: str | Path) -> Run:
+    """A run, a folder of Hugging Face models, one model's folder or GGUF file, or `org/model@rev,rev` of the hub.
+
+    Results go into the folder; for a file or a hub series, into `runs/<name>`. Raises InputError if there is no
+    checkpoint in it.
+    """
+    folder = Path(source)
+    if not folder.is_dir():
+        name = folder.stem if folder.is_file() else str(source).partition("@")[0].replace("/", "--")
+        return Run(name, Path("runs") / name, CheckpointSeries.open(source), None, {})
+    config = RunConfig.load(folder / "config.toml") if (folder / "config.toml").is_file() else None
+    if config and config.checkpoints.keep == "none" and not any((folder / "checkpoints").glob("step*")):
+        series = CheckpointSeries(str(source), ())  # scored while it was trained; what is left is tables
+    else:
+        series = CheckpointSeries.open(source)
+    data = {}
+    if (folder / "data.json").is_file():
+        try:
+            data = json.loads((folder / "data.json").read_text("utf-8"))
+        except ValueError as error:
+            raise InputError(f"{folder / 'data.json'}: not JSON ({error}); delete the run and train it again") from None
+    name = folder.resolve().name
+    if (folder / ABOUT).is_file():
+        name = f"{folder.resolve().parent.name}-{name}"
+    return Run(name, folder, series, config, data)
+
+
+def result_key(checkpoint: Checkpoint, *parts: object) -> str:
+    """What a stored result depends on: the checkpoint's manifest and everything in `parts`."""
+    return hashlib.sha256(repr((manifest_hash(checkpoint), *parts)).encode()).hexdigest()
+
+
+def is_stored(path: Path, key: str) -> bool:
+    """Whether the table at `path` is whole and was computed under `key`."""
+    try:
+        return path.is_file() and pl.read_parquet_metadata(path).get("key") == key
+    except (pl.exceptions.PolarsError, OSError):
+        return False
+
+
+def store_table(table: pl.DataFrame, path: Path, key: str, facts: Mapping[str, Any]) -> None:
+    """Writes a table, whole or not at all, with `facts` and the versions of programs as `computed_with`."""
+    versions = {name: version(name) for name in ("copyscope", "torch")}
+    data = io.BytesIO()
+    table.write_parquet(data, metadata={"key": key, "computed_with": json.dumps({**facts, **versions})})
+    write_bytes(path, data.getvalue())
+
+
+def computed_with(path: Path) -> dict[str, Any]:
+    """What the table at `path` was computed with; empty for one of before this was written down."""
+    return json.loads(pl.read_parquet_metadata(path).get("computed_with", "{}"))
+
+
+def read_tables(run: Run, kind: str) -> pl.DataFrame:
+    """All steps of a kind of table under results/. Raises InputError if nothing was computed yet."""
+    paths = sorted((run.folder / "results" / kind).glob("step*.parquet"))
+    if not paths:
+        command = "ablate" if kind == "ablations" else "score"
+        raise InputError(f"{run.folder}: no results/{kind} yet; run `copyscope {command} {run.folder}` first")
+    known = {checkpoint.step for checkpoint in run.series.checkpoints}
+    if run.config and run.config.checkpoints.keep != "all":
+        known |= set(checkpoint_steps(run.config))  # scored before they were taken away
+    try:
+        return pl.concat([pl.read_parquet(path) for path in paths]).filter(pl.col("step").is_in(known)).sort("step")
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise InputError(
+            f"{run.folder}/results/{kind}: a table is damaged ({error}); delete the folder and score again"
+        ) from None
+
+
+def score_tables(run: Run) -> Scores:
+    """The stored scores of a run.
+
+    Raises InputError if there are none, and where they are by older definitions and nothing is left to score again.
+    """
+    heads = scored_table(run, "heads")
+    if not run.series.checkpoints:
+        for path in (run.folder / "results" / "heads").glob("step*.parquet"):
+            # Tables without the fact are of version 2 at the latest.
+            if computed_with(path).get("version", 2) != SCORES_VERSION:
+                raise InputError(
+                    f"{path}: scored by other definitions than this copyscope's, and the run kept no checkpoints; "
+                    f"delete {run.folder} and train it again"
+                )
+    return Scores(heads, scored_table(run, "model"))
+
+
+def scored_table(run: Run, kind: str) -> pl.DataFrame:
+    """One of the tables that `score` keeps. Raises InputError if there is none of these steps."""
+    table = read_tables(run, kind)
+    if table.is_empty():
+        raise InputError(
+            f"{run.folder}: the stored scores are of other steps; run `copyscope score {run.folder}` again"
+        )
+    return table
+
+
+def token_counts(run: Run) -> Int[np.ndarray, " d_vocab"] | None:
+    """How often each token occurs in the text a run of ours was trained on; None for somebody else's series."""
+    if not run.data:
+        return None
+    path = run.store / "counts.bin"
+    if not path.is_file():
+        raise InputError(f"{path}: missing, so these tokens are not complete; train the run again to make them anew")
+    return np.fromfile(path, np.int64)
+
+
+def chance(run: Run) -> float:
+    """Copying accuracy of guessing: 1 / number of tokens that the test draws from; 0 where that is not known."""
+    counts = token_counts(run)
+    if counts is None:
+        return 0.0
+    drawable = int((counts[1:] > 0).sum())  # token 0 is the special one
+    return 1 / max(drawable - 2 * round(COMMON_SHARE * drawable), 1)
+
+
+def read_metrics(run: Run) -> pl.DataFrame:
+    """metrics.jsonl as a table; empty for a series that copyscope did not train."""
+    path = run.folder / "metrics.jsonl"
+    columns = ("step", "tokens", "loss", "validation_loss", "lr", "grad_norm", "tokens_per_second")
+    schema = {name: pl.Int64 if name in ("step", "tokens") else pl.Float64 for name in columns}
+    if not path.is_file():
+        return pl.DataFrame(schema=schema)
+    try:
+        rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON lines ({error}); delete its last line") from None
+    return pl.DataFrame([{name: row.get(name) for name in columns} for row in rows], schema=schema).unique(
+        "step", keep="last", maintain_order=True
+    )
+
+
+def labelled(table: pl.DataFrame, run: Run, checkpoint: Checkpoint) -> pl.DataFrame:
+    """The table with run, step and tokens in front."""
+    labels = [
+        pl.lit(run.name).alias("run"),
+        pl.lit(checkpoint.step, pl.Int64).alias("step"),
+        pl.lit(checkpoint.tokens, pl.Int64).alias("tokens"),
+    ]
+    return table.select(*labels, pl.all())
+
+
+Progress = Callable[[str, int, int], None]
+"""Called with (what, done, of how many)."""
+
+
+def selected(run: Run, steps: Iterable[int] | None) -> list[Checkpoint]:
+    """The checkpoints of these steps, or all. Raises InputError for a step that is not there."""
+    checkpoints = list(run.series.checkpoints)
+    if steps is not None and not checkpoints:
+        raise InputError(f"{run.folder}: keeps no checkpoints (checkpoints.keep); train it again with keep = 'all'")
+    if steps is None:
+        return checkpoints
+    by_step = {checkpoint.step: checkpoint for checkpoint in checkpoints}
+    for step in steps:
+        if step not in by_step:
+            near = min(by_step, key=lambda known: abs(known - step))
+            raise InputError(f"{run.folder}: no checkpoint at step {step}; the nearest is {near}")
+    return [by_step[step] for step in steps]

@@ -1,0 +1,93 @@
+"""Runs a model only as far as a measure reads: residual streams, logits and losses at chosen rows.
+
+Nothing here holds an activation cache over all layers; what a caller wants to see, it takes with hooks.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens import HookedTransformer
+
+from copyscope.interp.forward.layers import Layout, can_run, normed, run_layers, slices
+from copyscope.interp.models.hooked import HookedModel
+
+Hook = tuple[str | Callable[..., Any], Callable[..., Any]]
+
+PATTERN_ELEMENTS = 2**21
+"""Elements of one layer's attention pattern in a batch: 8 MB in fp32, which stays in the caches of a laptop CPU."""
+LOGIT_ELEMENTS = 2**24
+"""Elements of logits held at once: 64 MB in fp32."""
+
+
+def batches(model: HookedModel, n_rows: int, n_pos: int) -> Iterator[slice]:
+    """Slices of `n_rows` sequences of `n_pos` tokens, each small enough for memory with attention patterns written out;
+    at least one row each."""
+    size = max(1, PATTERN_ELEMENTS // (model.cfg.n_heads * n_pos * n_pos))
+    for start in range(0, n_rows, size):
+        yield slice(start, min(start + size, n_rows))
+
+
+def to_device(model: HookedModel, tokens: Tensor) -> Tensor:
+    """`tokens` on the model's device."""
+    return tokens.to(torch.device(model.cfg.device or "cpu"))
+
+
+@torch.no_grad()
+def final_residual(
+    model: HookedModel, tokens: Int[Tensor, "batch pos"], hooks: Sequence[Hook] = ()
+) -> Float[Tensor, "batch pos d_model"]:
+    """The residual stream after the last block, with `hooks` on during the run; logits only where unavoidable."""
+    if not hooks and can_run(model):
+        return run_layers(model, tokens, Layout(tokens.shape[1], device=model.cfg.device))
+    tokens = to_device(model, tokens)
+    if isinstance(model, HookedTransformer):
+        with model.hooks(fwd_hooks=list(hooks)):
+            return model(tokens, stop_at_layer=model.cfg.n_layers)
+    # A bridge runs transformers' own forward, which cannot be stopped after the last block.
+    caught: list[Tensor] = []
+    last = f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
+    with model.hooks(fwd_hooks=[*hooks, (last, lambda x, hook: caught.append(x))]):
+        model(tokens)
+    return caught[-1]
+
+
+@torch.no_grad()
+def logits_of(model: HookedModel, residual: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_vocab"]:
+    """Final norm and unembedding of any rows of the final residual stream."""
+    rows = residual.reshape(1, -1, residual.shape[-1])
+    if can_run(model):
+        logits = (rows if model.cfg.normalization_type is None else normed(model.ln_final, rows)) @ model.W_U
+        return (logits + model.b_U if bool(model.b_U.any()) else logits).reshape(*residual.shape[:-1], -1)
+    if model.cfg.normalization_type is not None:
+        rows = model.ln_final(rows)
+    return model.unembed(rows).reshape(*residual.shape[:-1], -1)
+
+
+@torch.no_grad()
+def losses_of(
+    model: HookedModel, residual: Float[Tensor, "batch pos d_model"], tokens: Int[Tensor, "batch pos"]
+) -> Float[Tensor, "batch pos-1"]:
+    """Next-token loss in nats; entry p is the loss of predicting token p + 1."""
+    rows = residual[:, :-1].flatten(0, 1)
+    targets = tokens[:, 1:].flatten().to(rows.device).long()
+    size = max(1, LOGIT_ELEMENTS // model.cfg.d_vocab)
+    losses = [
+        torch.nn.functional.cross_entropy(
+            logits_of(model, rows[i : i + size]).float(), targets[i : i + size], reduction="none"
+        )
+        for i in range(0, len(rows), size)
+    ]
+    return torch.cat(losses).view(tokens.shape[0], -1)
+
+
+@torch.no_grad()
+def token_losses(model: HookedModel, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos-1"]:
+    """Next-token loss of every token but the first, in nats, batch by batch; on the CPU."""
+    parts = []
+    for rows in slices(*tokens.shape) if can_run(model) else batches(model, *tokens.shape):
+        chunk = to_device(model, tokens[rows])
+        parts.append(losses_of(model, final_residual(model, chunk), chunk).cpu())
+    return torch.cat(parts)

@@ -1,0 +1,232 @@
+"""Scores read off weights: what a head's OV circuit copies, and which earlier head feeds which later one's keys."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import polars as pl
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from copyscope.interp.measures.patterns import PatternBlock, read_patterns
+from copyscope.interp.models.hooked import HookedModel
+
+
+def eigenvalue_positivity(
+    W_E: Float[Tensor, "d_vocab d_model"],
+    W_V: Float[Tensor, "head d_model d_head"],
+    W_O: Float[Tensor, "head d_head d_model"],
+    W_U: Float[Tensor, "d_model d_vocab"],
+) -> Float[Tensor, "head"]:
+    """sum(Re λ) / sum |λ| over the non-zero eigenvalues of W_E W_V W_O W_U (Elhage et al. 2021, "Summarizing OV/QK
+    matrices").
+
+    In [-1, 1]: near 1 attending to a token raises the logit of that same token, near -1 it lowers it; 0 for a head of
+    zeros. Computed from W_O (W_U W_E) W_V (d_head × d_head), which has the same non-zero eigenvalues; nothing of size
+    d_vocab² is built. It knows only the direct path from embedding to logits: a head that copies what an MLP or
+    another head has written can score anything, and so can a head that never attends.
+    """
+    return _positivity(W_V, W_O, W_U.float() @ W_E.float())
+
+
+def _positivity(W_V: Tensor, W_O: Tensor, W_UE: Tensor) -> Tensor:
+    small = W_O.float() @ (W_UE @ W_V.float())  # (head, d_head, d_head)
+    # Eigenvalues on the CPU in double precision: the matrix is small, and not every device has them.
+    values = torch.linalg.eigvals(small.double().cpu())
+    size = values.abs().sum(dim=-1)
+    return torch.where(size > 0, values.real.sum(dim=-1) / size.clamp(min=1e-300), 0.0).float().to(W_V.device)
+
+
+class HeadWeights(NamedTuple):
+    """A model's matrices as its heads see them; grouped key and value heads repeated for each query head."""
+
+    W_E: Float[Tensor, "d_vocab d_model"]
+    W_U: Float[Tensor, "d_model d_vocab"]
+    W_Q: Float[Tensor, "layer head d_model d_head"]
+    W_K: Float[Tensor, "layer head d_model d_head"]
+    W_V: Float[Tensor, "layer head d_model d_head"]
+    W_O: Float[Tensor, "layer head d_head d_model"]
+    attention_norm: Float[Tensor, "layer d_model"] | None
+    """Weight of the norm that each layer's heads read through; None where norms are folded in or absent."""
+    final_norm: Float[Tensor, "d_model"] | None
+    centred: bool
+    """Whether the norm subtracts the mean (LayerNorm)."""
+
+    def folded(self) -> "HeadWeights":
+        """The same with norm weights (and LayerNorm's centring) folded into the matrices that read through them."""
+        if self.attention_norm is None or self.final_norm is None:
+            return self
+        scale = self.attention_norm[:, None, :, None]
+
+        def fold(W: Tensor) -> Tensor:
+            W = W * scale
+            return W - W.mean(dim=-2, keepdim=True) if self.centred else W
+
+        W_U = self.W_U * self.final_norm[:, None]
+        return self._replace(
+            W_Q=fold(self.W_Q),
+            W_K=fold(self.W_K),
+            W_V=fold(self.W_V),
+            W_U=W_U - W_U.mean(dim=0, keepdim=True) if self.centred else W_U,
+            attention_norm=None,
+            final_norm=None,
+        )
+
+
+@torch.no_grad()
+def head_weights(model: HookedModel) -> HeadWeights:
+    """Collects the weights; a `TransformerBridge` keeps grouped heads ungrouped, so they are repeated here if need
+    be."""
+    n_heads = model.cfg.n_heads
+
+    def expand(W: Tensor) -> Tensor:
+        # Query head h reads key-value head h // (n_heads / n_key_value_heads).
+        return W if W.shape[1] == n_heads else W.repeat_interleave(n_heads // W.shape[1], dim=1)
+
+    kind = model.cfg.normalization_type
+    has_norms = kind in ("RMS", "LN")
+    blocks: Any = model.blocks
+    final: Any = model.ln_final if has_norms else None
+    return HeadWeights(
+        W_E=model.W_E.detach(),
+        W_U=model.W_U.detach(),
+        W_Q=expand(model.W_Q.detach()),
+        W_K=expand(model.W_K.detach()),
+        W_V=expand(model.W_V.detach()),
+        W_O=model.W_O.detach(),
+        attention_norm=torch.stack([block.ln1.w.detach() for block in blocks]) if has_norms else None,
+        final_norm=final.w.detach() if has_norms else None,
+        centred=kind == "LN",
+    )
+
+
+def model_eigenvalue_positivity(weights: HeadWeights, folded: bool = True) -> Float[Tensor, "layer head"]:
+    """`eigenvalue_positivity` of every head; W_U W_E is computed once.
+
+    `folded` counts the norm weights on the way; in a model loaded with folded norms, raw equals folded.
+    """
+    w = weights.folded() if folded else weights
+    n_layers, n_heads = w.W_V.shape[:2]
+    flat = _positivity(w.W_V.flatten(0, 1), w.W_O.flatten(0, 1), w.W_U.float() @ w.W_E.float())
+    return flat.view(n_layers, n_heads)
+
+
+def copying_score(
+    pattern: Float[Tensor, "batch head query key"],
+    values: Float[Tensor, "batch key head d_head"],
+    W_O: Float[Tensor, "head d_head d_model"],
+    W_U: Float[Tensor, "d_model d_vocab"],
+    tokens: Int[Tensor, "batch key"],
+) -> Float[Tensor, "head"]:
+    """Does the head raise the logits of the very tokens it attends to? (Olsson et al. 2022; definition 7)
+
+    On distinct random tokens. What the head writes for each attended token is taken to the logits, its mean over the
+    vocabulary subtracted, negative parts cut off; the share of the raise, among the prompt's tokens, that falls on
+    the attended token itself, weighted by attention, rescaled from [0, 1] to [-1, 1]. 1: only the attended token is
+    raised; -1: never. Indifferent heads get about 2/(number of tokens) - 1, not 0. Direct effect only; the final
+    norm's scale is left out.
+    """
+    on_itself, total = _raise_on_itself(pattern.float().sum(dim=2), values, W_O, W_U, tokens)
+    return torch.where(total > 0, 2 * on_itself / total.clamp(min=1e-30) - 1, -1.0)
+
+
+def _raise_on_itself(attention: Tensor, values: Tensor, W_O: Tensor, W_U: Tensor, tokens: Tensor) -> tuple[Tensor, ...]:
+    """What each head raises the attended tokens by, and all tokens of the prompt; `attention` is (batch, head, key),
+    summed over queries, since ReLU lets a positive factor through."""
+    direction = W_U.float().T[tokens] - W_U.float().mean(dim=1)  # (batch, token, d_model)
+    written = torch.einsum("bkhd,hdm->bhkm", values.float(), W_O.float())
+    raised = torch.einsum("bhkm,btm->bhkt", written, direction).relu()  # (batch, head, key, token)
+    on_itself = (attention * raised.diagonal(dim1=-2, dim2=-1)).sum(dim=(0, 2))
+    return on_itself, (attention * raised.sum(dim=-1)).sum(dim=(0, 2))
+
+
+@torch.no_grad()
+def model_copying_score(
+    model: HookedModel,
+    tokens: Int[Tensor, "prompt pos"],
+    has_bos: bool = False,
+    layers: Sequence[int] | None = None,
+) -> Float[Tensor, "layer head"]:
+    """`copying_score` of every head of `layers` (None: all) on prompts of distinct random tokens (25 of them by
+    definition); a BOS is left out."""
+    weights = head_weights(model).folded()
+    chosen = sorted(set(range(model.cfg.n_layers) if layers is None else layers))
+    first = int(has_bos)
+    sums = torch.zeros(2, len(chosen), model.cfg.n_heads)
+    attention = torch.zeros(0)
+
+    def read(block: PatternBlock) -> None:
+        nonlocal attention
+        if block.first_query == 0:
+            attention = block.pattern.new_zeros(*block.pattern.shape[:2], tokens.shape[1])
+        queries = block.pattern[:, :, max(0, first - block.first_query) :].float().sum(dim=2)
+        attention[..., : queries.shape[-1]] += queries
+        if block.first_query + block.pattern.shape[2] == tokens.shape[1]:
+            values, words = block.values[:, :, first:].transpose(1, 2), tokens[block.rows, first:]
+            W_O, at = weights.W_O[block.layer], chosen.index(block.layer)
+            parts = _raise_on_itself(attention[..., first:], values, W_O, weights.W_U, words.to(W_O.device))
+            sums[:, at] += torch.stack(parts).cpu()
+
+    read_patterns(model, tokens, read, chosen)
+    on_itself, total = sums
+    return torch.where(total > 0, 2 * on_itself / total.clamp(min=1e-30) - 1, -1.0)
+
+
+def k_composition(
+    W_V: Float[Tensor, "source d_model d_head"],
+    W_O: Float[Tensor, "source d_head d_model"],
+    W_Q: Float[Tensor, "reader d_model d_head"],
+    W_K: Float[Tensor, "reader d_model d_head"],
+) -> Float[Tensor, "source reader"]:
+    """How much of what a source head writes a reader head's keys pick up (Elhage et al. 2021, "Composition scores").
+
+    ‖W_Q W_Kᵀ W_Oᵀ W_Vᵀ‖ / (‖W_Q W_Kᵀ‖ ‖W_V W_O‖), Frobenius norms, in [0, 1]. Random heads score about 1/√d_model,
+    not 0. Computed from d_head × d_head products. It sees neither rotary positions nor norms' scales nor where heads
+    attend: a pair with a high score may still never work together.
+    """
+    W_V, W_O, W_Q, W_K = (W.float() for W in (W_V, W_O, W_Q, W_K))
+    gram_V, gram_O = W_V.mT @ W_V, W_O @ W_O.mT  # (source, d_head, d_head)
+    gram_Q, gram_K = W_Q.mT @ W_Q, W_K.mT @ W_K  # (reader, d_head, d_head)
+    middle = torch.einsum("som,rmk->srok", W_O, W_K)  # (source, reader, d_head of source, d_head of reader)
+    # ‖A M Bᵀ‖² = tr(Mᵀ (AᵀA) M (BᵀB)), so the two outer factors enter through their Gram matrices.
+    squared = torch.einsum("srok,soi,srij,rjk->sr", middle, gram_V, middle, gram_Q)
+    write = torch.einsum("sij,sji->s", gram_V, gram_O)
+    read = torch.einsum("rij,rji->r", gram_Q, gram_K)
+    scale = (write[:, None] * read[None]).clamp(min=1e-30)
+    return (squared.clamp(min=0) / scale).sqrt()
+
+
+def path_score(
+    previous: Float[Tensor, "source"],
+    composition: Float[Tensor, "source reader"],
+    induction: Float[Tensor, "reader"],
+) -> Float[Tensor, "source reader"]:
+    """Previous-token score of the source × K-composition × induction attention of the reader (definition 8). In [0,
+    1].
+
+    High only if all three parts of an induction circuit are there (Olsson et al. 2022, argument 4). It is a
+    correlation of three signs, not a causal effect; path patching is what shows that.
+    """
+    return previous[:, None] * composition * induction[None]
+
+
+@torch.no_grad()
+def composition_table(model: HookedModel, folded: bool = True) -> pl.DataFrame:
+    """K-composition of every head with every head of a later layer: source_layer, source_head, layer, head, value."""
+    w = head_weights(model).folded() if folded else head_weights(model)
+    n_layers, n_heads = w.W_V.shape[:2]
+    rows: list[tuple[int, int, int, int, float]] = []
+    for source in range(n_layers - 1):
+        later = w.W_Q[source + 1 :].flatten(0, 1), w.W_K[source + 1 :].flatten(0, 1)
+        table = k_composition(w.W_V[source], w.W_O[source], *later).cpu()
+        for h in range(n_heads):
+            for r, value in enumerate(table[h].tolist()):
+                rows.append((source, h, source + 1 + r // n_heads, r % n_heads, value))
+    schema = {
+        "source_layer": pl.Int64,
+        "source_head": pl.Int64,
+        "layer": pl.Int64,
+        "head": pl.Int64,
+        "value": pl.Float64,
+    }
+    return pl.DataFrame(rows, schema=schema, orient="row")

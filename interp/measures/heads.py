@@ -1,0 +1,215 @@
+"""Scores read off attention patterns, with their calibration, and the table of all heads' scores.
+
+Where a measure looks is in `targets`; how patterns are gone through without keeping them, in `patterns`.
+"""
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+import polars as pl
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from copyscope.interp.measures.behavior import check_tokens
+from copyscope.interp.measures.circuits import head_weights, model_copying_score, model_eigenvalue_positivity
+from copyscope.interp.measures.pattern_scores import WHOLE_MEASURES, pattern_scores
+from copyscope.interp.measures.targets import TARGET_MEASURES, targets
+from copyscope.interp.models.hooked import HookedModel, special_ids
+from copyscope.interp.prompts.generate import fitting_length, random_token_vocab, repeated_random_tokens
+from copyscope.training.errors import InputError
+
+Pattern = Float[Tensor, "batch head query key"]
+
+
+def induction_attention(pattern: Pattern, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "head"]:
+    """Attention to the token that followed the first occurrence of the current token (2409.09281; definition 2).
+
+    Mean over the positions whose token occurred before; on repeated random tokens, the second half. In [0, 1]; 0 if
+    no token repeats. It tells where the head looks, not what it writes there, nor whether the model uses it.
+    """
+    return targets("induction_attention", tokens).of(pattern)
+
+
+def prefix_matching_sum(pattern: Pattern, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "head"]:
+    """Attention to the tokens that followed *any* earlier occurrence, summed over occurrences (Olsson et al. 2022).
+
+    Mean over the positions whose token occurred before. In [0, 1]: a head that spreads over all copies scores as
+    high as one that picks a single copy. Definition 5; 0 if no token repeats.
+    """
+    return targets("prefix_matching_sum", tokens).of(pattern)
+
+
+def prefix_matching_mean(pattern: Pattern, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "head"]:
+    """Mean attention over all pairs of a position and a token that followed an earlier occurrence (definition 5).
+
+    In [0, 1], but on 4 repeats at most 1/2, since a query's attention is shared by up to 3 targets: not comparable
+    with `prefix_matching_sum`. 0 if no token repeats.
+    """
+    return targets("prefix_matching_mean", tokens).of(pattern)
+
+
+def previous_token(pattern: Pattern, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "head"]:
+    """Mean attention from every position but the first to the one before it (definition 6). In [0, 1].
+
+    A head that always looks one back and one that looks at a neighbour for what it says score alike.
+    """
+    return targets("previous_token", tokens).of(pattern)
+
+
+def duplicate_token(pattern: Pattern, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "head"]:
+    """Attention to earlier copies of the current token, summed over copies (definition 6).
+
+    Mean over the positions whose token occurred before. In [0, 1]; 0 if no token repeats.
+    """
+    return targets("duplicate_token", tokens).of(pattern)
+
+
+def anti_induction(pattern: Pattern, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "head"]:
+    """Attention to the token *before* the first occurrence of the current token: a control of direction.
+
+    As `induction_attention`, one place to the other side. In [0, 1]. High along with induction attention, it says that
+    the head looks around the earlier occurrence rather than after it. Position 0 is no target.
+    """
+    return targets("anti_induction", tokens).of(pattern)
+
+
+def bos_sink(pattern: Pattern) -> Float[Tensor, "head"]:
+    """Mean attention of every later position to the first one (Xiao et al. 2023, "attention sinks"). In [0, 1].
+
+    The first position holds BOS where prompts begin with one. A head at rest puts its attention there; so may one that
+    reads something from it.
+    """
+    return pattern[:, :, 1:, 0].float().mean(dim=(0, 2))
+
+
+def attention_entropy(pattern: Pattern) -> Float[Tensor, "head"]:
+    """Mean entropy of each later position's attention, in nats: 0 for one key, log(keys) for an even spread.
+
+    It grows with the length of the prompt, and says how wide a head looks, not where.
+    """
+    return torch.special.entr(pattern[:, :, 1:].float()).sum(dim=-1).mean(dim=(0, 2))
+
+
+# --------------------------------------------------------------------------------------------------- all heads at once
+
+CALIBRATION = ("null", "selectivity", "se", "p", "value_weighted")
+MEASURES = (
+    *TARGET_MEASURES,
+    *(f"{name}_{kind}" for name in TARGET_MEASURES for kind in CALIBRATION),
+    *WHOLE_MEASURES,
+    *(f"{name}_se" for name in WHOLE_MEASURES),
+    *("eigenvalue_positivity_raw", "eigenvalue_positivity_folded", "induction_score", "copying_score"),
+)
+
+
+@torch.no_grad()
+def score_heads(
+    model: HookedModel,
+    measures: Sequence[str] | None = None,
+    seed: int | Sequence[int] = 0,
+    *,
+    vocab: Int[Tensor, "vocab"] | Sequence[int] | None = None,
+    bos_id: int | None = None,
+    n_prompts: int = 16,
+    layers: Sequence[int] | None = None,
+) -> pl.DataFrame:
+    """Every measure of every head, as a table with columns layer, head, measure, value.
+
+    Args:
+        measures: names from `MEASURES`; None for all. Of each measure with targets also
+            `_null`: random targets of the same number;
+            `_selectivity`: the score over what uniform attention gets;
+            `_se`: its standard error over prompts;
+            `_p`: one-sided p-value that it exceeds its null, by a t-test of the paired differences over prompts,
+            corrected for the number of heads scored (Holm 1979). It says that a head is above chance, not that it
+            is far above: read it beside the score;
+            `_value_weighted`: the same measure of `value_weighted` attention.
+            `induction_score` is induction_attention × eigenvalue_positivity_folded (2409.09281; definition 4).
+        seed: of the prompts and of the random targets. The same seed gives every checkpoint the same prompts; of
+            several seeds the prompts are taken together.
+        vocab: ids to draw prompts from; None takes `random_token_vocab` of the whole vocabulary without special
+            tokens.
+        bos_id: put first in each prompt if given.
+        n_prompts: prompts of each kind and seed: repeated random tokens (100 × 2, or what fits n_ctx); 25 × 4 for
+            prefix matching; 25 distinct ones for the copying score.
+        layers: which to score; None for all. Layers after the last of them are not run.
+
+    Raises:
+        InputError: an unknown measure or layer, a context too short for two tokens repeated, or one prompt only where
+            a spread over prompts is asked for.
+    """
+    wanted = check_names(MEASURES if measures is None else measures, MEASURES, "measure")
+    chosen = _check_layers(layers, model.cfg.n_layers)
+    seeds = [seed] if isinstance(seed, int) else list(seed)
+    if not seeds:
+        raise InputError("seed: no seed given; give at least one")
+    if n_prompts * len(seeds) < 2 and any(name.endswith(("_se", "_p")) for name in wanted):
+        raise InputError(f"n_prompts={n_prompts}: standard errors and p-values need at least 2 prompts")
+    n_heads, n_ctx = model.cfg.n_heads, model.cfg.n_ctx
+    if vocab is None:
+        special = [*special_ids(model), *([bos_id] if bos_id is not None else [])]
+        vocab = random_token_vocab(None, model.cfg.d_vocab, special)
+
+    def prompts(length: int, repeats: int) -> Tensor:
+        fitting = fitting_length(n_ctx, length, repeats, bos_id)
+        tokens = torch.cat([repeated_random_tokens(vocab, fitting, n_prompts, s, bos_id, repeats) for s in seeds])
+        check_tokens(model, tokens)
+        return tokens
+
+    base = {_base(name) for name in wanted} | ({"induction_attention"} if "induction_score" in wanted else set())
+    scores: dict[str, Tensor] = {}
+    for length, repeats, prefix in ((100, 2, False), (25, 4, True)):
+        names = [n for n in (*TARGET_MEASURES, *WHOLE_MEASURES) if n in base and n.startswith("prefix") == prefix]
+        if names:
+            weighted = [name for name in names if f"{name}_value_weighted" in wanted]
+            nulls = [name for name in names if f"{name}_null" in wanted or f"{name}_p" in wanted]
+            scores |= pattern_scores(model, prompts(length, repeats), names, nulls, weighted, chosen, seeds[0])
+    for kind in ("raw", "folded"):
+        name = f"eigenvalue_positivity_{kind}"
+        if name in wanted or (kind == "folded" and "induction_score" in wanted):
+            scores[name] = model_eigenvalue_positivity(head_weights(model), folded=kind == "folded").cpu()[chosen]
+    if "induction_score" in wanted:
+        scores["induction_score"] = scores["induction_attention"] * scores["eigenvalue_positivity_folded"]
+    if "copying_score" in wanted:
+        scores["copying_score"] = model_copying_score(model, prompts(25, 1), bos_id is not None, chosen)
+    layer, head = torch.meshgrid(torch.tensor(chosen), torch.arange(n_heads), indexing="ij")
+    return pl.concat(
+        pl.DataFrame(
+            {
+                "layer": layer.flatten().tolist(),
+                "head": head.flatten().tolist(),
+                "measure": [name] * layer.numel(),
+                "value": scores[name].flatten().double().tolist(),
+            }
+        )
+        for name in wanted
+    )
+
+
+def _base(name: str) -> str:
+    """The measure that a calibration belongs to."""
+    for kind in CALIBRATION:
+        if name.endswith(f"_{kind}") and name.removesuffix(f"_{kind}") in (*TARGET_MEASURES, *WHOLE_MEASURES):
+            return name.removesuffix(f"_{kind}")
+    return name
+
+
+def _check_layers(layers: Sequence[int] | None, n_layers: int) -> list[int]:
+    chosen = sorted(set(range(n_layers) if layers is None else layers))
+    if not chosen or chosen[0] < 0 or chosen[-1] >= n_layers:
+        raise InputError(f"layers {list(layers or ())}: the model has layers 0 to {n_layers - 1}")
+    return chosen
+
+
+def check_names(names: Iterable[str], known: Sequence[str], what: str) -> list[str]:
+    """The names without repeats, in order; InputError with the closest known name if one is not known."""
+    chosen = list(dict.fromkeys(names))
+    for name in chosen:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
+            raise InputError(f"unknown {what} {name!r}; {hint}")
+    if not chosen:
+        raise InputError(f"no {what} given; known are {', '.join(known)}")
+    return chosen

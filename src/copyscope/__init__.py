@@ -1,0 +1,1 @@
+"""Watch a language model learn to copy."""

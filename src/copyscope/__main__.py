@@ -1,0 +1,5 @@
+"""`python -m copyscope`: the `copyscope` command."""
+
+from copyscope.analyses.cli import main
+
+main()

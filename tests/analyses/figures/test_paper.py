@@ -1,0 +1,167 @@
+"""Maps on paper: the same cells, colours, marks and words as the Plotly map, in files that carry their fonts."""
+
+import io
+import re
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+import polars as pl
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+from synthetic_run import checkpoint_steps, series_table, synthetic_run
+
+from copyscope.analyses.figures.figures import formation_map_figure
+from copyscope.analyses.figures.map_data import NO_SCORE, Band, phase_change, scale_of, scale_words
+from copyscope.analyses.figures.paper import FORMATS, mesh_values, paper_map, rendered
+from copyscope.analyses.formation.heads import copying_formation, formation_map, formation_steps
+from copyscope.training.errors import InputError
+
+RUN = synthetic_run()
+BAND = phase_change(copying_formation(RUN.model))
+
+
+def words(figure: Figure) -> set[str]:
+    return {note.get_text() for note in figure.axes[0].texts} | {figure.axes[0].get_title("left")}
+
+
+@pytest.mark.parametrize(("measure", "title"), [("previous_token", "score"), ("zero:copying_loss", "effect")])
+def test_colours_of_an_effect_are_not_called_a_score(measure: str, title: str) -> None:
+    named = RUN.heads.filter(pl.col("measure") == "previous_token").with_columns(pl.lit(measure).alias("measure"))
+    assert paper_map(named, measure).axes[1].get_title() == title
+    scales: Any = [trace for trace in formation_map_figure(named, measure).data if isinstance(trace, go.Heatmap)]
+    assert [trace.colorbar.title.text for trace in scales if trace.showscale] == [title]
+
+
+@pytest.mark.parametrize("measure", ["previous_token", "prefix_matching_sum", "induction_score"])
+def test_both_libraries_show_the_same(measure: str) -> None:
+    lacking = RUN.heads.filter(~((pl.col("step") == 16) & (pl.col("layer") == 1)))
+    formed = formation_steps(lacking, measure)
+    steps = [*checkpoint_steps(), 3000 + 1]  # one that nobody scored
+    plotly = formation_map_figure(lacking, measure, formed, steps, BAND)
+    paper = paper_map(lacking, measure, formed, steps, BAND)
+    drawn: Any = plotly.data
+    heatmaps = [trace for trace in drawn if isinstance(trace, go.Heatmap)]
+    cells = mesh_values(paper)
+    assert len(heatmaps) == len(cells) == 2
+    for heatmap, values in zip(heatmaps, cells, strict=True):
+        np.testing.assert_allclose(np.asarray(heatmap.z, dtype=float), values, atol=1e-6)
+    assert np.isnan(cells[0]).sum() == 4 + 16
+    axes = paper.axes[0]
+    layout: Any = plotly.layout
+    assert tuple(layout.xaxis.range) == pytest.approx(axes.get_xlim())
+    assert tuple(layout.yaxis.range) == pytest.approx(axes.get_ylim())
+    assert list(layout.yaxis.ticktext) == [label.get_text() for label in axes.get_yticklabels()]
+    assert list(layout.xaxis.ticktext) == [label.get_text() for label in axes.get_xticklabels()]
+    assert list(layout.xaxis.tickvals) == pytest.approx(axes.get_xticks().tolist())
+    mesh: Any = axes.collections[0]
+    assert (heatmaps[0].zmin, heatmaps[0].zmax) == mesh.get_clim()
+    marks = next(trace for trace in drawn if trace.name == "formed")
+    dots: Any = next(c for c in axes.collections if c.get_label() == "formed")
+    assert np.stack([marks.x, marks.y], axis=1) == pytest.approx(np.asarray(dots.get_offsets()))
+    texts = {re.sub("<.*?>", "", note.text) for note in layout.annotations}
+    assert texts == words(paper)
+    assert BAND is not None
+    assert BAND.rule in texts
+    outline = next(shape for shape in layout.shapes if shape.name == BAND.rule)
+    line = next(one for one in axes.lines if one.get_label() == BAND.rule)
+    ends = np.asarray(line.get_xdata(), dtype=float)
+    assert (outline.x0, outline.x1) == pytest.approx((ends.min(), ends.max()))
+
+
+@pytest.mark.parametrize("measure", ["previous_token", "induction_score"])
+def test_both_libraries_use_the_same_colours(measure: str) -> None:
+    found = formation_map(RUN.heads, measure)
+    scale = scale_of(measure, found.values)
+    mesh: Any = paper_map(RUN.heads, measure).axes[0].collections[0]
+    for place, color in scale.colors:
+        seen = (np.array(mesh.cmap(mesh.norm(scale.low + place * (scale.high - scale.low)))[:3]) * 255).round()
+        parts = re.findall(r"\d+", color) if color.startswith("rgb") else [int(color[i : i + 2], 16) for i in (1, 3, 5)]
+        assert seen == pytest.approx(np.array(parts, dtype=float), abs=3)
+    assert mesh.cmap(np.ma.masked)[:3] == pytest.approx([int(NO_SCORE[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    plotly: Any = formation_map_figure(RUN.heads, measure).data[0]
+    assert [tuple(part) for part in plotly.colorscale] == [tuple(part) for part in scale.colors]
+
+
+def simulated(rgb: np.ndarray, kind: str) -> np.ndarray:
+    """A colour as a dichromat sees it (Viénot, Brettel and Mollon 1999, in linear light)."""
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    to_cones = np.array([[17.8824, 43.5161, 4.11935], [3.45565, 27.1554, 3.86714], [0.0299566, 0.184309, 1.46709]])
+    lost = np.eye(3)
+    if kind == "protan":
+        lost[0] = [0, 2.02344, -2.52581]
+    else:
+        lost[1] = [0.494207, 0, 1.24827]
+    return np.linalg.inv(to_cones) @ lost @ to_cones @ linear
+
+
+@pytest.mark.parametrize("kind", ["protan", "deutan"])
+@pytest.mark.parametrize("measure", ["previous_token", "induction_score"])
+def test_colours_can_be_told_apart_by_the_colour_blind(kind: str, measure: str) -> None:
+    mesh: Any = paper_map(RUN.heads, measure).axes[0].collections[0]
+    colors = [simulated(np.array(mesh.cmap(place)[:3]), kind) for place in np.linspace(0, 1, 9)]
+    apart = [np.abs(a - b).max() for i, a in enumerate(colors) for b in colors[:i]]
+    assert min(apart) > 0.02
+
+
+def test_a_measure_without_a_range_is_symmetric_about_0() -> None:
+    heads = series_table({(0, 0): np.array([0.0, -1.5, 3.0, 2.0])}, [0, 1, 2, 4], "zero:copying_loss")
+    scale = scale_of("zero:copying_loss", formation_map(heads, "zero:copying_loss").values)
+    assert (scale.low, scale.high) == (-3.0, 3.0)
+    assert scale_words("zero:copying_loss", scale) == "−3 to 3 nats"
+    assert scale_of("zero:copying_accuracy_token", np.array([[0.1]]))[:2] == (-1, 1)
+    assert scale_of("zero:copying_loss", np.array([[np.nan]]))[:2] == (-1, 1)
+    title = "Copying loss: change when the head is removed (zero), −3 to 3 nats"
+    assert words(paper_map(heads, "zero:copying_loss")) == {title}
+    notes: Any = formation_map_figure(heads, "zero:copying_loss").layout
+    assert notes.annotations[0].text == f"<b>{title}</b>"
+
+
+def test_the_band_names_its_rule() -> None:
+    assert BAND is not None
+    assert BAND.rule == "phase change: 10–90 % of the rise of copying loss"
+    assert BAND.low < 2600 < BAND.high
+    assert phase_change(copying_formation(RUN.model.filter(pl.col("step") < 300))) is None
+    accuracy = copying_formation(RUN.model.filter(pl.col("measure") == "copying_accuracy_token"))
+    found = phase_change(accuracy)
+    assert found is not None
+    assert found.rule.endswith("copying accuracy")
+
+
+def test_files(tmp_path: Any) -> None:
+    figure = paper_map(RUN.heads, "previous_token", formation_steps(RUN.heads, "previous_token"), band=BAND)
+    files = {kind: rendered(figure, kind) for kind in FORMATS}
+    assert files["pdf"].startswith(b"%PDF")
+    assert b"/FontFile2" in files["pdf"]  # the TrueType font is inside
+    svg = files["svg"].decode()
+    assert "<text" not in svg  # letters are shapes: no font is needed
+    assert not re.search(r'href="(?!#|data:)|url\((?!#)|@import|<script', svg)  # nothing is fetched
+    image = Image.open(io.BytesIO(files["png"]))
+    assert image.size[0] == 2100  # 7 inches of 300 dots
+    assert len(np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0)) > 100
+    assert rendered(figure, "svg") == rendered(figure, "svg")
+    with pytest.raises(InputError, match="no format 'gif'; use html, pdf, svg, png"):
+        rendered(figure, "gif")
+
+
+def test_odd_tables_still_draw() -> None:
+    one = series_table({(0, 0): np.array([0.5])}, [1000], "previous_token")
+    only_zero = series_table({(0, 0): np.array([0.5])}, [0], "previous_token")
+    for heads in (one, only_zero):
+        assert rendered(paper_map(heads, "previous_token", band=Band(10, 20, "phase change: planted")), "png")
+    many = series_table({(layer, head): np.full(3, 0.5) for layer in range(24) for head in range(16)}, [0, 1, 2],
+                        "previous_token")  # fmt: skip
+    labels = paper_map(many, "previous_token").axes[0].get_yticklabels()
+    assert [label.get_text() for label in labels] == [f"L{layer}" for layer in range(24)]
+
+
+def test_matplotlib_is_loaded_for_paper_only() -> None:
+    program = (
+        "import sys, copyscope.analyses.figures.figures, copyscope.analyses.page.report; "
+        "print('matplotlib' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "False"

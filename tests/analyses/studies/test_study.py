@@ -1,0 +1,248 @@
+"""Studies on planted runs: what was planted is what the verdict says; tables, figure and configs; what is refused."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from written_run import STEPS, write_run
+
+from copyscope.analyses.claims.page import verdict_line
+from copyscope.analyses.claims.verdict import Verdict
+from copyscope.analyses.figures.paper import rendered
+from copyscope.analyses.studies import QUESTIONS, SIZES
+from copyscope.analyses.studies.evidence import by_loss, gather_study, runs_table
+from copyscope.analyses.studies.figures import study_figure
+from copyscope.analyses.studies.study import corpus_name, shareable, study, study_sweep, write_study
+from copyscope.analyses.studies.verdicts import judge
+from copyscope.training.config import RunConfig
+from copyscope.training.environment import note_environment
+from copyscope.training.errors import InputError
+from copyscope.training.sweeps.driver import outcomes
+from copyscope.training.sweeps.plan import PlannedRun, Sweep
+from copyscope.training.sweeps.worker import Status, write_status
+
+PLANTED = {"train.steps": STEPS[-1], "checkpoints.every": 250, "checkpoints.keep": "none", "data.vocab_size": 500}
+CORPORA = ("python", "texts/prose.jsonl.xz", "texts/wiki.jsonl.xz")
+
+
+Keep = Callable[[PlannedRun], bool]
+
+
+def planted(
+    name: str,
+    out: Path,
+    copies_at: Callable[[PlannedRun], float],
+    keep: Keep = lambda run: True,
+    top: Callable[[PlannedRun], float] = lambda run: 0.6,
+) -> Sweep:
+    """Writes runs of a laptop study: copying surges where `copies_at` says, give or take, and ends at `top`."""
+    sweep = study_sweep(name, corpora=CORPORA if name == "corpus" else (), values=PLANTED)
+    sweep = sweep._replace(runs=tuple(filter(keep, sweep.runs)))
+    draw = np.random.default_rng(7)
+    for number, run in enumerate(sweep.runs):
+        at = copies_at(run) * float(np.exp(0.03 * draw.normal()))
+        write_run(out / run.run_id, run.config, at, seed=number, top=top(run))
+        write_status(out / run.run_id, Status("finished", "", 12.5))
+    return sweep
+
+
+def judged(name: str, out: Path, *arguments: Any, **more: Any) -> list[Verdict]:
+    """The verdicts on what `planted` writes."""
+    return judge(name, gather_study(outcomes(planted(name, out, *arguments, **more), out)))
+
+
+def one_seed(run: PlannedRun) -> bool:
+    return run.config.seeds.init == 0
+
+
+def these(*conditions: str) -> Keep:
+    """Three seeds of these conditions."""
+    return lambda run: run.condition in conditions and run.config.seeds.init < 3
+
+
+@pytest.mark.parametrize(("exponent", "verdict"), [(0.0, "supported"), (-1.0, "contradicted")])
+def test_batch_size(exponent: float, verdict: str, tmp_path: Path) -> None:
+    def at(run: PlannedRun) -> float:
+        return 1500 * (run.config.train.batch_size / 8) ** exponent
+
+    found = judged("batch-size", tmp_path, at, one_seed)[0]
+    assert found.verdict == verdict
+    assert found.value == pytest.approx(exponent, abs=0.12)
+
+
+def test_runs_that_were_not_computed_alike_are_said(tmp_path: Path) -> None:
+    sweep = planted("seeds", tmp_path, lambda run: 1500)
+    folders = [tmp_path / run.run_id for run in sweep.runs]
+    for folder in folders[:4]:
+        note_environment(folder, 0, {"threads": 1, "precision": "bfloat16"})
+    alike = [verdict.reason for verdict in judge("seeds", gather_study(outcomes(sweep, tmp_path)))]
+    assert not any("computed alike" in reason for reason in alike)
+    note_environment(folders[4], 0, {"threads": 1, "precision": "bfloat16"})
+    note_environment(folders[4], 500, {"threads": 2, "precision": "bfloat16"})
+    found = judge("seeds", gather_study(outcomes(sweep, tmp_path)))
+    assert all(verdict.reason.endswith("; not all computed alike (threads 1 and 2)") for verdict in found)
+
+
+def test_regularization(tmp_path: Path) -> None:
+    def at(run: PlannedRun) -> float:
+        return {"weight decay 1.0": 800.0, "attention dropout 0.1": 3500.0}.get(run.condition, 1800.0)
+
+    keep = these("none", "weight decay 1.0", "attention dropout 0.1")
+    verdicts = {one.claim: one for one in judged("regularization", tmp_path, at, keep)}
+    decay = verdicts["Regularization: weight decay 1.0 makes copying earlier or stronger than none"]
+    assert decay.verdict == "supported"
+    assert decay.value == pytest.approx(800 / 1800 - 1, abs=0.1)
+    dropout = verdicts["Regularization: attention dropout 0.1 makes copying earlier or stronger than none"]
+    assert dropout.verdict == "contradicted"
+
+
+def test_intensity(tmp_path: Path) -> None:
+    """Copying where the summed learning rate passes 4."""
+
+    def at(run: PlannedRun) -> float:
+        o = run.config.optimizer
+        return 4 / o.lr + (o.warmup_steps - 1) / 2
+
+    intensity, rate = judged("intensity", tmp_path, at, one_seed)
+    assert rate.verdict == "supported"
+    assert rate.value == pytest.approx(-0.75, abs=0.3)
+    assert intensity.details is not None
+    assert intensity.details["rival"][0] == "summed learning rate"
+
+
+def test_scale(tmp_path: Path) -> None:
+    found = judged("scale", tmp_path, lambda run: 2000 * (3 / run.config.model.n_layers) ** 0.8, one_seed)
+    verdicts = {one.claim: one for one in found}
+    depth = verdicts["More depth: copying forms in fewer updates"]
+    assert depth.verdict == "supported"
+    assert depth.value == pytest.approx(-0.8, abs=0.15)
+    assert verdicts["More width: copying forms in fewer updates"].verdict == "undecided"
+    assert "Induction heads form from shallow to deep layers" in verdicts
+
+
+def test_corpus(tmp_path: Path) -> None:
+    found = judged("corpus", tmp_path, lambda run: 1000.0 if run.condition == "python" else 3000.0, one_seed)[0]
+    assert found.verdict == "undecided"  # the planted tables do not say how much the text repeats itself
+    assert found.details is not None
+    assert found.details["corpus"].to_list() == ["python", "prose", "wiki"]
+    assert found.details["copying forms"][0] == pytest.approx(1000, rel=0.2)
+
+
+def test_what_is_written_names_no_folder_of_a_corpus(tmp_path: Path) -> None:
+    sweep = planted("corpus", tmp_path, lambda run: 1000.0, one_seed)
+    write_study("corpus", gather_study(outcomes(sweep, tmp_path)), tmp_path / "results")
+    written = [*(tmp_path / "results").rglob("*.[cjht]*")]
+    texts = {path.name: path.read_text() for path in written if path.is_file()}
+    assert {"runs.csv", "verdicts.json", "verdicts.html", "verdicts.txt"} < texts.keys()
+    assert any("prose.jsonl.xz" in text for text in texts.values())
+    assert [name for name, text in texts.items() if "texts/prose" in text] == []
+
+
+def test_seeds_and_what_is_written(tmp_path: Path) -> None:
+    draw = iter([1000.0, 2400.0, 900.0, 3100.0, 1500.0, 600.0])
+    sweep = planted("seeds", tmp_path, lambda run: next(draw))
+    lost = tmp_path / sweep.runs[-1].run_id
+    write_status(lost, Status("diverged", "diverged at step 7", 1.0))
+    of_before = tmp_path / "results" / "configs" / "0123456789ab.toml"  # of a run that the study no longer has
+    of_before.parent.mkdir(parents=True)
+    of_before.write_text("")
+    result = study("seeds", out=tmp_path, values=PLANTED, train=False)
+    alike, late, stages, _ = result.verdicts
+    assert alike.verdict == "contradicted"
+    assert alike.runs == 5
+    assert "base seed=5: diverged: diverged at step 7" in alike.reason
+    assert (late.verdict, stages.verdict) == ("supported", "supported")
+
+    files = {path.name for path in result.folder.iterdir()}
+    assert files == {"runs.csv", "curves.csv", "heads.csv", "verdicts.html", "verdicts.json", "verdicts.txt",
+                     "figure.png", "figure.pdf", "configs"}  # fmt: skip
+    runs = pl.read_csv(result.folder / "runs.csv")
+    assert runs["run_id"].to_list() == [run.run_id for run in sweep.runs]
+    assert runs["copying"].to_list()[:5] == pytest.approx([1000, 2400, 900, 3100, 1500], rel=0.1)
+    assert runs["copying"][5] is None
+    assert runs["state"].to_list() == ["finished"] * 5 + ["diverged"]
+    assert pl.read_csv(result.folder / "curves.csv").height == 5 * len(STEPS)
+    assert (result.folder / "figure.png").read_bytes().startswith(b"\x89PNG")
+    configs = {path.stem for path in (result.folder / "configs").iterdir()}
+    assert configs == {run.run_id for run in sweep.runs}
+    assert result.lines() == (result.folder / "verdicts.txt").read_text().splitlines()
+
+
+def test_interventions(tmp_path: Path) -> None:
+    given, none = "previous-token head given", "no loss on repeats"
+    found = judged(
+        "intervention", tmp_path, lambda run: 700.0 if run.condition == given else 2000.0,
+        these("plain", given, none), top=lambda run: 0.001 if run.condition == none else 0.6,
+    )  # fmt: skip
+    verdicts = {one.claim.split(" makes")[0]: one for one in found}
+    assert verdicts["Previous-token head given"].verdict == "supported"
+    without = verdicts["No loss on repeats"]
+    assert without.verdict == "supported"  # copying never formed: later than the last step, and the end says so too
+    assert "3 without copying yet, taken as later than their last step" in without.reason
+    # Its planted copying loss falls as in the plain runs, so that this other way of dating finds nothing.
+    assert "dated by accuracy per token (by the copying loss: undecided " in without.reason
+    assert without.value is None
+    assert without.high is None
+    assert f"against plain: above {without.low:.3g}; 6 runs" in verdict_line(without)
+
+
+def test_copying_is_dated_by_the_loss_where_accuracy_says_nothing(tmp_path: Path) -> None:
+    sweep = planted("batch-size", tmp_path, lambda run: 1500.0, one_seed, lambda run: 0.001)
+    runs = gather_study(outcomes(sweep, tmp_path))
+    assert by_loss(runs)
+    found = judge("batch-size", runs)[0]
+    assert found.verdict == "supported"
+    assert "dated by the copying loss" in found.reason
+    table = runs_table(runs)
+    assert table["copying"].null_count() == table.height
+    assert table["copying loss"].null_count() == 0
+    for name in ("batch-size", "intensity", "seeds"):  # every kind of figure
+        assert rendered(study_figure(name, runs, "A question"), "png").startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+@pytest.mark.parametrize("size", SIZES)
+def test_every_preset_is_sound(name: str, size: str) -> None:
+    sweep = study_sweep(name, size, corpora=CORPORA if name == "corpus" else ())
+    assert sweep.score
+    seeds: dict[str, set[int]] = {}
+    for run in sweep.runs:
+        seeds.setdefault(run.condition, set()).add(run.config.seeds.init)
+        assert run.config.checkpoints.keep == "none"
+        assert run.config.model.n_layers >= (2 if size == "laptop" else 4)
+    assert all(len(found) >= 3 for found in seeds.values())
+    assert len(seeds) > 1 or name == "seeds"
+
+
+def test_the_figure_of_a_study_without_evidence() -> None:
+    assert study_figure("seeds", [], "Nothing?").texts[-1].get_text() == "no run has anything to show yet"
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: study_sweep("batchsize"), "no study 'batchsize': studies are batch-size, intensity"),
+        (lambda: study_sweep("seeds", "huge"), "--size huge: use laptop or paper"),
+        (lambda: study_sweep("corpus", corpora=["python"]), "give two corpora or more"),
+        (lambda: study_sweep("corpus", corpora=["python", "python"]), "give two corpora or more"),
+        (lambda: study_sweep("seeds", corpora=["a", "b"]), "one --corpus at most"),
+        (lambda: study_sweep("seeds", values={"train.step": 3}), "no field 'train.step'"),
+        (lambda: study("seeds", out="nowhere", train=False), "no run of this study is finished"),
+    ],
+)
+def test_bad_input(call: Callable[[], Sweep], says: str) -> None:
+    with pytest.raises(InputError, match=says) as error:
+        call()
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_names_of_corpora_are_all_that_is_passed_on() -> None:
+    assert corpus_name("/data/texts/prose.jsonl.xz") == "prose"
+    assert corpus_name("hf:some/set") == "hf:some/set"
+    config = RunConfig().with_values({"data.corpus": "/data/texts/prose.jsonl.xz"})
+    assert shareable(config).data.corpus == "prose.jsonl.xz"
+    same = study_sweep("corpus", corpora=["a/text.txt", "b/text.txt"])
+    assert {run.condition for run in same.runs} == {"a/text.txt", "b/text.txt"}

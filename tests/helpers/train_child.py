@@ -1,0 +1,30 @@
+"""Trains a run in a process of its own, under `torchrun`; dies or is asked to stop where the environment says."""
+
+import os
+import signal
+import sys
+from typing import Any
+
+from copyscope.training.checkpoints.series import Checkpoint
+from copyscope.training.config import RunConfig
+from copyscope.training.errors import Stopped
+from copyscope.training.trainer import train
+
+
+def main() -> None:
+    def die(checkpoint: Checkpoint) -> None:
+        if checkpoint.step == int(os.environ.get("KILL_AT", -1)):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def stop(line: dict[str, Any]) -> None:
+        if line["step"] >= int(os.environ.get("STOP_AT", 10**9)):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    try:
+        train(RunConfig.load(sys.argv[1]), sys.argv[2], die, stop)
+    except Stopped as error:
+        print(error, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

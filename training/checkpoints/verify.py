@@ -1,0 +1,302 @@
+"""What is wrong with a series of checkpoints: damaged files, wrong labels, weights that do not belong where they are.
+
+With a manifest every byte is checked. Without one (somebody else's series) what can be seen from the files is: whether
+they are whole, hold numbers, and whether the weights lie where those of a training run would (`trajectory`).
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from copyscope.training.checkpoints.manifest import read_manifest
+from copyscope.training.checkpoints.series import Checkpoint, CheckpointSeries, step_of
+from copyscope.training.checkpoints.trajectory import find_jumps
+from copyscope.training.checkpoints.weights import (
+    INDEX,
+    Scan,
+    UnreadableError,
+    Weights,
+    distance,
+    read_header,
+    read_index,
+    scan,
+)
+from copyscope.training.errors import InputError
+from copyscope.training.files import MANIFEST, sha256_of
+
+ZEROS = 16
+"""Zeros in a row at a tensor's end that values do not come to by chance."""
+ZERO_BYTES = 512
+"""The same where there is no other checkpoint to compare with: the least that a disk loses."""
+Progress = Callable[[str, int, int], None]
+
+
+class Problem(NamedTuple):
+    """What `verify` reports wrong, where, in one line."""
+
+    where: str
+    what: str
+
+
+class _Member:
+    """A checkpoint while it is checked."""
+
+    def __init__(self, checkpoint: Checkpoint, is_last: bool):
+        self.checkpoint, self.step, self.is_last = checkpoint, checkpoint.step, is_last
+        self.folder = Path(checkpoint.path)
+        self.problems: list[Problem] = []
+        self.manifest: dict[str, Any] | None = None
+        self.weights: Weights | None = None
+        """None once they are known to be unfit to compare others with."""
+        self.scan: Scan | None = None
+
+    def add(self, what: str, where: Path | None = None) -> None:
+        self.problems.append(Problem(str(where or self.folder), " ".join(what.split())))
+
+    @property
+    def mend(self) -> str:
+        if self.manifest is None:
+            return "fetch it anew"
+        run = self.folder.parent.parent if self.folder.parent.name == "checkpoints" else "RUN"
+        # With no later step to compare a replay with, zoom does not put it among the run's own.
+        place = f" in {run}/zoom, to be moved from there" if self.is_last else ""
+        return f"delete the folder; `copyscope zoom {run} --from {self.step} --to {self.step}` makes it again{place}"
+
+
+def verify(series: CheckpointSeries, progress: Progress | None = None) -> list[Problem]:
+    """Everything wrong with the checkpoints on disk, one line each, by step; empty when sound.
+
+    With a manifest: any damaged, missing or foreign file, a label that differs from it, another run's checkpoint.
+    Without one: truncated files or files that end in zeros, values that are not finite, missing parts, other shapes.
+    Either way: two steps with equal weights, and weights that lie off the path of the series
+    (`trajectory`). Every file is read once or twice. Raises InputError for a GGUF file
+    or a hub series.
+    """
+    for checkpoint in series.checkpoints:
+        if Path(checkpoint.path).is_file() or checkpoint.revision is not None:
+            raise InputError(
+                f"{series.source}: verify checks folders of safetensors files; a GGUF file or hub revision is "
+                "checked as it is read"
+            )
+    checkpoints = series.checkpoints
+    last = max((checkpoint.step for checkpoint in checkpoints), default=0)
+    members = [_Member(c, c.step == last) for c in checkpoints if Path(c.path).is_dir()]
+    for member in members:
+        _check_manifest(member)
+        _check_layout(member)
+    _check_labels(members)
+    _check_shapes(members)
+    distances = _check_contents(members, progress)
+    _check_zeros(members)
+    _check_jumps(members, distances, progress)
+    return [problem for member in members for problem in member.problems]
+
+
+def _check_manifest(member: _Member) -> None:
+    folder = member.folder
+    if not (folder / MANIFEST).is_file():
+        return
+    try:
+        member.manifest = read_manifest(folder)
+    except InputError as error:
+        member.add(str(error).removeprefix(f"{folder / MANIFEST}: "), folder / MANIFEST)
+        return
+    for name in member.manifest["files"]:
+        if not (folder / name).is_file():
+            member.add(f"missing, though the manifest lists it; {member.mend}", folder / name)
+    for extra in sorted(path.name for path in folder.iterdir()):
+        if extra not in member.manifest["files"] and extra != MANIFEST:
+            member.add("foreign: the manifest does not list it; take it away", folder / extra)
+    if step_of(folder.name, -1) not in (-1, member.step):
+        member.add(f"the folder's name and the manifest's step {member.step} differ; rename it")
+
+
+def _check_layout(member: _Member) -> None:
+    """Whether the weights are there and whole, as far as their sizes show, and the config can be read."""
+    folder = member.folder
+    listed = member.manifest["files"] if member.manifest else {}
+    if "config.json" not in listed:  # else its hash says more
+        try:
+            if not isinstance(json.loads((folder / "config.json").read_text("utf-8")), dict):
+                raise ValueError("not an object")
+        except FileNotFoundError:
+            member.add(f"missing; {member.mend}", folder / "config.json")
+        except (OSError, ValueError, RecursionError) as error:
+            member.add(f"unreadable ({error}); {member.mend}", folder / "config.json")
+    try:
+        files = read_index(folder)
+    except UnreadableError as error:
+        member.add(f"{error}; {member.mend}", folder / INDEX)
+        return
+    if not files:
+        pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
+        if pickled:
+            member.add(f"weights not checked: only {pickled[0]}, a pickle, which is never opened; convert it")
+        elif not any(name.endswith(".safetensors") for name in listed):  # else it is listed, and said to be missing
+            member.add(f"model.safetensors is missing; {member.mend}")
+        return
+    places, whole = {}, True
+    for name, tensors in files.items():
+        path = folder / name
+        try:
+            header = read_header(path)
+        except FileNotFoundError:
+            whole = False
+            if name not in listed:
+                member.add(f"missing, though the index lists it; {member.mend}", path)
+            continue
+        except (UnreadableError, OSError) as error:
+            whole = False
+            if name not in listed:
+                member.add(f"{error}; {member.mend}", path)
+            continue
+        for tensor in sorted(set(tensors) - header.keys())[:1]:
+            whole = False
+            member.add(f"{tensor} is not in it, though the index says so; {member.mend}", path)
+        places |= header
+    member.weights = Weights(places) if whole else None
+
+
+def _check_labels(members: Sequence[_Member]) -> None:
+    """Manifests that do not agree with the rest of the series on the run or on the tokens of a step; steps twice."""
+    labelled = [member for member in members if member.manifest is not None]
+    for member in members:
+        if labelled and not (member.folder / MANIFEST).is_file():
+            member.add(f"has no {MANIFEST}, though others have one, so that its files cannot be checked; {member.mend}")
+    run = _usual(member.manifest["run_id"] for member in labelled if member.manifest)
+    rate = _usual(m.checkpoint.tokens / m.step for m in labelled if m.checkpoint.tokens is not None and m.step)
+    for member in labelled:
+        manifest, tokens = member.manifest or {}, member.checkpoint.tokens
+        if manifest["run_id"] != run:
+            member.add(f"of another run, {manifest['run_id']}, than the rest ({run}); take it away")
+        if tokens is not None and rate is not None and tokens != rate * member.step:
+            member.add(f"{tokens} tokens at step {member.step}; the rest have {rate:g} a step; {member.mend}")
+    first: dict[int, _Member] = {}
+    for member in members:
+        other = first.setdefault(member.step, member)
+        if other is not member:
+            member.add(f"step {member.step} once more, beside {other.folder.name}; take one of the two away")
+
+
+def _check_shapes(members: Sequence[_Member]) -> None:
+    shapes = {id(m): tuple(m.weights.shapes.items()) for m in members if m.weights is not None}
+    usual = dict(_usual(shapes.values()) or ())
+    for member in members:
+        if member.weights is None or member.weights.shapes == usual:
+            continue
+        own = member.weights.shapes
+        name = min(name for name in own.keys() | usual.keys() if own.get(name) != usual.get(name))
+        has, rest = (f"{list(s[name])}" if name in s else "not there" for s in (own, usual))
+        member.add(f"its tensors have other names or shapes than the rest: {name} is {has}, elsewhere {rest}")
+        member.weights = None
+
+
+def _usual(values: Iterable[Hashable]) -> Any:
+    """The most frequent value, the earliest of equally frequent ones; None of none."""
+    counted = Counter(values).most_common(1)
+    return counted[0][0] if counted else None
+
+
+def _check_contents(members: Sequence[_Member], progress: Progress | None) -> dict[tuple[int, int], float]:
+    """Reads all files. Returns the distances taken on the way, by places in `members`."""
+    distances: dict[tuple[int, int], float] = {}
+    near: list[int] = []  # the last two fit to compare with
+    seen: dict[str, list[_Member]] = {}
+    for place, member in enumerate(members):
+        kept = near
+        _check_hashes(member)
+        if member.weights is not None:
+            others = [weights for i in near if (weights := members[i].weights) is not None]
+            try:
+                with member.weights:
+                    member.scan = scan(member.weights, others)
+            except (OSError, ValueError) as error:
+                member.add(f"cannot be read to its end ({error}); {member.mend}")
+                member.weights = None
+            else:
+                _check_scan(member, seen)
+        if member.weights is not None and member.scan is not None:
+            distances |= dict(zip(((i, place) for i in near), member.scan.distances, strict=True))
+            kept = [*near[-1:], place]
+        for i in {*near} - {*kept}:
+            weights = members[i].weights
+            if weights is not None:
+                weights.close()
+        near = kept
+        if progress:
+            progress("checking files", place + 1, len(members))
+    return distances
+
+
+def _check_hashes(member: _Member) -> None:
+    for name, digest in (member.manifest["files"] if member.manifest else {}).items():
+        path = member.folder / name
+        if path.is_file() and sha256_of(path) != digest:
+            member.add(f"damaged: its sha256 differs from the manifest's; {member.mend}", path)
+            if name.endswith(".safetensors"):
+                member.weights = None
+
+
+def _check_scan(member: _Member, seen: dict[str, list[_Member]]) -> None:
+    """Values that are not finite, and weights seen before; either makes the checkpoint unfit to compare with."""
+    assert member.scan is not None
+    assert member.weights is not None
+    if member.scan.not_finite is not None:
+        path = member.weights.places[member.scan.not_finite].path
+        member.add(f"{member.scan.not_finite} holds values that are not finite; {member.mend}", path)
+        member.weights = None
+        return
+    for other in seen.get(member.scan.fingerprint, []):
+        assert other.weights is not None
+        with other.weights, member.weights:
+            if distance(other.weights, member.weights) == 0:
+                member.add(f"same weights as step {other.step}; one of the two is mislabelled: {member.mend}")
+                member.weights = None
+                return
+    seen.setdefault(member.scan.fingerprint, []).append(member)
+
+
+def _check_zeros(members: Sequence[_Member]) -> None:
+    """Tensors that end in zeros where those of the checkpoints beside it do not."""
+    fit = [member for member in members if member.weights is not None and member.scan is not None]
+    for i, member in enumerate(fit):
+        assert member.scan is not None
+        assert member.weights is not None
+        beside = [other.scan.zeros for other in (*fit[max(0, i - 1) : i], *fit[i + 1 : i + 2]) if other.scan]
+        for name, zeros in sorted(member.scan.zeros.items()):
+            place = member.weights.places[name]
+            values = max(1, (place.end - place.start) // place.value_bytes)
+            at_end = place.end == place.path.stat().st_size
+            fewer = all(other.get(name, 0) < zeros / 2 for other in beside)
+            # Zeros are how some tensors begin, and how padded ones end.
+            enough = zeros >= ZEROS if beside else zeros * place.value_bytes >= ZERO_BYTES
+            if fewer and enough and ((i > 0 and len(beside) > 0) or (zeros < values and at_end)):
+                member.add(f"ends in zeros: the last {zeros} values of {name}; {member.mend}", place.path)
+                member.weights = None
+                break
+
+
+def _check_jumps(
+    members: Sequence[_Member], distances: dict[tuple[int, int], float], progress: Progress | None
+) -> None:
+    fit = [(i, m.weights, m.scan.norm) for i, m in enumerate(members) if m.weights is not None and m.scan is not None]
+    asked = 0
+
+    def between(first: int, second: int) -> float:
+        nonlocal asked
+        (i, one, _), (j, other, _) = fit[min(first, second)], fit[max(first, second)]
+        if (i, j) not in distances:
+            with one, other:
+                distances[i, j] = distance(one, other)
+            asked += 1
+            if progress:
+                progress("comparing weights", asked, asked + 1)
+        return distances[i, j]
+
+    for place, what in find_jumps([members[i].step for i, _, _ in fit], [norm for _, _, norm in fit], between):
+        member = members[fit[place][0]]
+        member.add(f"a jump in weight distance: {what}; {member.mend}")
+    if progress and asked:
+        progress("comparing weights", asked, asked)

@@ -1,0 +1,72 @@
+"""Interventions while training goes on: heads silenced or clamped, and the loss of predictable tokens left out."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from copyscope.training.config import InterventionConfig
+
+
+class Intervention(NamedTuple):
+    """What is done in an update."""
+
+    heads: dict[int, list[int]]
+    """Layer → heads."""
+    mode: str
+    skip_predictable: bool
+
+    def apply(
+        self,
+        layer: int,
+        mixed: Float[Tensor, "batch pos head d_head"],
+        normed: Float[Tensor, "batch pos d_model"],
+        w_v: Float[Tensor, "rows d_model"],
+    ) -> Float[Tensor, "batch pos head d_head"]:
+        """The heads' outputs of a layer, with those of the chosen heads replaced.
+
+        `w_v`: the value matrices, d_head rows a key-value head; `normed`: what they read. A clamped head keeps its
+        values and its output matrix, and learns both; its queries and keys get no gradient.
+        """
+        chosen = self.heads.get(layer)
+        if not chosen:
+            return mixed
+        _, pos, n_heads, d_head = mixed.shape
+        per_value = n_heads // (len(w_v) // d_head)
+        mixed = mixed.clone()
+        if self.mode == "zero":
+            mixed[:, :, chosen] = 0.0
+            return mixed
+        rows = w_v.unflatten(0, (-1, d_head))[[head // per_value for head in chosen]].flatten(0, 1)
+        values = F.linear(normed, rows).unflatten(2, (len(chosen), d_head))
+        if self.mode == "previous_token":
+            mixed[:, :, chosen] = torch.cat([values[:, :1], values[:, :-1]], dim=1)
+        else:
+            visible = torch.arange(1, pos + 1, device=values.device)[:, None, None]
+            mixed[:, :, chosen] = (values.float().cumsum(dim=1) / visible).to(values.dtype)
+        return mixed
+
+
+def active(config: InterventionConfig, step: int) -> Intervention | None:
+    """What is done in the update that starts from `step`; None for plain training."""
+    if step < config.from_step or (config.until_step is not None and step >= config.until_step):
+        return None
+    if not config.heads and not config.skip_predictable:
+        return None
+    heads: dict[int, list[int]] = {}
+    for layer, head in config.heads:
+        heads.setdefault(layer, []).append(head)
+    return Intervention(heads, config.mode, config.skip_predictable)
+
+
+def predictable(sequences: Int[Tensor, "batch pos_plus_1"]) -> Bool[Tensor, "batch pos"]:
+    """Which next tokens a perfect induction head could get right: entry p says whether the pair of tokens p, p + 1
+    occurred earlier in the sequence."""
+    pairs = sequences.long()
+    name = pairs[:, :-1] * (int(pairs.max()) + 1) + pairs[:, 1:]
+    ordered, order = name.sort(dim=1, stable=True)  # stable: of equal pairs the first one stays first
+    again = torch.zeros_like(ordered, dtype=torch.bool)
+    again[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
+    return torch.zeros_like(again).scatter_(1, order, again)

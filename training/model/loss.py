@@ -1,0 +1,97 @@
+"""The training loss of a `LlamaForCausalLM`, from its own weights but with fewer and larger operations.
+
+transformers' forward is the reference (a test holds the two together). Here query, key and value are one product, and
+what is left are the operations of `training.model.kernels`. On a CPU the batch is shared between threads
+(`training.model.threads`), each of which goes through the model on its own.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import LlamaForCausalLM
+
+from copyscope.training.model.interventions import Intervention, predictable
+from copyscope.training.model.kernels import causal_attention, gated_mlp, rms_norm, vocabulary_loss
+from copyscope.training.model.threads import loss_in_parts
+
+_EMBEDDING = "model.embed_tokens.weight"
+
+
+class NextTokenLoss(torch.nn.Module):
+    """Mean cross-entropy in nats of every next token. Holds the model, so that data parallelism can wrap it.
+
+    Products are in `dtype`; the sum over the vocabulary is in fp32 whatever it is. Dropout, on attention probabilities
+    and on what attention and MLP write into the residual stream, is active while `training`.
+    """
+
+    def __init__(
+        self,
+        model: LlamaForCausalLM,
+        n_ctx: int,
+        dtype: torch.dtype,
+        attention_dropout: float = 0.0,
+        residual_dropout: float = 0.0,
+    ):
+        super().__init__()
+        self.model, self.dtype = model, dtype
+        self.attention_dropout, self.residual_dropout = attention_dropout, residual_dropout
+        self.intervention: Intervention | None = None
+        config: Any = model.config  # transformers' modules are untyped to a checker
+        self.kv_heads, self.d_head = config.num_key_value_heads, config.head_dim
+        self.n_layers, self.norm_eps = config.num_hidden_layers, config.rms_norm_eps
+        frequencies = config.rope_parameters["rope_theta"] ** (-torch.arange(0, self.d_head, 2).float() / self.d_head)
+        angles = torch.outer(frequencies, torch.arange(n_ctx).float())
+        self.cos: Tensor
+        self.sin: Tensor
+        self.register_buffer("cos", angles.cos().to(dtype), persistent=False)
+        self.register_buffer("sin", angles.sin().to(dtype), persistent=False)
+
+    def forward(self, sequences: Int[Tensor, "batch pos_plus_1"]) -> Float[Tensor, ""]:
+        parameters = dict(self.model.named_parameters())
+        if sequences.device.type == "cpu" and torch.is_grad_enabled():
+            # Random numbers come from one generator, whose order two threads would not keep.
+            random = self.training and bool(self.attention_dropout or self.residual_dropout)
+            return loss_in_parts(self._loss, sequences, parameters, self._in_dtype, most_parts=1 if random else None)
+        return self._loss(self._in_dtype(parameters), sequences)
+
+    def _in_dtype(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The embedding stays as it is: its rows are cast once looked up, and their gradients are summed in fp32."""
+        return {name: p if name == _EMBEDDING else p.to(self.dtype) for name, p in parameters.items()}
+
+    def _loss(self, weights: Mapping[str, Tensor], sequences: Tensor) -> Tensor:
+        tokens, pos = sequences[:, :-1], sequences.shape[1] - 1
+        cos, sin = self.cos[:, :pos], self.sin[:, :pos]
+        dropout = self.attention_dropout if self.training else 0.0
+        x = F.embedding(tokens, weights[_EMBEDDING]).to(self.dtype)  # (batch, pos, d_model)
+        for layer in range(self.n_layers):
+            w = {name: weights[f"model.layers.{layer}.{name}.weight"] for name in _BLOCK}
+            normed = rms_norm(x, w["input_layernorm"], self.norm_eps)
+            w_qkv = torch.cat([w[f"self_attn.{name}_proj"] for name in "qkv"])
+            mixed = causal_attention(normed, w_qkv, cos, sin, self.kv_heads, dropout)
+            if self.intervention:
+                mixed = self.intervention.apply(layer, mixed, normed, w["self_attn.v_proj"])
+            x = x + self._drop(F.linear(mixed.flatten(2), w["self_attn.o_proj"]))
+            normed = rms_norm(x, w["post_attention_layernorm"], self.norm_eps)
+            x = x + self._drop(gated_mlp(normed, w["mlp.gate_proj"], w["mlp.up_proj"], w["mlp.down_proj"]))
+        x = rms_norm(x, weights["model.norm.weight"], self.norm_eps)
+        w_u = weights.get("lm_head.weight", weights[_EMBEDDING]).to(self.dtype)  # tied ones have one name
+        rows, targets = x.flatten(0, 1), sequences[:, 1:].flatten()
+        if self.intervention and self.intervention.skip_predictable and self.training:
+            kept = ~predictable(sequences).flatten()
+            if not kept.any():
+                return rows.sum() * 0.0
+            return vocabulary_loss(rows[kept], w_u, targets[kept]) * kept.float().mean()
+        return vocabulary_loss(rows, w_u, targets)
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.residual_dropout) if self.residual_dropout and self.training else x
+
+
+_BLOCK = (
+    "input_layernorm", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
+    "post_attention_layernorm", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj",
+)  # fmt: skip

@@ -1,0 +1,98 @@
+"""Where the runs of a sweep are worked on: this machine, a Ray cluster, a Slurm cluster. One protocol."""
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+from copyscope.training.errors import InputError
+
+ENGINES = ("local", "ray", "slurm")
+PACKAGES = {"ray": "ray", "slurm": "submitit"}
+
+
+class Job(NamedTuple):
+    """One run to work on: `python -m module folder arguments…`."""
+
+    folder: Path
+    module: str
+    arguments: tuple[str, ...] = ()
+    directory: Path | None = None
+    """Where its relative paths (a corpus) start from; None: where the engine's processes are."""
+
+    def anywhere(self) -> "Job":
+        """The same job for a process that is somewhere else."""
+        return self._replace(folder=self.folder.resolve(), directory=Path.cwd())
+
+    def command(self) -> list[str]:
+        """What follows the interpreter. Modules are not looked for where we happen to be (-P)."""
+        return ["-P", "-m", self.module, str(self.folder), *self.arguments]
+
+
+class Ended(NamedTuple):
+    """A run's process that has ended."""
+
+    job: Job
+    code: int | None
+    """Exit code; -9 is killed by signal 9; None where only the engine knows why."""
+    reason: str = ""
+    """What the engine says of it."""
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """Works on jobs. Whether a run is done is in its folder, not here: an engine may lose a job, never harm it."""
+
+    def room(self) -> int:
+        """How many more jobs it takes now."""
+        ...
+
+    def start(self, job: Job) -> None:
+        """Takes a job. Raises InputError if it cannot take any."""
+        ...
+
+    def ended(self) -> list[Ended]:
+        """The jobs that came to an end since this was asked last."""
+        ...
+
+    def stop(self) -> None:
+        """Asks all jobs to save and stop, and waits until they have. A second Ctrl-C kills them."""
+        ...
+
+
+def make_engine(name: str, out: Path, jobs: int | None = None, options: Mapping[str, Any] | None = None) -> Engine:
+    """The engine of this name, its own files under `out`; `options` as the engine's own (`address`, `gpus`, …).
+
+    Raises InputError for another name or option, a package that is missing, or a cluster that cannot be reached.
+    """
+    options = dict(options or {})
+    if name not in ENGINES:
+        raise InputError(f"--engine {name}: no such engine; use {', '.join(ENGINES)}")
+    if jobs is not None and jobs < 1:
+        raise InputError(f"--jobs {jobs}: give at least 1")
+    package = PACKAGES.get(name)
+    if package and find_spec(package) is None:
+        raise InputError(f'--engine {name}: {package} is not installed; pip install "copyscope[{name}]"')
+    known = {"local": (), "ray": ("address", "cpus", "gpus")}.get(name)
+    for option in options:
+        if known is not None and option not in known:
+            has = f"has {', '.join(known)}" if known else "has no options"
+            raise InputError(f"--option {option}: the engine {name} {has}")
+    if name == "ray":
+        from copyscope.training.sweeps.engines.ray_cluster import RayEngine
+
+        amounts = {option: _amount(option, options[option]) for option in ("cpus", "gpus") if option in options}
+        return RayEngine(jobs, str(options["address"]) if "address" in options else None, **amounts)
+    if name == "slurm":
+        from copyscope.training.sweeps.engines.slurm import SlurmEngine
+
+        return SlurmEngine(out / "slurm", jobs, **options)
+    from copyscope.training.sweeps.engines.local import LocalEngine
+
+    return LocalEngine(jobs)
+
+
+def _amount(option: str, value: Any) -> float:
+    if type(value) not in (int, float) or not 0 <= value < float("inf"):
+        raise InputError(f"--option {option}={value}: give a number, as in {option}=0.5")
+    return float(value)
