@@ -1,25 +1,38 @@
-"""Long work tells how far it is, and only one process does it."""
+"""How long work reports its progress, and how only one process at a time does it.
+
+What is worth telling goes to `logging`, under the module's name; the command line shows it (`commands.console`).
+"""
 
 import fcntl
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 from copyscope.training.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 SECONDS = 5.0
 """Between two lines of progress."""
 
 
-def now_and_then(say: Callable[[str], None]) -> Callable[[str], None]:
-    """`tell(text)`, which hands the text to `say` if `SECONDS` have passed since it last did."""
+class Progress(Protocol):
+    """Called with what is being done, how many units of it are done, of how many, and a note ("loss 3.21")."""
+
+    def __call__(self, what: str, done: int, total: int, /, note: str = "") -> object: ...
+
+
+def now_and_then(logger: logging.Logger) -> Callable[[str], None]:
+    """`tell(text)`, which logs the text if `SECONDS` have passed since it last did."""
     last = time.monotonic()
 
     def tell(text: str) -> None:
         nonlocal last
         if time.monotonic() - last >= SECONDS:
-            say(text)
+            logger.info(text)
             last = time.monotonic()
 
     return tell

@@ -1,8 +1,8 @@
 """Full training states: weights and both moments of AdamW, whole or not there. Batches and dropout follow from the
 step, so nothing else is needed to go on bit by bit."""
 
+import logging
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from copyscope.training.checkpoints.series import step_folder
 from copyscope.training.errors import InputError
 from copyscope.training.files import sha256_of, write_folder
 
+logger = logging.getLogger(__name__)
 KEPT = 2
 """The newest states that stay; should the newest be damaged, there is the one before."""
 _FILE = "state.safetensors"
@@ -45,9 +46,7 @@ def states(root: Path, until: int | None = None) -> list[Path]:
     return sorted((path for path in root.glob("step*") if path.name <= last), reverse=True)
 
 
-def load_state(
-    folders: list[Path], model: nn.Module, optimizer: torch.optim.Optimizer, say: Callable[[str], None]
-) -> int:
+def load_state(folders: list[Path], model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
     """Loads the first sound state of `folders`; returns its step, or 0 (nothing loaded) if there is none."""
     for folder in folders:
         try:
@@ -56,7 +55,7 @@ def load_state(
                 raise InputError(f"{folder}: damaged")
             state = load_file(folder / _FILE)
         except (InputError, OSError, KeyError, SafetensorError) as error:
-            say(f"full state {folder.name} cannot be used ({error}); going back to the one before")
+            logger.warning(f"full state {folder.name} cannot be used ({error}); going back to the one before")
             continue
         with torch.no_grad():
             for name, parameter in model.named_parameters():

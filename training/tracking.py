@@ -1,7 +1,6 @@
 """Where the numbers of training go: metrics.jsonl always, and TensorBoard, Weights & Biases or trackio if asked."""
 
 import json
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from accelerate import Accelerator
 from copyscope.training.config import RunConfig
 from copyscope.training.errors import InputError
 from copyscope.training.files import disk_full, is_disk_full, write_text
+from copyscope.training.progress import Progress
 
 
 def check_trackers(config: RunConfig) -> None:
@@ -25,9 +25,15 @@ class RunLog:
     on (they will be written again), and a last one cut off by a kill."""
 
     def __init__(
-        self, config: RunConfig, out: Path, step: int, accelerator: Accelerator, progress: Callable[[Any], None] | None
+        self,
+        config: RunConfig,
+        out: Path,
+        step: int,
+        last: int,
+        accelerator: Accelerator,
+        progress: Progress | None,
     ):
-        self._path, self._accelerator, self._progress = out / "metrics.jsonl", accelerator, progress
+        self._path, self._last, self._accelerator, self._progress = out / "metrics.jsonl", last, accelerator, progress
         if self._path.is_file():
             write_text(self._path, "".join(line + "\n" for line in _lines_until(self._path, step)))
         if config.train.track:
@@ -47,7 +53,13 @@ class RunLog:
             raise disk_full(self._path) if is_disk_full(error) else error from None
         self._accelerator.log({name: value for name, value in line.items() if name != "step"}, step=line["step"])
         if self._progress:
-            self._progress(line)
+            self._progress("training", line["step"], self._last, _note(line))
+
+
+def _note(line: dict[str, Any]) -> str:
+    if "loss" in line:
+        return f"loss {line['loss']:.3f}, {line['tokens_per_second']:,.0f} tokens/s"
+    return f"validation loss {line['validation_loss']:.3f}" if "validation_loss" in line else ""
 
 
 def _lines_until(path: Path, step: int) -> list[str]:

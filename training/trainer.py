@@ -29,12 +29,10 @@ from copyscope.training.model.interventions import active, predictable
 from copyscope.training.model.llama import build_model
 from copyscope.training.model.loss import NextTokenLoss
 from copyscope.training.model.machine import keep_freed_memory, native_bf16
+from copyscope.training.progress import Progress
 from copyscope.training.schedule import checkpoint_steps, kept_steps, learning_rate
 from copyscope.training.state import load_state, save_state, states
 from copyscope.training.tracking import RunLog, check_trackers
-
-Say = Callable[[str], None]
-Progress = Callable[[dict[str, Any]], None]
 
 
 def train(
@@ -42,27 +40,27 @@ def train(
     out: str | Path,
     on_checkpoint: Callable[[Checkpoint], object] | None = None,
     progress: Progress | None = None,
-    say: Say | None = None,
 ) -> Path:
     """Trains the run in folder `out`, or goes on with it, and returns the folder.
 
     `on_checkpoint(checkpoint)` is called after each checkpoint is on disk, before `checkpoints.keep` takes it away;
-    `progress(line)` with each line of metrics.jsonl; `say(text)` with what is worth telling. A run already finished
-    is returned as it is. Ctrl-C and SIGTERM save the full state and raise `Stopped`; a loss that is not finite, a full
+    `progress` hears of each line of metrics.jsonl. A run already finished is returned as it is.
+
+    Ctrl-C and SIGTERM save the full state and raise `Stopped`; a loss that is not finite, a full
     disk or a folder that holds another run raise InputError, with every earlier checkpoint kept. Started by
     `accelerate launch` or `torchrun`, the processes share each batch, and the first of them writes.
     """
-    out, say = Path(out), say or (lambda text: None)
+    out = Path(out)
     _check_claim(config, out)
     check_trackers(config)
     accelerator = _accelerator(config, out)
     with accelerator.main_process_first():
-        store = _store(config, out, say if accelerator.is_main_process else lambda text: None)
+        store = _store(config, out)
         _read(config, store, 0)  # a corpus too small is refused before the folder is claimed
         if accelerator.is_main_process:
             _claim(config, out, store)
     steps, kept = set(checkpoint_steps(config)), kept_steps(config)
-    run_updates(config, out, store, steps, kept, config.train.steps, (), accelerator, on_checkpoint, progress, say)
+    run_updates(config, out, store, steps, kept, config.train.steps, (), accelerator, on_checkpoint, progress)
     return out
 
 
@@ -77,7 +75,6 @@ def run_updates(
     accelerator: Accelerator | None = None,
     on_checkpoint: Callable[[Checkpoint], object] | None = None,
     progress: Progress | None = None,
-    say: Say | None = None,
 ) -> None:
     """The updates of a run up to step `last`, with checkpoints, full states and metrics.jsonl in folder `out`.
 
@@ -87,7 +84,6 @@ def run_updates(
     """
     accelerator = accelerator or _accelerator(config, out)
     main = accelerator.is_main_process
-    say = say if say and main else lambda text: None
     rows = _rows(config, accelerator)
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
@@ -102,13 +98,13 @@ def run_updates(
     optimizer = _adamw(config, model)
     held_out = windows(store.validation, m.n_ctx, config.train.validation_sequences, config.seeds.eval)
 
-    step = load_state([*states(out / "resume"), *start_from], model, optimizer, say)
+    step = load_state([*states(out / "resume"), *start_from], model, optimizer)
     if main and step < last:
         note_environment(out, step, environment(accelerator.device, accelerator.num_processes, precision))
     plain.intervention = active(config.intervention, step)
     parts = config.train.gradient_accumulation
     tokens_a_step = config.train.batch_size * m.n_ctx
-    log = RunLog(config, out, step, accelerator, progress) if main else None
+    log = RunLog(config, out, step, last, accelerator, progress) if main else None
 
     def write_line(**line: Any) -> None:
         if log:
@@ -269,9 +265,9 @@ def _check_claim(config: RunConfig, out: Path) -> None:
             )
 
 
-def _store(config: RunConfig, out: Path, say: Say) -> TokenStore:
+def _store(config: RunConfig, out: Path) -> TokenStore:
     """The tokens this run began on, whatever has become of the corpus since; for a new run, those of its corpus."""
-    return run_store(out) or token_store(config.data, out.parent / "tokens", say)
+    return run_store(out) or token_store(config.data, out.parent / "tokens")
 
 
 def run_store(run: Path) -> TokenStore | None:

@@ -1,9 +1,9 @@
 """Replays the exact training between two steps of a run and saves a denser series there."""
 
+import logging
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -12,8 +12,11 @@ from copyscope.training.checkpoints.series import CheckpointSeries, step_folder
 from copyscope.training.config import RunConfig
 from copyscope.training.environment import at_step
 from copyscope.training.errors import InputError
+from copyscope.training.progress import Progress
 from copyscope.training.state import states
 from copyscope.training.trainer import run_store, run_updates
+
+logger = logging.getLogger(__name__)
 
 
 class Zoom(NamedTuple):
@@ -34,8 +37,7 @@ def zoom(
     start: int,
     end: int,
     every: int = 1,
-    progress: Callable[[dict[str, Any]], None] | None = None,
-    say: Callable[[str], None] | None = None,
+    progress: Progress | None = None,
 ) -> Zoom:
     """Saves the steps `start`, `start + every`, … `end` of the run in folder `run`, by training them again.
 
@@ -46,7 +48,7 @@ def zoom(
     where. An interrupted call goes on where it was. Raises InputError for steps outside the run, or a run whose tokens
     are no longer there.
     """
-    run, say = Path(run), say or (lambda text: None)
+    run = Path(run)
     config = RunConfig.load(run / "config.toml")
     if not 0 <= start <= end <= config.train.steps or every < 1:
         raise InputError(
@@ -68,12 +70,12 @@ def zoom(
         raise InputError(
             f"{run}: its tokens are not in {run.parent / 'tokens'} any more; put that folder back beside the run"
         )
-    say(f"replaying steps {known} to {last} of {run}")
+    logger.info(f"replaying steps {known} to {last} of {run}")
     save = wanted | shared
     before = torch.get_num_threads()
     torch.set_num_threads(at_step(run, known).get("threads", before))
     try:
-        run_updates(config, apart, store, save, save, last, tuple(begin), progress=progress, say=say)
+        run_updates(config, apart, store, save, save, last, tuple(begin), progress=progress)
     finally:
         torch.set_num_threads(before)
 

@@ -45,11 +45,10 @@ def score(
     from copyscope.analyses.tables.run import open_run
     from copyscope.analyses.tables.scores import score as run_score
 
-    with Console(silent=silent) as console:
+    with Console(silent) as console:
         chosen = numbers(seeds, "--seeds")
         result = run_score(
             series, names(measures), numbers(steps), console.advance, seeds=chosen, samples=samples,
-            say=console.say,
         )  # fmt: skip
     above, folder = above_null(result.heads), open_run(series).folder / "results"
     if as_json:
@@ -112,7 +111,7 @@ def ablate(
     run = open_run(series)
     if over_training and chosen is None:
         chosen = causal_steps(run, map_steps)
-    with Console(silent=silent) as console:
+    with Console(silent) as console:
         tables = {
             kind: run_ablate(
                 series,

@@ -37,8 +37,8 @@ def report(
     from copyscope.analyses.commands.console import Console
     from copyscope.analyses.page.report import report as run_report
 
-    with Console(silent=silent) as console:
-        path = run_report(runs, out, max_megabytes, console.say, console.advance)
+    with Console(silent) as console:
+        path = run_report(runs, out, max_megabytes, console.advance)
     typer.echo(str(path))
 
 
@@ -56,6 +56,8 @@ def explore(
     Example: copyscope explore runs/demo --port 8000
     """
     os.environ.setdefault("TQDM_DISABLE", "1")  # bars of the reader of GGUF files
+    from copyscope.analyses.commands.console import Console
     from copyscope.analyses.explorer.serve import explore as run_explore
 
-    run_explore(runs, port, host, browser, lambda address: typer.echo(f"The explorer: {address}  (Ctrl-C ends it)"))
+    with Console():
+        run_explore(runs, port, host, browser)

@@ -77,10 +77,10 @@ def sweep(
     from copyscope.training.sweeps.worker import DIVERGED, FAILED
 
     folder = out or Path("runs") / file.stem
-    with Console(silent=silent) as console:
+    with Console(silent) as console:
         found = run_sweep(
             file, folder, engine, jobs, options=parse_options(options), values=parse_assignments(assignments or []),
-            samples=samples, update=update, progress=console.advance, say=console.say,
+            samples=samples, update=update, progress=console.advance,
         )  # fmt: skip
     if as_json:
         echo_json({"out": folder, "runs": outcome_table(found)})
@@ -132,11 +132,11 @@ def study(
     from copyscope.analyses.studies.study import study as run_study
     from copyscope.training.config import parse_assignments
 
-    with Console(silent=silent) as console:
+    with Console(silent) as console:
         result = run_study(
             name, size, out, engine, jobs, options=parse_options(options), corpora=corpus or (),
             values=parse_assignments(assignments or []),
-            samples=samples, train=not analyse_only, update=update, progress=console.advance, say=console.say,
+            samples=samples, train=not analyse_only, update=update, progress=console.advance,
         )  # fmt: skip
     if as_json:
         echo_json({"folder": result.folder, "verdicts": [one._asdict() for one in result.verdicts],

@@ -41,8 +41,8 @@ def demo(
     from copyscope.analyses.commands.console import Console
     from copyscope.analyses.studies.demo import demo as run_demo
 
-    with Console(config.train.steps, silent) as console:
-        result = run_demo(out, config, console.line, console.say, console.advance)
+    with Console(silent) as console:
+        result = run_demo(out, config, console.advance)
     for line in result.summary:
         typer.echo(f"- {line}")
     typer.echo(f"The report: {result.report}")
@@ -71,9 +71,9 @@ def train(
     from copyscope.analyses.tables.scores import score as run_score
     from copyscope.training.trainer import train as run_train
 
-    with Console(loaded.train.steps, silent) as console:
+    with Console(silent) as console:
         run_train(
-            loaded, folder, progress=console.line, say=console.say,
+            loaded, folder, progress=console.advance,
             on_checkpoint=(lambda checkpoint: run_score(folder, steps=[checkpoint.step])) if score else None,
         )  # fmt: skip
     typer.echo(f"The run: {folder}")
@@ -111,8 +111,8 @@ def zoom(
     from copyscope.training.zoom import zoom as run_zoom
 
     first, last = steps_around(run, around) if around else (start or 0, end or 0)
-    with Console(last, silent) as console:
-        result = run_zoom(run, first, last, every, progress=console.line, say=console.say)
+    with Console(silent) as console:
+        result = run_zoom(run, first, last, every, console.advance)
     if result.differs or (not result.compared and result.folder != run):
         why = f"its weights differ at step {result.differs[0]}" if result.differs else "no step could be compared"
         changed = differences(at_step(run, first), at_step(result.folder, first))
@@ -146,7 +146,7 @@ def average(
     from copyscope.analyses.commands.console import Console
     from copyscope.training.checkpoints.average import average as run_average
 
-    with Console(silent=silent) as console:
+    with Console(silent) as console:
         result = run_average(series, share, console.advance)
     several = sum(len(part) > 1 for part in result.parts.values())
     typer.echo(
@@ -168,7 +168,7 @@ def verify(series: Source, as_json: AsJson = False, silent: Silent = False) -> N
     from copyscope.training.files import MANIFEST
 
     opened = CheckpointSeries.open(series)
-    with Console(silent=silent) as console:
+    with Console(silent) as console:
         problems = verify_series(opened, console.advance)
     count, listed = len(opened.checkpoints), sum((Path(c.path) / MANIFEST).is_file() for c in opened.checkpoints)
     if as_json:
@@ -199,7 +199,7 @@ def push(
     from copyscope.training.checkpoints.hub import push_series
     from copyscope.training.checkpoints.series import CheckpointSeries
 
-    with Console(silent=silent) as console:
+    with Console(silent) as console:
         opened = CheckpointSeries.open(series)
-        result = push_series(opened, repo, not public, console.say, progress=console.advance)
+        result = push_series(opened, repo, not public, progress=console.advance)
     typer.echo(f"{repo}: {len(result.uploaded)} revisions uploaded, {len(result.skipped)} there already")

@@ -2,16 +2,19 @@
 
 import contextlib
 import ipaddress
+import logging
 import os
 import socket
 import sys
 import threading
 import webbrowser
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from copyscope.analyses.explorer.state import Explored
 from copyscope.training.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 
 def explore(
@@ -19,9 +22,8 @@ def explore(
     port: int = 0,
     host: str = "127.0.0.1",
     browser: bool = True,
-    say: Callable[[str], None] | None = None,
 ) -> None:
-    """Serves the page about scored runs until it is interrupted; `say` is told the address.
+    """Serves the page about scored runs until it is interrupted; the address is logged.
 
     `port` 0 takes a free one. Raises InputError: no such run, a host that is not this machine, a port that is taken,
     starlette or uvicorn not installed.
@@ -38,8 +40,7 @@ def explore(
     address = f"http://{host}:{listening.getsockname()[1]}/"
     config = uvicorn.Config(explorer_app(explored), log_level="warning", lifespan="off", server_header=False)
     server = uvicorn.Server(config)
-    if say:
-        say(address)
+    logger.info(f"explorer: {address} (Ctrl-C stops it)")
     threading.Thread(target=_read_ahead, args=[explored], daemon=True).start()
     if browser and has_display():
         threading.Timer(0.5, webbrowser.open, [address]).start()

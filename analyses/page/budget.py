@@ -9,8 +9,9 @@ from copyscope.analyses.page.build import packed, page, script_json
 from copyscope.analyses.page.contents import Payload
 from copyscope.analyses.page.prompts import default_prompts
 from copyscope.analyses.page.texts import texts_of
-from copyscope.analyses.tables.run import Progress, Run
+from copyscope.analyses.tables.run import Run
 from copyscope.training.errors import InputError
+from copyscope.training.progress import Progress
 
 PER_ELEMENT = 100
 """Bytes of an element beside its data."""

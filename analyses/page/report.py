@@ -1,14 +1,18 @@
 """The report: the page about scored runs as one file that opens offline and asks nobody."""
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from copyscope.analyses.page.budget import embed_attention
 from copyscope.analyses.page.build import page
 from copyscope.analyses.page.payload import payload
-from copyscope.analyses.tables.run import Progress, Run, open_run
+from copyscope.analyses.tables.run import Run, open_run
 from copyscope.training.errors import InputError
 from copyscope.training.files import write_text
+from copyscope.training.progress import Progress
+
+logger = logging.getLogger(__name__)
 
 MEGABYTES = 8.0
 """What a report may weigh unless told otherwise: small enough to be mailed."""
@@ -18,7 +22,6 @@ def report(
     sources: str | Path | Sequence[str | Path],
     out: str | Path | None = None,
     max_megabytes: float = MEGABYTES,
-    say: Callable[[str], None] | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Writes the report of one or several scored runs and returns its path.
@@ -27,7 +30,7 @@ def report(
     or not at all. Raises InputError if a run was not scored, or `out` cannot be written.
     """
     runs = opened(sources)
-    html = report_page(runs, max_megabytes, say, progress)
+    html = report_page(runs, max_megabytes, progress)
     target = Path(out) if out else runs[0].folder / "report.html"
     write_text(target, html)
     return target
@@ -36,13 +39,12 @@ def report(
 def report_page(
     runs: Sequence[Run],
     max_megabytes: float = MEGABYTES,
-    say: Callable[[str], None] | None = None,
     progress: Progress | None = None,
     start: str = "",
 ) -> str:
     """The page about these runs as HTML that needs nothing else.
 
-    Attention is embedded as far as `max_megabytes` reaches; what is left out is named in the page and told to `say`.
+    Attention is embedded as far as `max_megabytes` reaches; what is left out is named in the page and logged.
     `start`: the view it opens with, as in the page's address (`#view=attention&step=500`). Raises InputError if a run
     was not scored.
     """
@@ -50,9 +52,8 @@ def report_page(
         raise InputError(f"--max-megabytes {max_megabytes:g}: give a size such as 8")
     found = payload(runs)
     blocks = embed_attention(runs, found, round(max_megabytes * 1e6), progress)
-    if say:
-        for line in found.index["left_out"]:
-            say(f"left out: {line}")
+    for line in found.index["left_out"]:
+        logger.info(f"left out: {line}")
     return page(found.index | {"start": start}, blocks)
 
 

@@ -1,18 +1,18 @@
 """The whole story on one machine: train, score, ablate, average, map, report."""
 
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from copyscope.analyses.figures.maps import map_formation
 from copyscope.analyses.page.report import report
 from copyscope.analyses.tables.ablations import ablate
-from copyscope.analyses.tables.run import Progress, open_run
+from copyscope.analyses.tables.run import open_run
 from copyscope.analyses.tables.run_prompts import check_context
 from copyscope.analyses.tables.scores import score
 from copyscope.analyses.tables.summary import summary_lines
 from copyscope.training.checkpoints.average import average
 from copyscope.training.config import RunConfig
+from copyscope.training.progress import Progress
 from copyscope.training.trainer import train
 
 
@@ -27,20 +27,19 @@ class DemoResult(NamedTuple):
 def demo(
     out: str | Path = "runs/demo",
     config: RunConfig | None = None,
-    on_line: Callable[[Mapping[str, Any]], None] | None = None,
-    say: Callable[[str], None] | None = None,
     progress: Progress | None = None,
 ) -> DemoResult:
     """Runs everything, or goes on where an interrupted call stopped: whatever is done is not done again.
 
-    `config`: None for the preset `quickstart`. `on_line` gets each line of metrics.jsonl, `say` what is being done,
-    `progress` the advance of scoring and ablation. Raises InputError before training if the context is too short
+    `config`: None for the preset `quickstart`. `progress` hears how training, scoring and ablation advance.
+
+    Raises InputError before training if the context is too short
     for the copying test, and as the parts do.
     """
     config = config or RunConfig.load("quickstart")
     check_context(config.model.n_ctx, config.data.vocab_size)
-    run = train(config, out, progress=on_line, say=say)
-    score(run, progress=progress, say=say)
+    run = train(config, out, progress=progress)
+    score(run, progress=progress)
     ablate(run, progress=progress)
     if open_run(run).series.checkpoints:  # else they were taken away, and only tables are left
         means = average(run, progress=progress)

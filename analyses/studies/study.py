@@ -1,6 +1,7 @@
 """`copyscope study`: a question, a ready sweep, its analysis, its figure, its verdict."""
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +31,8 @@ from copyscope.training.sweeps.driver import Tell, outcomes
 from copyscope.training.sweeps.engines import Engine
 from copyscope.training.sweeps.plan import Sweep, parse_sweep, read_toml
 from copyscope.training.sweeps.worker import DONE, FINISHED
+
+logger = logging.getLogger(__name__)
 
 EVERY_FORMAT = ("png", "pdf")
 
@@ -62,7 +65,6 @@ def study(
     train: bool = True,
     update: bool = False,
     progress: Tell | None = None,
-    say: Callable[[str], None] | None = None,
 ) -> StudyResult:
     """Trains what the study needs in `out` (None: `runs/study-<name>`), or goes on, and answers its question.
 
@@ -75,14 +77,15 @@ def study(
     planned = study_sweep(name, size, corpora, values)
     planned = planned._replace(samples=samples or planned.samples)
     out = Path(out) if out is not None else Path("runs") / f"study-{name}"
-    say = say or (lambda text: None)
     if train:
         check(planned, out)
         todo = [one.run.config for one in outcomes(planned, out) if one.status.state not in DONE]
-        say(f"{name}: {QUESTIONS[name]} {len(planned.runs)} runs, {len(planned.runs) - len(todo)} of them done.")
+        logger.info(
+            f"{name}: {QUESTIONS[name]} {len(planned.runs)} runs, {len(planned.runs) - len(todo)} of them done."
+        )
         if todo:
-            _say_cost(todo, planned.samples, jobs, say)
-        sweep(planned, out, engine, jobs, options=options, update=update, progress=progress, say=say)
+            _log_cost(todo, planned.samples, jobs)
+        sweep(planned, out, engine, jobs, options=options, update=update, progress=progress)
     found = gather_study(outcomes(planned, out))
     if not any(run.outcome.status.state == FINISHED for run in found):
         why = next((f" ({run.label}: {run.reason})" for run in found if run.reason), "")
@@ -117,13 +120,13 @@ def corpus_name(corpus: str) -> str:
     return corpus if corpus.startswith("hf:") else Path(corpus).name.split(".")[0] or corpus
 
 
-def _say_cost(todo: list[RunConfig], samples: int | None, jobs: int | None, say: Callable[[str], None]) -> None:
+def _log_cost(todo: list[RunConfig], samples: int | None, jobs: int | None) -> None:
     from copyscope.analyses.studies.cost import cost_of
     from copyscope.analyses.tables.run_prompts import COPYING_SAMPLES
     from copyscope.training.sweeps.engines.child import jobs_at_once
 
     at_once = jobs_at_once(jobs)
-    say(f"{cost_of(todo, samples or COPYING_SAMPLES, at_once).words()}, {at_once} at a time.")
+    logger.info(f"{cost_of(todo, samples or COPYING_SAMPLES, at_once).words()}, {at_once} at a time.")
 
 
 def write_study(name: str, runs: list[StudyRun], folder: Path) -> StudyResult:

@@ -1,6 +1,6 @@
 """A sweep from its file: which program does each run, and what to refuse before hours are spent."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,6 @@ def sweep(
     samples: int | None = None,
     update: bool = False,
     progress: Tell | None = None,
-    say: Callable[[str], None] | None = None,
 ) -> list[Outcome]:
     """Trains every run of a sweep file in folder `out` (scored while it trains, if the file says so), or goes on.
 
@@ -42,7 +41,7 @@ def sweep(
     claim(planned, out, update)
     arguments = () if planned.samples is None else (str(planned.samples),)
     module, arguments = (SCORED, arguments) if planned.score else (PLAIN, ())
-    return run_sweep(planned, out, chosen, module, arguments, progress, say)
+    return run_sweep(planned, out, chosen, module, arguments, progress)
 
 
 def check(planned: Sweep, out: Path) -> None:

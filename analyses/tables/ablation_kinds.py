@@ -20,6 +20,7 @@ from copyscope.interp.ablation.rerun import MAX_BYTES
 from copyscope.interp.ablation.smallest_sets import SmallestSet, sets_table, smallest_set
 from copyscope.interp.measures.heads import score_heads
 from copyscope.interp.models.hooked import HookedModel
+from copyscope.training.progress import Progress
 
 WINDOWS = 16
 """Held-out sequences behind the effect on natural text: fewer than for scores, as each head runs them again."""
@@ -36,7 +37,7 @@ class Asked(NamedTuple):
     prompts: Prompts
     methods: list[str]
     max_bytes: int = MAX_BYTES
-    progress: Callable[..., None] | None = None
+    progress: Progress | None = None
     """Called with (done, of how many), and where a kind has several parts, with which one."""
     heads: list[Head] | None = None
     """The heads that `heads` and `pairs` remove; None for all, or those that `pairs` chooses."""
@@ -87,7 +88,7 @@ def sets(asked: Asked) -> pl.DataFrame:
             smallest_set(
                 asked.model, asked.prompts.test, search, unit, method=method, seed=asked.prompts.seed,
                 max_bytes=asked.max_bytes,
-                progress=asked.progress and partial(asked.progress, part=f"{unit} to {search}"),
+                progress=asked.progress and partial(asked.progress, note=f"{unit} to {search}"),
             )
             for unit in ("heads", "layers")
             for search in ("keep", "remove")

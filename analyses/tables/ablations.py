@@ -17,7 +17,6 @@ from copyscope.analyses.tables.ablation_kinds import (
 )
 from copyscope.analyses.tables.as_trained import as_trained, held, held_key
 from copyscope.analyses.tables.run import (
-    Progress,
     Run,
     computed_with,
     is_stored,
@@ -34,6 +33,7 @@ from copyscope.interp.measures.heads import check_names
 from copyscope.interp.models.hooked import load_hooked, load_weights_into, special_ids
 from copyscope.training.checkpoints.series import step_folder
 from copyscope.training.errors import InputError
+from copyscope.training.progress import Progress
 
 CHOOSABLE = ("heads", "pairs")
 """Kinds that can be asked of some heads only."""
@@ -161,8 +161,12 @@ def _metadata(run: Run, asked: Asked, what: str) -> dict[str, Any]:
     }
 
 
-def _progress(progress: Progress | None, what: str, number: int, count: int) -> Any:
+def _progress(progress: Progress | None, what: str, number: int, count: int) -> Progress | None:
     if progress is None:
         return None
     words = f"ablating {what}" + (f" ({number + 1} of {count})" if count > 1 else "")
-    return lambda done, total, part="": progress(f"{words}, {part}" if part else words, done, total)
+
+    def named(_: str, done: int, total: int, note: str = "") -> None:
+        progress(f"{words}, {note}" if note else words, done, total)
+
+    return named

@@ -8,11 +8,12 @@ import numpy as np
 import polars as pl
 
 from copyscope.analyses.tables.ablations import ablate
-from copyscope.analyses.tables.run import Progress, Run, open_run, read_tables, selected
+from copyscope.analyses.tables.run import Run, open_run, read_tables, selected
 from copyscope.analyses.tables.run_prompts import COPYING_SAMPLES
 from copyscope.analyses.tables.zoom_window import steps_around
 from copyscope.interp.ablation.rerun import MAX_BYTES
 from copyscope.training.errors import InputError
+from copyscope.training.progress import Progress
 
 SCORES = ("induction_score", "induction_attention", "previous_token", "prefix_matching_sum")
 """Correlational measures that stand beside the effect where they are stored."""

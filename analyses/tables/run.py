@@ -3,7 +3,7 @@
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -204,10 +204,6 @@ def labelled(table: pl.DataFrame, run: Run, checkpoint: Checkpoint) -> pl.DataFr
         pl.lit(checkpoint.tokens, pl.Int64).alias("tokens"),
     ]
     return table.select(*labels, pl.all())
-
-
-Progress = Callable[[str, int, int], None]
-"""Called with (what, done, of how many)."""
 
 
 def selected(run: Run, steps: Iterable[int] | None) -> list[Checkpoint]:

@@ -1,6 +1,7 @@
 """Scores of every head and of the whole model at every checkpoint of a series, stored as one table a step."""
 
-from collections.abc import Callable, Iterable, Sequence
+import logging
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -11,7 +12,6 @@ from transformer_lens import HookedTransformer
 from copyscope.analyses.tables.as_trained import as_trained, held_key
 from copyscope.analyses.tables.run import (
     SCORES_VERSION,
-    Progress,
     Scores,
     is_stored,
     labelled,
@@ -34,6 +34,9 @@ from copyscope.interp.measures.circuits import composition_table
 from copyscope.interp.measures.heads import MEASURES, check_names, score_heads
 from copyscope.interp.models.hooked import HookedModel, load_hooked, load_weights_into, prove_conversion, special_ids
 from copyscope.training.checkpoints.series import step_folder
+from copyscope.training.progress import Progress
+
+logger = logging.getLogger(__name__)
 
 KINDS = ("heads", "model", "pairs", "positions")
 """Tables under results/; `pairs` are of earlier and later heads, `positions` of held-out text."""
@@ -47,15 +50,14 @@ def score(
     *,
     seeds: Sequence[int] | None = None,
     samples: int = COPYING_SAMPLES,
-    say: Callable[[str], None] | None = None,
 ) -> Scores:
     """Scores a series and returns the tables of heads and model of all its steps.
 
     `measures`: of heads, by name; None for all. `seeds` of the random tokens; None for the run's own. `samples` of the
     copying test, for each seed: most of the time that a large model takes. What is stored already is not computed
-    again, and an interrupted call goes on where it was. `say` is told how far the logits are
-    from those of transformers. Raises InputError for a source, step or measure that is not there, and for
-    checkpoints whose configs differ.
+    again, and an interrupted call goes on where it was.
+
+    Raises InputError for a source, step or measure that is not there, and for checkpoints whose configs differ.
     """
     run = open_run(source)
     wanted = check_names(MEASURES if measures is None else list(measures), MEASURES, "measure")
@@ -77,8 +79,7 @@ def score(
             load_weights_into(model, checkpoint.path, checkpoint.revision)
         if checkpoint in (todo[0][0], todo[-1][0]):
             error = prove_conversion(model, checkpoint.path, checkpoint.revision)
-            if say:
-                say(f"step {checkpoint.step}: logits equal those of transformers to {error:.1e}")
+            logger.info(f"step {checkpoint.step}: logits equal those of transformers to {error:.1e}")
         assert prompts is not None
         with as_trained(model, run, checkpoint):
             heads = score_heads(model, wanted, prompts.seeds, vocab=prompts.vocab, bos_id=prompts.bos_id)

@@ -1,6 +1,6 @@
 """The effect of removing every head, every layer, and pairs of heads: tables with standard errors and controls."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import combinations
 
 import polars as pl
@@ -16,8 +16,8 @@ from copyscope.interp.measures.heads import check_names
 from copyscope.interp.models.hooked import HookedModel
 from copyscope.interp.prompts.generate import CopyingTest
 from copyscope.training.errors import InputError
+from copyscope.training.progress import Progress
 
-Progress = Callable[[int, int], None]
 """Called with (prompts × ablations done, of how many)."""
 
 
@@ -198,7 +198,7 @@ class _Count:
     def __call__(self, more: int) -> None:
         self.done += more
         if self.progress:
-            self.progress(self.done, self.total)
+            self.progress("ablating", self.done, self.total)
 
 
 def _with_control(table: pl.DataFrame) -> pl.DataFrame:

@@ -17,6 +17,7 @@ from copyscope.interp.measures.heads import check_names
 from copyscope.interp.models.hooked import HookedModel
 from copyscope.interp.prompts.generate import CopyingTest
 from copyscope.training.errors import InputError
+from copyscope.training.progress import Progress
 
 KEPT, BROKEN = 0.9, 0.1
 """Shares of the clean accuracy that copying has to keep, or to fall under."""
@@ -62,7 +63,7 @@ def smallest_set(
     seed: int = 0,
     max_bytes: int = MAX_BYTES,
     screened: int = 24,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> SmallestSet:
     """The fewest heads (or attention layers) with which copying keeps 90 % of its accuracy, all other heads ablated;
     or (`remove`) the fewest whose ablation brings it under 10 %. MLPs stay.
@@ -102,10 +103,10 @@ def smallest_set(
             f"of less than {FEWEST_RIGHT} mean little; take a later step, more samples or another measure"
         )
     bar = share * asked.clean
-    done = None if progress is None else lambda out: progress(len(out), len(units))
+    done = None if progress is None else lambda out: progress("searching sets", len(out), len(units))
     chosen = (_keep if search == "keep" else _remove)(asked, asked.on_part(screened), units, bar, done)
     if progress:
-        progress(len(units), len(units))
+        progress("searching sets", len(units), len(units))
     out = [u for u in units if u not in chosen] if search == "keep" else chosen
     accuracy = asked.of([out])[0][0] if out else asked.clean
     reached = accuracy >= bar if search == "keep" else accuracy < bar

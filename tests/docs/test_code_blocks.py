@@ -76,7 +76,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setattr(copyscope.training.config, "PRESETS", presets)
         patch.chdir(place)
         config = RunConfig.load("quickstart")
-        demo(Path("runs/demo"), config, lambda line: None, lambda text: None, lambda *a: None)
+        demo(Path("runs/demo"), config)
         for seed in range(3):
             run = train(config.with_values({"seeds.init": seed + 1}), Path(f"runs/seed{seed}"))
             score(run, samples=4)

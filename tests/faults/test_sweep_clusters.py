@@ -60,7 +60,9 @@ def cluster() -> Iterator[Any]:
             os.environ["PYTHONPATH"] = before
 
 
-def test_ray_with_a_node_that_dies(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ray_with_a_node_that_dies(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged: list[str]
+) -> None:
     monkeypatch.chdir(tmp_path)  # where the cluster was not started
     node = cluster.add_node(num_cpus=1)
     cluster.wait_for_nodes()
@@ -77,11 +79,10 @@ def test_ray_with_a_node_that_dies(cluster: Any, tmp_path: Path, monkeypatch: py
             cluster.remove_node(node, allow_graceful=False)
             (tmp_path / SLOW).unlink()
 
-    said: list[str] = []
-    found = run_sweep(sweep, tmp_path, engine, "counted_run", progress=lose, say=said.append)
+    found = run_sweep(sweep, tmp_path, engine, "counted_run", progress=lose)
     assert removed
     assert [one.status.state for one in found] == ["finished", "finished"]
-    assert sum("again " in line for line in said) == 1
+    assert sum("again " in line for line in logged) == 1
     assert sorted(len(workers(folder)) for folder in folders) == [1, 2]
     for folder in folders:
         assert (folder / "where").read_text() == str(tmp_path)  # so a relative corpus is found

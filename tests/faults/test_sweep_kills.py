@@ -59,15 +59,14 @@ def alive(pid: int) -> bool:
         return False
 
 
-def test_each_run_ends_as_it_does_and_the_others_go_on(tmp_path: Path) -> None:
+def test_each_run_ends_as_it_does_and_the_others_go_on(tmp_path: Path, logged: list[str]) -> None:
     endings = {
         "sound": SOUND, "diverges": DIVERGES, "breaks": BREAKS, "dies once": DIES_ONCE, "dies always": DIES_ALWAYS,
     }  # fmt: skip
     runs = [{"label": name, "seeds.eval": code} for name, code in endings.items()]
     sweep = parse_sweep({"base": "quickstart", "values": {"train.steps": 6}, "runs": runs}, tmp_path)
     claim(sweep, tmp_path)
-    said: list[str] = []
-    found = {one.run.label: one for one in run_sweep(sweep, tmp_path, LocalEngine(3), "counted_run", say=said.append)}
+    found = {one.run.label: one for one in run_sweep(sweep, tmp_path, LocalEngine(3), "counted_run")}
     states = {name.split(" seeds")[0].split(" eval")[0]: one.status.state for name, one in found.items()}
     assert states == {"sound": "finished", "diverges": "diverged", "breaks": "failed", "dies once": "finished",
                       "dies always": "failed"}  # fmt: skip
@@ -79,11 +78,11 @@ def test_each_run_ends_as_it_does_and_the_others_go_on(tmp_path: Path) -> None:
         if one.status.state == "finished":
             assert steps_done(one.folder) == [1, 2, 3, 4, 5, 6], one.run.label
     log = (tmp_path / "sweep.log").read_text()
-    assert all(text in log for text in said)
+    assert all(text in log for text in logged)
 
-    again: list[str] = []
-    run_sweep(sweep, tmp_path, LocalEngine(3), "counted_run", say=again.append)
-    started = {line.split(" (")[0].removeprefix("start ") for line in again if line.startswith("start")}
+    logged.clear()
+    run_sweep(sweep, tmp_path, LocalEngine(3), "counted_run")
+    started = {line.split(" (")[0].removeprefix("start ") for line in logged if line.startswith("start")}
     assert {name.split(" eval")[0] for name in started} == {"breaks", "dies always"}  # what failed is tried again
 
 

@@ -63,10 +63,10 @@ def run_child(
 
         os.fsync = told
 
-    def progress(line: dict[str, Any]) -> None:
-        if full is not None and line["step"] == full[0]:
+    def progress(what: str, step: int, total: int, note: str = "") -> None:
+        if full is not None and step == full[0]:
             _limit(full[1])
-        if line["step"] == stop_at:
+        if step == stop_at:
             os.kill(os.getpid(), signal.SIGTERM)
 
     try:

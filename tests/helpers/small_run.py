@@ -47,7 +47,5 @@ def metrics(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line, parse_constant=refuse) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def train_small(
-    out: Path, config: RunConfig, on_checkpoint: Callable[[Any], None] | None = None, said: list[str] | None = None
-) -> Path:
-    return train(config, out, on_checkpoint, say=None if said is None else said.append)
+def train_small(out: Path, config: RunConfig, on_checkpoint: Callable[[Any], None] | None = None) -> Path:
+    return train(config, out, on_checkpoint)

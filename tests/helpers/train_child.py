@@ -3,7 +3,6 @@
 import os
 import signal
 import sys
-from typing import Any
 
 from copyscope.training.checkpoints.series import Checkpoint
 from copyscope.training.config import RunConfig
@@ -16,8 +15,8 @@ def main() -> None:
         if checkpoint.step == int(os.environ.get("KILL_AT", -1)):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def stop(line: dict[str, Any]) -> None:
-        if line["step"] >= int(os.environ.get("STOP_AT", 10**9)):
+    def stop(what: str, step: int, total: int, note: str = "") -> None:
+        if step >= int(os.environ.get("STOP_AT", 10**9)):
             os.kill(os.getpid(), signal.SIGTERM)
 
     try:

@@ -33,8 +33,8 @@ def run(tmp_path: Path) -> Path:
     config = small_config(corpus, {"train.threads": None, "checkpoints.state_every": 6})
     torch.set_num_threads(1)
 
-    def cut(line: dict[str, Any]) -> None:
-        if line["step"] == 8:
+    def cut(what: str, step: int, total: int, note: str = "") -> None:
+        if step == 8:
             raise RuntimeError("power cut")
 
     with pytest.raises(RuntimeError):

@@ -35,12 +35,11 @@ def run(corpus: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(("start", "end", "every", "added"), [(5, 11, 1, [5, 6, 7, 9, 10, 11]), (13, 20, 3, [13, 19])])
 def test_the_new_steps_are_those_of_the_run(
-    run: Path, dense: Path, start: int, end: int, every: int, added: list[int]
+    run: Path, dense: Path, start: int, end: int, every: int, added: list[int], logged: list[str]
 ) -> None:
-    said: list[str] = []
-    result = zoom(run, start, end, every, say=said.append)
+    result = zoom(run, start, end, every)
     assert (result.added, result.differs, result.folder) == (added, [], run)
-    assert any(f"replaying steps {0 if start == 5 else 12}" in text for text in said)
+    assert any(f"replaying steps {0 if start == 5 else 12}" in text for text in logged)
     series = CheckpointSeries.open(run)
     assert [c.step for c in series.checkpoints] == sorted({0, 1, 2, 4, 8, 12, 16, 20, *added})
     assert all(weights(run, step) == weights(dense, step) for step in added)

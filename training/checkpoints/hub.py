@@ -1,8 +1,9 @@
 """Uploads a series to the Hugging Face hub, a revision a checkpoint. The only place that writes to the hub."""
 
 import hashlib
+import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +13,9 @@ from copyscope.training.checkpoints.series import Checkpoint, CheckpointSeries
 from copyscope.training.checkpoints.verify import verify
 from copyscope.training.errors import InputError
 from copyscope.training.files import MANIFEST, sha256_of
+from copyscope.training.progress import Progress
+
+logger = logging.getLogger(__name__)
 
 
 class Pushed(NamedTuple):
@@ -26,9 +30,8 @@ def push_series(
     series: CheckpointSeries,
     repo: str,
     private: bool = True,
-    say: Callable[[str], None] | None = None,
     api: Any = None,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Pushed:
     """Uploads each checkpoint as revision `step<N>` of the model repository `repo` (org/name), and the last as `main`.
 
@@ -39,7 +42,6 @@ def push_series(
     Raises InputError: a series that is not on this disk or that `verify` finds unsound, two checkpoints of one step, no
     token, no network, a token that may not write there.
     """
-    say = say or (lambda text: None)
     if not re.fullmatch(r"[\w][\w.-]*/[\w][\w.-]*", repo):
         raise InputError(f"{repo}: not the name of a repository; give ORG/NAME, as in my-lab/my-run")
     api = api or _api()  # what is quickly found to be missing is said first
@@ -66,11 +68,11 @@ def push_series(
                     delete_patterns="*",  # what an earlier upload held and this one does not
                 )
                 done.uploaded.append(revision)
-                say(f"{revision}: uploaded ({number + 1} of {len(revisions)})")
+                logger.info(f"{revision}: uploaded ({number + 1} of {len(revisions)})")
     return done
 
 
-def _check(series: CheckpointSeries, progress: Callable[[str, int, int], None] | None) -> None:
+def _check(series: CheckpointSeries, progress: Progress | None) -> None:
     for checkpoint in series.checkpoints:
         if checkpoint.revision is not None:
             raise InputError(f"{series.source}: is on a hub already; give a folder of checkpoints on this disk")

@@ -6,7 +6,7 @@ they are whole, hold numbers, and whether the weights lie where those of a train
 
 import json
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,12 +25,12 @@ from copyscope.training.checkpoints.weights import (
 )
 from copyscope.training.errors import InputError
 from copyscope.training.files import MANIFEST, sha256_of
+from copyscope.training.progress import Progress
 
 ZEROS = 16
 """Zeros in a row at a tensor's end that values do not come to by chance."""
 ZERO_BYTES = 512
 """The same where there is no other checkpoint to compare with: the least that a disk loses."""
-Progress = Callable[[str, int, int], None]
 
 
 class Problem(NamedTuple):

@@ -91,7 +91,7 @@ def key(digest: bytes) -> int:
     return int.from_bytes(digest[-8:], "big")
 
 
-def gather(source: str, max_megabytes: float, folder: Path, say: Callable[[str], None] | None = None) -> Documents:
+def gather(source: str, max_megabytes: float, folder: Path) -> Documents:
     """Reads a corpus (`training.data.corpora.open_source`) into `folder`, or goes on with it after a kill.
 
     Taken are the distinct documents in the order of their digest up to `max_megabytes` (10^6 bytes of UTF-8), so that
@@ -102,7 +102,7 @@ def gather(source: str, max_megabytes: float, folder: Path, say: Callable[[str],
     budget = max(1, int(max_megabytes * 1e6))
     gathered = _Gathered(folder)
     if not gathered.done:
-        tell = now_and_then(say or (lambda text: None))
+        tell = now_and_then(logger)
         texts, position, endless = open_source(source, gathered.position)
         for pieces in _pieces(texts, few=not gathered.files):
             for piece in pieces:

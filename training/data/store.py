@@ -2,9 +2,10 @@
 
 import hashlib
 import json
+import logging
 import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -35,13 +36,9 @@ from copyscope.training.errors import InputError
 from copyscope.training.files import sha256_of, write_bytes, write_json, write_text
 from copyscope.training.progress import now_and_then, one_at_a_time
 
-Say = Callable[[str], None]
+logger = logging.getLogger(__name__)
 FORMAT = 2
 _PARTS = ("train", "validation")
-
-
-def _nothing(text: str) -> None:
-    pass
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +54,6 @@ class TokenStore:
     validation: ShardedArray
     counts: Int64[np.ndarray, "d_vocab"]
     index: dict[str, Any]
-    say: Say = field(default=_nothing, repr=False)
 
     @property
     def tokenizer_path(self) -> Path:
@@ -67,7 +63,7 @@ class TokenStore:
     def surprisal(self) -> ShardedArray:
         """[n] float16, how hard each token of `train` is to tell from the one before it, in nats
         (`training.data.surprisal.bigram_surprisal`). Computed when it is first asked for, and kept in the store."""
-        return surprisal(self.folder, self.train, self.index["vocab_size"], self.say)
+        return surprisal(self.folder, self.train, self.index["vocab_size"])
 
     def document_starts(self, part: str) -> Int64[np.ndarray, "document"]:
         """Where each document of `train` or `validation` starts in that stream."""
@@ -78,28 +74,27 @@ class TokenStore:
         return np.concatenate(starts)
 
 
-def token_store(config: DataConfig, root: Path, say: Say | None = None) -> TokenStore:
-    """The store of this data configuration under `root`, made if it is not there. `say(text)` is told what is done.
+def token_store(config: DataConfig, root: Path) -> TokenStore:
+    """The store of this data configuration under `root`, made if it is not there.
 
     A store is keyed by the configuration and by the corpus' files (names, sizes, times), so that changed text makes
     another store; it is frozen once made. Making it needs room for the corpus' text beside the tokens; a kill costs at
     most one shard, and the same call goes on. A second process that needs the same store waits for the first.
     """
-    say = say or _nothing
     # The choice of windows is made when a batch is read, so it does not make another store.
     fields = config.model_dump(mode="json", exclude={"repeat_choice"}) | {"files": file_signature(config.corpus)}
     folder = root / hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
     index, making = folder / "index.json", folder / "making"
     if not index.is_file() or making.is_dir():
         wait = f"another process is making the tokens in {folder}; waiting for it"
-        with one_at_a_time(folder.with_suffix(".lock"), lambda: say(wait)):
+        with one_at_a_time(folder.with_suffix(".lock"), lambda: logger.info(wait)):
             if not index.is_file():
-                _make(config, folder, making, say)
+                _make(config, folder, making)
             shutil.rmtree(making, ignore_errors=True)
-    return open_store(folder, say)
+    return open_store(folder)
 
 
-def open_store(folder: Path, say: Say | None = None) -> TokenStore:
+def open_store(folder: Path) -> TokenStore:
     """Opens a store and checks the size and sha256 of all its files; InputError names the first that is wrong."""
     mend = f"delete the folder {folder} and run again to make it anew"
     path = folder / "index.json"
@@ -127,16 +122,16 @@ def open_store(folder: Path, say: Say | None = None) -> TokenStore:
     train, validation = (
         mapped([tokens_file(folder, part, number) for number in range(len(shards[part]))], dtype) for part in _PARTS
     )
-    return TokenStore(folder, train, validation, np.fromfile(folder / "counts.bin", np.int64), index, say or _nothing)
+    return TokenStore(folder, train, validation, np.fromfile(folder / "counts.bin", np.int64), index)
 
 
-def _make(config: DataConfig, folder: Path, making: Path, say: Say) -> None:
+def _make(config: DataConfig, folder: Path, making: Path) -> None:
     """Each step leaves whole files and is not done again after a kill; the index is last."""
-    say(f"reading the corpus {config.corpus}")
-    documents = gather(config.corpus, config.max_megabytes, making / "documents", say)
+    logger.info(f"reading the corpus {config.corpus}")
+    documents = gather(config.corpus, config.max_megabytes, making / "documents")
     path = folder / "tokenizer.json"
     if not path.is_file():
-        say(f"training a tokenizer of {config.vocab_size} entries")
+        logger.info(f"training a tokenizer of {config.vocab_size} entries")
         write_text(path, train_tokenizer((document.text for document in documents.read()), config.vocab_size).to_str())
     tokenizer = Tokenizer.from_file(str(path))
     index: dict[str, Any] = {
@@ -148,8 +143,8 @@ def _make(config: DataConfig, folder: Path, making: Path, say: Say) -> None:
         "vocab_size": tokenizer.get_vocab_size(),
         "tokenizer_sha256": sha256_of(path),
     }
-    say(f"encoding {index['documents']:,} documents, {documents.n_bytes / 1e6:,.1f} MB")
-    shards = _encode(documents, config.validation_share, tokenizer, folder, making / "shards.json", say)
+    logger.info(f"encoding {index['documents']:,} documents, {documents.n_bytes / 1e6:,.1f} MB")
+    shards = _encode(documents, config.validation_share, tokenizer, folder, making / "shards.json")
     for part in _PARTS:
         index[part] = {
             "tokens": sum(shard.tokens for shard in shards[part]),
@@ -162,7 +157,7 @@ def _make(config: DataConfig, folder: Path, making: Path, say: Say) -> None:
 
 
 def _encode(
-    documents: Documents, share: float, tokenizer: Tokenizer, folder: Path, progress: Path, say: Say
+    documents: Documents, share: float, tokenizer: Tokenizer, folder: Path, progress: Path
 ) -> dict[str, list[Shard]]:
     """The shards of both parts, after those that `progress` says are done."""
     held_out_below = documents.held_out_below(share)
@@ -173,7 +168,7 @@ def _encode(
             shards = {part: [Shard(*shard) for shard in saved[part]] for part in _PARTS}
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{progress}: damaged ({error}); delete the folder {folder} and run again") from None
-    tell = now_and_then(say)
+    tell = now_and_then(logger)
     n_documents = n_bytes = n_tokens = 0
 
     def texts(part: str, skip: int) -> Iterator[str]:

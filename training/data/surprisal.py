@@ -1,8 +1,9 @@
 """How hard each training token is to tell from the one before it; made when it is first asked for."""
 
 import json
+import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,18 +13,21 @@ from copyscope.training.errors import InputError
 from copyscope.training.files import sha256_of, write_bytes, write_json
 from copyscope.training.progress import now_and_then, one_at_a_time
 
+logger = logging.getLogger(__name__)
 PAIRS_AT_ONCE = 1 << 25
 """Pair counts held in memory (8 bytes each). A vocabulary with more pairs takes several passes over the tokens."""
 _TOKENS_AT_ONCE = 1 << 21
 
 
-def surprisal(folder: Path, tokens: ShardedArray, vocab_size: int, say: Callable[[str], None]) -> ShardedArray:
+def surprisal(folder: Path, tokens: ShardedArray, vocab_size: int) -> ShardedArray:
     """`bigram_surprisal` of the tokens, [n] float16 on disk in shards like theirs, made in `folder` if not there."""
     index = folder / "surprisal.json"
     if not index.is_file():
-        with one_at_a_time(folder.with_suffix(".lock"), lambda: say(f"waiting for another process to make {index}")):
+        with one_at_a_time(
+            folder.with_suffix(".lock"), lambda: logger.info(f"waiting for another process to make {index}")
+        ):
             if not index.is_file():
-                _make(folder, tokens, vocab_size, say)
+                _make(folder, tokens, vocab_size)
     try:
         digests = json.loads(index.read_text())["sha256"]
         paths = [_file(folder, number) for number in range(len(tokens.shards))]
@@ -37,8 +41,8 @@ def surprisal(folder: Path, tokens: ShardedArray, vocab_size: int, say: Callable
     return mapped(paths, "float16")
 
 
-def _make(folder: Path, tokens: ShardedArray, vocab_size: int, say: Callable[[str], None]) -> None:
-    say("counting pairs of tokens, to tell how surprising each is")
+def _make(folder: Path, tokens: ShardedArray, vocab_size: int) -> None:
+    logger.info("counting pairs of tokens, to tell how surprising each is")
     parts = folder / "making-surprisal"
     shutil.rmtree(parts, ignore_errors=True)
     values: list[np.ndarray] = []
@@ -46,7 +50,7 @@ def _make(folder: Path, tokens: ShardedArray, vocab_size: int, say: Callable[[st
         path = parts / f"{number}"
         write_bytes(path, bytes(2 * len(shard)))  # a full disk is an error here, and the end of the process in a map
         values.append(np.memmap(path, np.float16, "r+"))
-    bigram_surprisal(tokens, vocab_size, values, say)
+    bigram_surprisal(tokens, vocab_size, values)
     digests = []
     for number, shard in enumerate(values):
         write_bytes(_file(folder, number), shard.tobytes())
@@ -63,7 +67,6 @@ def bigram_surprisal(
     tokens: ShardedArray,
     vocab_size: int,
     into: list[np.ndarray],
-    say: Callable[[str], None] = lambda text: None,
 ) -> None:
     """-log p(token | the token before it) in nats, from the stream's own pair counts (plus 0.01 each).
 
@@ -72,7 +75,7 @@ def bigram_surprisal(
     and counts 0.
     """
     rows = min(vocab_size, max(1, PAIRS_AT_ONCE // vocab_size))
-    tell = now_and_then(say)
+    tell = now_and_then(logger)
     for low in range(0, vocab_size, rows):  # the pairs that begin with one of the tokens low … low + rows - 1
         counts = np.zeros(rows * vocab_size, np.int64)
         for _, _, pairs, _ in _pairs(tokens, vocab_size, low, rows):

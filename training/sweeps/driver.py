@@ -5,16 +5,18 @@ works on it. So two drivers may share a folder, and one that comes back after a 
 """
 
 import json
+import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 from copyscope.training.errors import Stopped
 from copyscope.training.files import disk_full, is_disk_full
+from copyscope.training.progress import Progress
 from copyscope.training.sweeps.engines import Ended, Engine, Job
 from copyscope.training.sweeps.plan import PlannedRun, Sweep
 from copyscope.training.sweeps.worker import (
@@ -28,6 +30,7 @@ from copyscope.training.sweeps.worker import (
     write_status,
 )
 
+logger = logging.getLogger(__name__)
 RETRIES = 2
 """How often a run is started anew after its process was killed without having got any further."""
 POLL = 0.5
@@ -43,21 +46,13 @@ class Outcome(NamedTuple):
     status: Status
 
 
-@runtime_checkable
-class Tell(Protocol):
-    """Is told how far the sweep is."""
-
-    def __call__(self, what: str, done: int, total: int, note: str = "") -> None: ...
-
-
 def run_sweep(
     sweep: Sweep,
     out: Path,
     engine: Engine,
     module: str = "copyscope.training.sweeps.worker",
     arguments: Sequence[str] = (),
-    progress: Tell | None = None,
-    say: Callable[[str], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[Outcome]:
     """Works on every run of the sweep in `out` (see `sweep_plan.claim`) that is not done, and says how each ended.
 
@@ -67,7 +62,7 @@ def run_sweep(
     runs save, and raise `Stopped`.
     """
     told: tuple[object, ...] = ()
-    driver = _Driver(sweep, out, engine, Job(out, module, tuple(arguments)), say or (lambda text: None))
+    driver = _Driver(sweep, out, engine, Job(out, module, tuple(arguments)))
     with _interruptible():
         try:
             while driver.waiting or driver.working:
@@ -99,8 +94,8 @@ def outcomes(sweep: Sweep, out: Path) -> list[Outcome]:
 class _Driver:
     """What one call of `run_sweep` knows beyond the folders: which runs it gave away, and how often in vain."""
 
-    def __init__(self, sweep: Sweep, out: Path, engine: Engine, job: Job, say: Callable[[str], None]):
-        self.sweep, self.out, self.engine, self.job, self.say = sweep, out, engine, job, say
+    def __init__(self, sweep: Sweep, out: Path, engine: Engine, job: Job):
+        self.sweep, self.out, self.engine, self.job = sweep, out, engine, job
         self.runs = {out / run.run_id: run for run in sweep.runs}
         self.done = {one.folder: one.status for one in outcomes(sweep, out) if one.status.state in DONE}
         self.waiting = {folder: 0.0 for folder in self.runs if folder not in self.done}
@@ -166,8 +161,8 @@ class _Driver:
         return f"{self.runs[folder].label} ({folder.name})"
 
     def log(self, text: str) -> None:
-        """To whoever listens, and to sweep.log."""
-        self.say(text)
+        """To the log, and to sweep.log."""
+        logger.info(text)
         try:
             with (self.out / "sweep.log").open("a", encoding="utf-8") as stream:
                 stream.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")

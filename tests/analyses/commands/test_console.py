@@ -12,11 +12,12 @@ PROGRAM = """
 from copyscope.analyses.commands.console import Console
 import copyscope.analyses.commands.console
 copyscope.analyses.commands.console.SECONDS_BETWEEN_LINES = 0.0
-with Console(4, silent=SILENT) as console:
+import logging
+with Console(silent=SILENT) as console:
     for done in (1, 2, 3):
         console.advance("scoring checkpoints", done, 3)
-    console.line({"step": 4, "loss": 2.5, "tokens_per_second": 20000.0})
-    console.say("a name with \\x1b[31mcolour\\x1b[0m and \\r a return in it")
+    console.advance("training", 4, 4, "loss 2.500, 20,000 tokens/s")
+    logging.getLogger("copyscope.test").info("a name with \\x1b[31mcolour\\x1b[0m and \\r a return in it")
 """
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f]")
 

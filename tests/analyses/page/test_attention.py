@@ -175,13 +175,12 @@ def test_the_most_telling_checkpoints_come_first() -> None:
     assert len({64, 128, 256} & set(around[:5])) > len({64, 128, 256} & set(plain[:5]))
 
 
-def test_a_report_names_a_damaged_checkpoint_and_is_written_all_the_same(tmp_path: Path) -> None:
+def test_a_report_names_a_damaged_checkpoint_and_is_written_all_the_same(tmp_path: Path, logged: list[str]) -> None:
     folder = tiny_series(tmp_path / "tiny", (0, 1, 8))
     (folder / "step1" / "model.safetensors").write_bytes(b"\0" * 100)
-    said: list[str] = []
-    index = json.loads(read(report(folder, say=said.append).read_text()).data["index"])
+    index = json.loads(read(report(folder).read_text()).data["index"])
     assert index["summary"][0] == "Measured 3 checkpoints of tiny."
     assert "Induction heads (prefix_matching_sum), the highest: L1H1 0.17; L1H0 0.12; L0H1 0.07." in index["summary"]
     assert index["runs"][0]["prompts"][0]["steps"] == [0, 8]
-    assert any("attention at step 1" in line and "step1" in line for line in said)
-    assert index["left_out"] == [line.removeprefix("left out: ") for line in said]
+    assert any("attention at step 1" in line and "step1" in line for line in logged)
+    assert index["left_out"] == [line.removeprefix("left out: ") for line in logged]

@@ -190,7 +190,7 @@ def test_what_is_done_is_not_done_again(done: DemoResult, corpus: Path) -> None:
     files = [*(done.run / "results").rglob("*.parquet"), *(done.run / "checkpoints").rglob("*")]
     before = {path: path.stat().st_mtime_ns for path in files}
     calls: list[str] = []
-    again = demo(done.run, small_config(corpus), progress=lambda what, number, total: calls.append(what))
+    again = demo(done.run, small_config(corpus), progress=lambda what, number, total, note="": calls.append(what))
     assert not calls
     assert before == {path: path.stat().st_mtime_ns for path in files}
     assert again.summary == done.summary
@@ -203,7 +203,7 @@ def test_only_a_missing_or_outdated_result_is_computed_again(done: DemoResult, t
     (run / "results" / "heads" / f"{step_folder(4)}.parquet").unlink()
     (run / "results" / "model" / f"{step_folder(8)}.parquet").write_bytes(b"PAR1 cut off")
     calls: list[int] = []
-    again = score(run, progress=lambda what, number, total: calls.append(total))
+    again = score(run, progress=lambda what, number, total, note="": calls.append(total))
     assert calls == [2, 2]
     assert again.heads.equals(wanted.heads)
     assert again.model.equals(wanted.model)
@@ -215,7 +215,7 @@ def test_a_result_of_other_weights_is_not_reused(done: DemoResult, tmp_path: Pat
     manifest = run / "checkpoints" / step_folder(8) / "MANIFEST.json"
     manifest.write_text(manifest.read_text().replace('"tokens"', '"tokens" '))
     calls: list[int] = []
-    score(run, progress=lambda what, number, total: calls.append(total))
+    score(run, progress=lambda what, number, total, note="": calls.append(total))
     assert calls == [1]
 
 

@@ -184,7 +184,9 @@ def test_ablating_either_head_of_the_circuit_kills_copying():
 
 def test_sweep_under_hooks_takes_the_plain_way(model):
     seen: list[tuple[int, int]] = []
-    quick = sweep_heads(model, TEST, ("zero", "resample"), heads=[(1, 1)], progress=lambda i, n: seen.append((i, n)))
+    quick = sweep_heads(
+        model, TEST, ("zero", "resample"), heads=[(1, 1)], progress=lambda what, i, n, note="": seen.append((i, n))
+    )
     assert seen[-1][0] == seen[-1][1]
     with model.hooks(fwd_hooks=[("hook_embed", lambda x, hook: None)]):
         assert not can_run(model)

@@ -114,7 +114,13 @@ def test_a_search_that_screens_finds_what_plain_greedy_search_finds(search, meth
     test = copying_test(range(1, 600), 64, n_samples=12, seed=0, bos_id=0)
     seen: list[tuple[int, int]] = []
     found = smallest_set(
-        model, test, search, method=method, screened=3, n_control=1, progress=lambda *at: seen.append(at)
+        model,
+        test,
+        search,
+        method=method,
+        screened=3,
+        n_control=1,
+        progress=lambda what, done, total, note="": seen.append((done, total)),
     )
     assert found.parts == plain_greedy(model, test, search, method)
     assert seen == sorted(seen)

@@ -81,14 +81,14 @@ def assert_whole(hub: FakeHub, run: Path) -> None:
 
 
 @pytest.mark.parametrize("private", [True, False])
-def test_each_checkpoint_is_a_revision_and_the_last_is_main(run: Path, private: bool) -> None:
-    hub, said = FakeHub(), []
-    result = push_series(CheckpointSeries.open(run), "lab/run", private, said.append, hub)
+def test_each_checkpoint_is_a_revision_and_the_last_is_main(run: Path, private: bool, logged: list[str]) -> None:
+    hub = FakeHub()
+    result = push_series(CheckpointSeries.open(run), "lab/run", private, hub)
     assert result.uploaded == hub.uploads == [*REVISIONS, "main"]
     assert hub.private == {"lab/run": private}
     assert_whole(hub, run)
-    assert said[-1] == "main: uploaded (5 of 5)"
-    again = push_series(CheckpointSeries.open(run), "lab/run", private, None, hub)
+    assert logged[-1] == "main: uploaded (5 of 5)"
+    again = push_series(CheckpointSeries.open(run), "lab/run", private, hub)
     assert (again.uploaded, again.skipped) == ([], [*REVISIONS, "main"])
 
 

@@ -287,7 +287,7 @@ def test_progress_and_one_line_each(series: Path) -> None:
     (series / step_folder(2) / "two\nlines").write_text("x")
     told: list[tuple[str, int, int]] = []
     opened = CheckpointSeries.open(series)
-    problems = verify(opened, lambda what, done, total: told.append((what, done, total)))
+    problems = verify(opened, lambda what, done, total, note="": told.append((what, done, total)))
     assert [entry for entry in told if entry[0] == "checking files"] == [
         ("checking files", i, len(STEPS)) for i in range(1, len(STEPS) + 1)
     ]

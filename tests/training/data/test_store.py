@@ -96,11 +96,13 @@ def test_the_size_of_shards_and_the_kind_of_source_do_not_change_the_text(
     assert other.surprisal[:].tolist() == surprisal.tolist()
 
 
-def test_a_store_is_made_once_and_anew_when_the_text_changes(config: DataConfig, tmp_path: Path) -> None:
+def test_a_store_is_made_once_and_anew_when_the_text_changes(
+    config: DataConfig, tmp_path: Path, logged: list[str]
+) -> None:
     first = token_store(config, tmp_path / "tokens")
-    said: list[str] = []
-    assert token_store(config, tmp_path / "tokens", said.append).folder == first.folder
-    assert not said
+    logged.clear()
+    assert token_store(config, tmp_path / "tokens").folder == first.folder
+    assert not logged
     (tmp_path / "text" / "new.txt").write_text("a new document with new words in it " * 20)
     assert token_store(config, tmp_path / "tokens").index["fingerprint"] != first.index["fingerprint"]
 
@@ -150,7 +152,7 @@ tokens.token_store(DataConfig.model_validate_json(sys.argv[1]), Path(sys.argv[2]
 
 
 def test_a_second_process_waits_and_finds_the_store_made(
-    config: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged: list[str]
 ) -> None:
     plain = tokens.gather
     begun, go_on = threading.Event(), threading.Event()
@@ -161,32 +163,35 @@ def test_a_second_process_waits_and_finds_the_store_made(
         return plain(*arguments)
 
     monkeypatch.setattr(tokens, "gather", slow_gather)
-    first_said: list[str] = []
-    second_said: list[str] = []
+    waits = tokens.logger.info
 
-    def second_says(text: str) -> None:
-        second_said.append(text)
-        go_on.set()
+    def info(text: str) -> None:
+        waits(text)
+        if threading.current_thread() is threading.main_thread():
+            go_on.set()
+
+    monkeypatch.setattr(tokens.logger, "info", info)
 
     # A lock is held by an open file, so threads stand for processes.
-    first = threading.Thread(target=token_store, args=(config, tmp_path / "tokens", first_said.append))
+    first = threading.Thread(target=token_store, args=(config, tmp_path / "tokens"))
     first.start()
     assert begun.wait(30)
-    store = token_store(config, tmp_path / "tokens", second_says)
+    store = token_store(config, tmp_path / "tokens")
     first.join()
-    assert first_said[0].startswith("reading the corpus")
-    assert [text.split(" in ")[0] for text in second_said] == ["another process is making the tokens"]
+    assert logged[0].startswith("reading the corpus")
+    assert logged[1].startswith("another process is making the tokens")
     assert len(store.train) > 0
 
 
-def test_progress_is_told(config: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_logged(
+    config: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged: list[str]
+) -> None:
     monkeypatch.setattr(progress, "SECONDS", 0.0)
-    said: list[str] = []
-    store = token_store(config, tmp_path / "tokens", said.append)
+    store = token_store(config, tmp_path / "tokens")
     n_tokens = len(store.train) + len(store.validation)
     n_bytes = sum(len(text) for text in texts(120))
-    assert f"read 120 documents, {n_bytes / 1e6:.1f} MB" in said
-    assert said[-1] == f"encoded 120 documents, {n_bytes / 1e6:.1f} MB, {n_tokens:,} tokens"
+    assert f"read 120 documents, {n_bytes / 1e6:.1f} MB" in logged
+    assert logged[-1] == f"encoded 120 documents, {n_bytes / 1e6:.1f} MB, {n_tokens:,} tokens"
 
 
 def without(field: str) -> Callable[[Path], None]:
