@@ -1,2 +1,1 @@
-"""Measures one model: heads, circuits, behaviour, ablations. Imports nothing of training but
-`training.checkpoints.series`."""
+"""Measures one model: heads, circuits, behaviour, ablations."""

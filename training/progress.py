@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from copyscope.training.errors import InputError
 
@@ -19,6 +19,7 @@ SECONDS = 5.0
 """Between two lines of progress."""
 
 
+@runtime_checkable
 class Progress(Protocol):
     """Called with what is being done, how many units of it are done, of how many, and a note ("loss 3.21")."""
 

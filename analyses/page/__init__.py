@@ -1,1 +1,8 @@
-"""One page about runs: as a file that opens offline, served by the explorer, or in a notebook."""
+"""One page about runs: as a file that opens offline, served by the explorer, or in a notebook.
+
+What the room offers is in `__init__.pyi`; each name is imported when it is first used.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

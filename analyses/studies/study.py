@@ -27,7 +27,8 @@ from copyscope.analyses.studies.verdicts import judge
 from copyscope.training.config import RunConfig
 from copyscope.training.errors import InputError
 from copyscope.training.files import write_bytes, write_text
-from copyscope.training.sweeps.driver import Tell, outcomes
+from copyscope.training.progress import Progress
+from copyscope.training.sweeps.driver import outcomes
 from copyscope.training.sweeps.engines import Engine
 from copyscope.training.sweeps.plan import Sweep, parse_sweep, read_toml
 from copyscope.training.sweeps.worker import DONE, FINISHED
@@ -64,7 +65,7 @@ def study(
     samples: int | None = None,
     train: bool = True,
     update: bool = False,
-    progress: Tell | None = None,
+    progress: Progress | None = None,
 ) -> StudyResult:
     """Trains what the study needs in `out` (None: `runs/study-<name>`), or goes on, and answers its question.
 

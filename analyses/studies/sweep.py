@@ -7,7 +7,8 @@ from typing import Any
 import polars as pl
 
 from copyscope.training.data.corpora import check_corpus
-from copyscope.training.sweeps.driver import Outcome, Tell, run_sweep
+from copyscope.training.progress import Progress
+from copyscope.training.sweeps.driver import Outcome, run_sweep
 from copyscope.training.sweeps.engines import Engine, make_engine
 from copyscope.training.sweeps.plan import Sweep, claim, load_sweep
 
@@ -24,7 +25,7 @@ def sweep(
     values: Mapping[str, Any] | None = None,
     samples: int | None = None,
     update: bool = False,
-    progress: Tell | None = None,
+    progress: Progress | None = None,
 ) -> list[Outcome]:
     """Trains every run of a sweep file in folder `out` (scored while it trains, if the file says so), or goes on.
 

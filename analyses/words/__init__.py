@@ -1,0 +1,8 @@
+"""What things are called, and text made safe to show.
+
+What the room offers is in `__init__.pyi`; each name is imported when it is first used.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

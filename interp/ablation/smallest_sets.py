@@ -170,7 +170,7 @@ def _ablated(runs: Rerun | HookedRuns, variants: list[Parts], base: Parts) -> Fl
     return runs.answers([parts.union(base) for parts in variants]).ablated
 
 
-Done = Callable[[list[Part]], None]
+Done = Callable[[list[Part]], object]
 
 
 def _keep(asked: _Accuracy, quick: _Accuracy, units: list[Part], bar: float, done: Done | None) -> list[Part]:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ from copyscope.training.checkpoints.weights import CHUNK, UnreadableError, Weigh
 from copyscope.training.config import RunConfig
 from copyscope.training.errors import InputError
 from copyscope.training.files import MANIFEST, write_folder, write_json
+from copyscope.training.progress import Progress
 
 SHARE = 1 / 3
 """Of the steps so far, the last that a mean is taken over."""
@@ -39,9 +40,7 @@ class Average(NamedTuple):
     """Step → the steps averaged for it, each with its weight."""
 
 
-def average(
-    source: str | Path, share: float = SHARE, progress: Callable[[str, int, int], None] | None = None
-) -> Average:
+def average(source: str | Path, share: float = SHARE, progress: Progress | None = None) -> Average:
     """Writes a series in which the model of step s is the mean of the weights from step (1 - `share`) s to s.
 
     `source`: a run or a folder of Hugging Face models with safetensors; its own checkpoints stay as they are, and the

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from copyscope.training.progress import now_and_then
 FEW = 100
 """A corpus of fewer documents is cut finer, into this many pieces or so, that some can be held out of training."""
 _PIECE_CHARS = 2_000
+logger = logging.getLogger(__name__)
 SAVE_BYTES = 64_000_000
 """Text held in memory before it is written: what a kill can lose."""
 _MAX_FILES = 256

@@ -1,0 +1,10 @@
+from .depth import depth_trend as depth_trend
+from .emergence import Emergence as Emergence
+from .heads import FormationMap as FormationMap
+from .heads import copying_formation as copying_formation
+from .heads import formation_json as formation_json
+from .heads import formation_map as formation_map
+from .heads import formation_steps as formation_steps
+from .heads import order_of_appearance as order_of_appearance
+from .loss import LossSettled as LossSettled
+from .order import carriers as carriers

@@ -1,0 +1,12 @@
+from .ablations import ablate as ablate
+from .causal_map import CausalMap as CausalMap
+from .run import Run as Run
+from .run import open_run as open_run
+from .run import read_metrics as read_metrics
+from .run import read_tables as read_tables
+from .run import score_tables as score_tables
+from .run_prompts import COPYING_SAMPLES as COPYING_SAMPLES
+from .scores import score as score
+from .summary import provenance as provenance
+from .summary import summary_lines as summary_lines
+from .zoom_window import steps_around as steps_around

@@ -1,0 +1,3 @@
+from .glossary import MEASURES as MEASURES
+from .glossary import describe as describe
+from .text import visible as visible

@@ -1,0 +1,12 @@
+from .attribution import agreement as agreement
+from .attribution import attribute_heads as attribute_heads
+from .effects import sweep_heads as sweep_heads
+from .effects import sweep_layers as sweep_layers
+from .effects import sweep_pairs as sweep_pairs
+from .hooks import ablate_heads as ablate_heads
+from .hooks import hold_heads as hold_heads
+from .parts import Part as Part
+from .parts import all_heads as all_heads
+from .path_patching import patch_paths as patch_paths
+from .smallest_sets import SmallestSet as SmallestSet
+from .smallest_sets import smallest_set as smallest_set

@@ -1,0 +1,11 @@
+from .average import ABOUT as ABOUT
+from .average import average_folder as average_folder
+from .hub import push_series as push_series
+from .manifest import check_files as check_files
+from .manifest import read_manifest as read_manifest
+from .series import Checkpoint as Checkpoint
+from .series import CheckpointSeries as CheckpointSeries
+from .series import local_path as local_path
+from .series import manifest_hash as manifest_hash
+from .series import step_folder as step_folder
+from .verify import Problem as Problem

@@ -1,0 +1,7 @@
+from .interventions import Intervention as Intervention
+from .interventions import active as active
+from .interventions import predictable as predictable
+from .llama import build_model as build_model
+from .loss import NextTokenLoss as NextTokenLoss
+from .machine import keep_freed_memory as keep_freed_memory
+from .machine import native_bf16 as native_bf16
