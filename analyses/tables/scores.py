@@ -12,6 +12,7 @@ from transformer_lens import HookedTransformer
 from copyscope.analyses.tables.as_trained import as_trained, held_key
 from copyscope.analyses.tables.run import (
     SCORES_VERSION,
+    Run,
     Scores,
     is_stored,
     labelled,
@@ -33,7 +34,7 @@ from copyscope.interp.measures.behavior import (
 from copyscope.interp.measures.circuits import composition_table
 from copyscope.interp.measures.heads import MEASURES, check_names, score_heads
 from copyscope.interp.models.hooked import HookedModel, load_hooked, load_weights_into, prove_conversion, special_ids
-from copyscope.training.checkpoints.series import step_folder
+from copyscope.training.checkpoints.series import Checkpoint, step_folder
 from copyscope.training.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -55,45 +56,84 @@ def score(
 
     `measures`: of heads, by name; None for all. `seeds` of the random tokens; None for the run's own. `samples` of the
     copying test, for each seed: most of the time that a large model takes. What is stored already is not computed
-    again, and an interrupted call goes on where it was.
+    again, so an interrupted call can simply be repeated.
 
     Raises InputError for a source, step or measure that is not there, and for checkpoints whose configs differ.
     """
-    run = open_run(source)
-    wanted = check_names(MEASURES if measures is None else list(measures), MEASURES, "measure")
-    todo = []
-    for checkpoint in selected(run, steps):
-        paths = {kind: run.folder / "results" / kind / f"{step_folder(checkpoint.step)}.parquet" for kind in KINDS}
-        key = result_key(
-            checkpoint, SCORES_VERSION, wanted, seeds or run.eval_seed, samples, *held_key(run, checkpoint)
-        )
-        if not all(is_stored(paths[kind], key) for kind in ("heads", "model")):
-            todo.append((checkpoint, paths, key))
-    model: HookedTransformer | None = None
-    prompts: Prompts | None = None
-    for done, (checkpoint, paths, key) in enumerate(todo):
-        if model is None:
-            model = load_hooked(checkpoint.path, checkpoint.revision, prove=False)
-            prompts = run_prompts(run, model.cfg.n_ctx, model.cfg.d_vocab, special_ids(model), seeds, samples)
-        else:
-            load_weights_into(model, checkpoint.path, checkpoint.revision)
-        if checkpoint in (todo[0][0], todo[-1][0]):
-            error = prove_conversion(model, checkpoint.path, checkpoint.revision)
-            logger.info(f"step {checkpoint.step}: logits equal those of transformers to {error:.1e}")
-        assert prompts is not None
-        with as_trained(model, run, checkpoint):
-            heads = score_heads(model, wanted, prompts.seeds, vocab=prompts.vocab, bos_id=prompts.bos_id)
-            losses = None if prompts.natural is None else natural_losses(model, prompts.natural)
-            found = {"heads": heads, "model": score_model(model, prompts, losses), "pairs": score_pairs(model, heads)}
-        if losses is not None and prompts.natural is not None:
-            found["positions"] = split_loss(losses, induction_predictable(prompts.natural)).by_position
-        facts = {"version": SCORES_VERSION, "measures": wanted, "seeds": [*prompts.seeds], "copying_samples": samples}
-        for kind in reversed([kind for kind in KINDS if kind in found]):  # heads last: then all is there
-            if not found[kind].is_empty():
-                store_table(labelled(found[kind], run, checkpoint), paths[kind], key, facts)
+    run, scorer = open_run(source), Scorer(measures, seeds=seeds, samples=samples)
+    todo = [checkpoint for checkpoint in selected(run, steps) if not scorer.is_stored(run, checkpoint)]
+    for done, checkpoint in enumerate(todo):
+        scorer.score(run, checkpoint, prove=checkpoint in (todo[0], todo[-1]))
         if progress:
             progress("scoring checkpoints", done + 1, len(todo))
     return Scores(read_tables(run, "heads"), read_tables(run, "model"))
+
+
+class Scorer:
+    """Scores the checkpoints of one series one by one. All of them share one model in memory and the same prompts, so
+    scoring each as it is written costs what scoring all of them afterwards would.
+
+    Arguments as for `score`. Raises InputError for an unknown measure.
+    """
+
+    def __init__(
+        self,
+        measures: Iterable[str] | None = None,
+        *,
+        seeds: Sequence[int] | None = None,
+        samples: int = COPYING_SAMPLES,
+    ) -> None:
+        self._measures = check_names(MEASURES if measures is None else list(measures), MEASURES, "measure")
+        self._seeds, self._samples = seeds, samples
+        self._model: HookedTransformer | None = None
+        self._prompts: Prompts | None = None
+
+    def is_stored(self, run: Run, checkpoint: Checkpoint) -> bool:
+        """Whether the scores of this checkpoint are on disk already."""
+        key, paths = self._key(run, checkpoint), self._paths(run, checkpoint)
+        return all(is_stored(paths[kind], key) for kind in ("heads", "model"))
+
+    def score(self, run: Run, checkpoint: Checkpoint, prove: bool) -> None:
+        """Measures a checkpoint and stores its tables. `prove`: compare logits with those of transformers."""
+        model, prompts = self._ready(run, checkpoint)
+        if prove:
+            error = prove_conversion(model, checkpoint.path, checkpoint.revision)
+            logger.info(
+                f"step {checkpoint.step:,}: logits checked against transformers (largest difference {error:.1e})"
+            )
+        with as_trained(model, run, checkpoint):
+            heads = score_heads(model, self._measures, prompts.seeds, vocab=prompts.vocab, bos_id=prompts.bos_id)
+            losses = None if prompts.natural is None else natural_losses(model, prompts.natural)
+            tables = {"heads": heads, "model": score_model(model, prompts, losses), "pairs": score_pairs(model, heads)}
+        if losses is not None and prompts.natural is not None:
+            tables["positions"] = split_loss(losses, induction_predictable(prompts.natural)).by_position
+        facts = {
+            "version": SCORES_VERSION, "measures": self._measures, "seeds": [*prompts.seeds],
+            "copying_samples": self._samples,
+        }  # fmt: skip
+        key, paths = self._key(run, checkpoint), self._paths(run, checkpoint)
+        for kind in reversed([kind for kind in KINDS if kind in tables]):  # heads last: then all is there
+            if not tables[kind].is_empty():
+                store_table(labelled(tables[kind], run, checkpoint), paths[kind], key, facts)
+
+    def _ready(self, run: Run, checkpoint: Checkpoint) -> tuple[HookedTransformer, Prompts]:
+        """The model with this checkpoint's weights, and the prompts; both are made at the first call."""
+        if self._model is None or self._prompts is None:
+            self._model = model = load_hooked(checkpoint.path, checkpoint.revision, prove=False)
+            sizes = (model.cfg.n_ctx, model.cfg.d_vocab, special_ids(model))
+            self._prompts = run_prompts(run, *sizes, self._seeds, self._samples)
+        else:
+            load_weights_into(self._model, checkpoint.path, checkpoint.revision)
+        return self._model, self._prompts
+
+    def _key(self, run: Run, checkpoint: Checkpoint) -> str:
+        seeds = self._seeds or run.eval_seed
+        return result_key(checkpoint, SCORES_VERSION, self._measures, seeds, self._samples, *held_key(run, checkpoint))
+
+    @staticmethod
+    def _paths(run: Run, checkpoint: Checkpoint) -> dict[str, Path]:
+        results, name = run.folder / "results", f"{step_folder(checkpoint.step)}.parquet"
+        return {kind: results / kind / name for kind in KINDS}
 
 
 def score_model(
