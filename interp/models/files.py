@@ -4,21 +4,21 @@ A local path never reaches for the hub, and nothing is unpickled. Knows transfor
 """
 
 import importlib.util
-import json
 import re
 import warnings
+from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from copyscope.training.checkpoints.manifest import check_files
 from copyscope.training.checkpoints.series import local_path
+from copyscope.training.checkpoints.weights import model_tensors
 from copyscope.training.errors import InputError
 
 _HUB_FILES = ["*.json", "*.safetensors", "tokenizer.model", "vocab.txt", "merges.txt"]
@@ -62,23 +62,26 @@ class ModelFiles:
 
     def weight_paths(self) -> list[Path]:
         """The files that hold the weights. Raises InputError if one is not there."""
-        paths = [self.path] if self.is_gguf else [self.path / name for name in self._weight_files()]
-        for path in paths:
-            if not path.is_file():
-                pickled = " (only pickled weights, which are never read: save it with safe_serialization)"
-                raise InputError(f"{path}: no such file{pickled if any(self.path.glob('*.bin')) else ''}")
-        return paths
+        if self.is_gguf:
+            return [self.path]
+        return sorted({place.path for place in model_tensors(self.path).values()})
 
     def tensors(self) -> dict[str, Tensor]:
         """All weights by transformers' names. Raises InputError for files that are missing or damaged."""
         if self.is_gguf:  # dequantised and renamed by transformers, which builds its model for that
             return dict(self.reference(torch.float32).state_dict())
         tensors: dict[str, Tensor] = {}
-        for path in self.weight_paths():
-            try:
-                tensors |= load_file(path)
-            except (SafetensorError, OSError, ValueError) as error:
-                raise InputError(f"{path}: damaged safetensors file ({error}); fetch or save it again") from error
+        with ExitStack() as stack:
+            files: dict[Path, Any] = {}
+            for name, place in model_tensors(self.path).items():
+                try:
+                    if place.path not in files:
+                        files[place.path] = stack.enter_context(safe_open(place.path, framework="pt"))
+                    tensors[name] = files[place.path].get_tensor(place.stored)
+                except (SafetensorError, OSError, ValueError) as error:
+                    raise InputError(
+                        f"{place.path}: damaged safetensors file ({error}); fetch or save it again"
+                    ) from error
         return tensors
 
     def reference(self, dtype: torch.dtype) -> Any:
@@ -124,18 +127,6 @@ class ModelFiles:
     @property
     def _gguf(self) -> dict[str, str]:
         return {"gguf_file": self.path.name} if self.is_gguf else {}
-
-    def _weight_files(self) -> list[str]:
-        index = self.path / "model.safetensors.index.json"
-        if not index.is_file():
-            return ["model.safetensors"]
-        try:
-            names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-            if not names or any(name != Path(name).name for name in names):
-                raise ValueError("files elsewhere")
-            return names
-        except (ValueError, KeyError, AttributeError, TypeError, OSError, RecursionError) as error:
-            raise InputError(f"{index}: damaged; it needs a weight_map from tensor to file") from error
 
 
 def _find(source: str | Path, revision: str | None) -> Path:

@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 from copyscope.training.checkpoints.manifest import check_files, read_manifest
 from copyscope.training.checkpoints.series import Checkpoint, CheckpointSeries, local_path, manifest_hash, step_folder
-from copyscope.training.checkpoints.weights import CHUNK, UnreadableError, Weights, read_header, read_index
+from copyscope.training.checkpoints.weights import CHUNK, Weights, model_tensors
 from copyscope.training.config import RunConfig
 from copyscope.training.errors import InputError
 from copyscope.training.files import MANIFEST, write_folder, write_json
@@ -113,15 +113,7 @@ class _Part:
     @property
     def weights(self) -> Weights:
         if self._weights is None:
-            try:
-                places = {}
-                for name in read_index(self.folder):
-                    places |= read_header(self.folder / name)
-            except (UnreadableError, FileNotFoundError) as error:
-                raise InputError(f"{self.folder}: {error}; `copyscope verify` says what to do") from None
-            if not places:
-                raise InputError(f"{self.folder}: no safetensors in it, and nothing else is opened; convert it first")
-            self._weights = Weights(places)
+            self._weights = Weights(model_tensors(self.folder))
         return self._weights
 
     def close(self) -> None:

@@ -13,11 +13,13 @@ from typing import Any, NamedTuple
 from copyscope.training.checkpoints.manifest import read_manifest
 from copyscope.training.checkpoints.series import Checkpoint, CheckpointSeries, step_of
 from copyscope.training.checkpoints.trajectory import find_jumps
+from copyscope.training.checkpoints.unfit import why_no_weights, why_unfit
 from copyscope.training.checkpoints.weights import (
     INDEX,
     Scan,
     UnreadableError,
     Weights,
+    by_plain_name,
     distance,
     read_header,
     read_index,
@@ -131,13 +133,10 @@ def _check_layout(member: _Member) -> None:
         member.add(f"{error}; {member.mend}", folder / INDEX)
         return
     if not files:
-        pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
-        if pickled:
-            member.add(f"weights not checked: only {pickled[0]}, a pickle, which is never opened; convert it")
-        elif not any(name.endswith(".safetensors") for name in listed):  # else it is listed, and said to be missing
-            member.add(f"model.safetensors is missing; {member.mend}")
+        if not any(name.endswith(".safetensors") for name in listed):  # else it is listed, and said to be missing
+            member.add(why_no_weights(folder))
         return
-    places, whole = {}, True
+    headers, whole = [], True
     for name, tensors in files.items():
         path = folder / name
         try:
@@ -155,8 +154,19 @@ def _check_layout(member: _Member) -> None:
         for tensor in sorted(set(tensors) - header.keys())[:1]:
             whole = False
             member.add(f"{tensor} is not in it, though the index says so; {member.mend}", path)
-        places |= header
-    member.weights = Weights(places) if whole else None
+        headers.append(header)
+    if not whole:
+        return
+    try:
+        places = by_plain_name(headers)
+    except UnreadableError as error:
+        member.add(f"{error}; {member.mend}")
+        return
+    why = why_unfit(folder, {name: place.dtype for name, place in places.items()})
+    if why:
+        member.add(why)
+    else:
+        member.weights = Weights(places)
 
 
 def _check_labels(members: Sequence[_Member]) -> None:

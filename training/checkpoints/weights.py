@@ -10,6 +10,10 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
+from copyscope.training.checkpoints.tensor_names import DoubleError, is_unread, plain_names
+from copyscope.training.checkpoints.unfit import refuse_unfit, why_no_weights
+from copyscope.training.errors import InputError
+
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 CHUNK = 1 << 20
 """Values read at once: 4 MB of float32, which stay in the processor's caches."""
@@ -33,6 +37,8 @@ class TensorPlace(NamedTuple):
     shape: tuple[int, ...]
     start: int
     end: int
+    stored: str = ""
+    """Its name in the file, which wrappers may have added to."""
 
     @property
     def value_bytes(self) -> int:
@@ -72,9 +78,9 @@ def read_header(path: Path) -> dict[str, TensorPlace]:
             raise UnreadableError(f"cut off or damaged: {size} bytes cannot hold its header")
         data = stream.read(length)
     try:
-        header = json.loads(data)
+        header = json.loads(data, object_pairs_hook=_once)
         header.pop("__metadata__", None)
-        places = {name: _place(path, entry, 8 + length) for name, entry in header.items()}
+        places = {name: _place(path, name, entry, 8 + length) for name, entry in header.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UnreadableError(f"damaged: its header is not to be read ({type(error).__name__}: {error})") from None
     end = 8 + length
@@ -88,7 +94,15 @@ def read_header(path: Path) -> dict[str, TensorPlace]:
     return places
 
 
-def _place(path: Path, entry: Mapping[str, Any], base: int) -> TensorPlace:
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    entries = dict(pairs)
+    if len(entries) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is there twice")
+    return entries
+
+
+def _place(path: Path, name: str, entry: Mapping[str, Any], base: int) -> TensorPlace:
     shape = tuple(entry["shape"])
     start, end = entry["data_offsets"]
     if not all(type(number) is int and number >= 0 for number in (*shape, start, end)):
@@ -97,7 +111,59 @@ def _place(path: Path, entry: Mapping[str, Any], base: int) -> TensorPlace:
         raise ValueError(f"{entry['dtype']!r} is no dtype of safetensors")
     if entry["dtype"] in _BYTES and math.prod(shape) * _BYTES[entry["dtype"]] != end - start:
         raise ValueError(f"{end - start} bytes for shape {list(shape)} of {entry['dtype']}")
-    return TensorPlace(path, entry["dtype"], shape, base + start, base + end)
+    return TensorPlace(path, entry["dtype"], shape, base + start, base + end, name)
+
+
+def by_plain_name(headers: Sequence[Mapping[str, TensorPlace]]) -> dict[str, TensorPlace]:
+    """The tensors of a model's files by transformers' names, without buffers that nothing reads.
+
+    Raises UnreadableError for a tensor that is there twice.
+    """
+    places: dict[str, TensorPlace] = {}
+    for header in headers:
+        for name in header:
+            if name in places:
+                raise UnreadableError(
+                    f"{name} is there twice, in {places[name].path.name} and {header[name].path.name}"
+                )
+        places |= header
+    try:
+        names = plain_names(places)
+    except DoubleError as error:
+        raise UnreadableError(str(error)) from None
+    return {names[old]: place for old, place in places.items() if not is_unread(names[old], place.shape)}
+
+
+def model_tensors(folder: Path) -> dict[str, TensorPlace]:
+    """Where the weights of a model's folder lie, by transformers' names, without buffers that nothing reads.
+
+    Takes off what wrappers put into names. Reads headers, not values. Raises InputError naming what is missing, damaged
+    or there twice, and for weights that are quantised, an adapter's or part of a training state.
+    """
+    try:
+        files = read_index(folder)
+        refuse_unfit(folder, {})
+        if not files:
+            raise UnreadableError(why_no_weights(folder))
+    except UnreadableError as error:
+        raise InputError(f"{folder}: {error}") from None
+    headers = []
+    for file, listed in files.items():
+        try:
+            header = read_header(folder / file)
+            for tensor in sorted(set(listed) - header.keys())[:1]:
+                raise UnreadableError(f"{tensor} is not in it, though the index says so; fetch it again")
+        except FileNotFoundError:
+            raise InputError(f"{folder / file}: missing, though the index lists it; fetch it again") from None
+        except (UnreadableError, OSError) as error:
+            raise InputError(f"{folder / file}: {getattr(error, 'strerror', None) or error}") from None
+        headers.append(header)
+    try:
+        places = by_plain_name(headers)
+    except UnreadableError as error:
+        raise InputError(f"{folder}: {error}") from None
+    refuse_unfit(folder, {name: place.dtype for name, place in places.items()})
+    return places
 
 
 class Weights:

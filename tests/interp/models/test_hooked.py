@@ -159,8 +159,8 @@ def damage(path):
 FAULTS = {
     "no config.json": (lambda p: (p / "config.json").unlink(), r"config\.json: no such file"),
     "damaged config": (lambda p: (p / "config.json").write_text("{"), r"config\.json: not a config"),
-    "no weights": (lambda p: (p / "model.safetensors").unlink(), r"model\.safetensors: no such file"),
-    "damaged weights": (damage, "damaged safetensors"),
+    "no weights": (lambda p: (p / "model.safetensors").unlink(), r"model\.safetensors is missing"),
+    "damaged weights": (damage, "cut off"),
     "NaN": (
         lambda p: edit_tensors(p, lambda t: t["model.norm.weight"].fill_(float("nan"))),
         r"model\.norm\.weight.*NaN",
