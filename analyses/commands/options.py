@@ -26,7 +26,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JS
 
 def preset_names(typed: str) -> list[str]:
     """Presets that begin with what was typed, for the shell's completion; reads names only."""
-    names = (path.name.removesuffix(".toml") for path in files("training").joinpath("presets").iterdir())
+    names = (path.name.removesuffix(".toml") for path in files("copyscope.training").joinpath("presets").iterdir())
     return sorted(name for name in names if name.startswith(typed))
 
 

@@ -1,6 +1,8 @@
 """Commands that make, check and pass on checkpoints."""
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +19,11 @@ from copyscope.analyses.commands.options import (
     read_config,
 )
 from copyscope.analyses.words.text import visible
-from copyscope.training.checkpoints.verify import verify as verify_series
+
+Explore = Annotated[
+    bool, typer.Option("--explore", help="Serve a live page about the run, on this machine, while it trains.")
+]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="Port of the live page; 0 takes a free one.")]
 
 
 def demo(
@@ -26,23 +32,26 @@ def demo(
         str, typer.Option(help="A preset's name or a TOML file.", autocompletion=preset_names)
     ] = "quickstart",
     corpus: Annotated[str | None, typer.Option(help="`python`, a file or folder of text, or hf:<data set>.")] = None,
+    explore: Explore = False,
+    port: Port = 0,
     assignments: Assignments = None,
     silent: Silent = False,
 ) -> None:
     """Train a small model, score and ablate its heads, map how copying formed, and write a report.
 
-    Interrupted, the same command goes on where it was.
+    While it trains, a line a checkpoint says which heads have formed. Safe to interrupt; rerun the same command to
+    resume.
 
     \b
-    Example: copyscope demo --out runs/demo
+    Example: copyscope demo --out runs/demo --explore
     """
     config = read_config(preset, assignments, corpus)
     quiet()
     from copyscope.analyses.commands.console import Console
     from copyscope.analyses.studies.demo import demo as run_demo
 
-    with Console(silent) as console:
-        result = run_demo(out, config, console.advance)
+    with Console(silent) as console, _live_page(out, port, explore) as show:
+        result = run_demo(out, config, console.advance, show)
     for line in result.summary:
         typer.echo(f"- {line}")
     typer.echo(f"The report: {result.report}")
@@ -52,31 +61,54 @@ def train(
     config: Annotated[str, typer.Argument(help="A preset's name or a TOML file.", autocompletion=preset_names)],
     out: Annotated[Path | None, typer.Option(help="The run folder.  [default: runs/CONFIG]")] = None,
     score: Annotated[
-        bool, typer.Option("--score", help="Score each checkpoint while training, before checkpoints.keep applies.")
+        bool,
+        typer.Option(
+            "--score",
+            help="Score each checkpoint as it is written (before checkpoints.keep deletes it), and say what changed.",
+        ),
     ] = False,
+    explore: Explore = False,
+    port: Port = 0,
     assignments: Assignments = None,
     silent: Silent = False,
 ) -> None:
-    """Train a model and save its checkpoints, or go on with the run in the folder.
+    """Train a model and save its checkpoints. Safe to interrupt; rerun the same command to resume.
 
     Several processes share each batch under `accelerate launch` or `torchrun`.
 
     \b
     Example: copyscope train quickstart --out runs/seed1 --set seeds.init=1
     """
+    from copyscope.training.errors import InputError
+
+    if explore and not score:
+        raise InputError("--explore: shows scores, so give --score too")
     loaded = read_config(config, assignments, None)
     folder = out or Path("runs") / Path(config).stem
     quiet()
     from copyscope.analyses.commands.console import Console
-    from copyscope.analyses.tables.scores import score as run_score
     from copyscope.training.trainer import train as run_train
 
-    with Console(silent) as console:
-        run_train(
-            loaded, folder, progress=console.advance,
-            on_checkpoint=(lambda checkpoint: run_score(folder, steps=[checkpoint.step])) if score else None,
-        )  # fmt: skip
-    typer.echo(f"The run: {folder}")
+    with Console(silent) as console, _live_page(folder, port, explore) as show:
+        watch = None
+        if score:
+            from copyscope.analyses.tables.watch import Watch
+
+            watch = Watch(folder, loaded, show)
+        run_train(loaded, folder, progress=console.advance, on_checkpoint=watch)
+    typer.echo(f"Run folder: {folder}")
+
+
+@contextmanager
+def _live_page(folder: Path, port: int, wanted: bool) -> Iterator[Callable[..., object] | None]:
+    """What to call once a checkpoint is scored, so that the live page starts; None where none is wanted."""
+    if not wanted:
+        yield None
+        return
+    from copyscope.analyses.explorer.live import LivePage
+
+    with LivePage(folder, port) as page:
+        yield page.show
 
 
 def zoom(
@@ -165,6 +197,7 @@ def verify(series: Source, as_json: AsJson = False, silent: Silent = False) -> N
     """
     from copyscope.analyses.commands.console import Console
     from copyscope.training.checkpoints.series import CheckpointSeries
+    from copyscope.training.checkpoints.verify import verify as verify_series
     from copyscope.training.files import MANIFEST
 
     opened = CheckpointSeries.open(series)

@@ -1,14 +1,22 @@
-"""Which heads score above chance: their value against the random-target null of the same checkpoint."""
+"""Which heads score above chance, and which are strong: their value against the random-target null of the same
+checkpoint."""
 
 import polars as pl
 
+from copyscope.analyses.formation.step_rule import LEAST
 
-def above_null(heads: pl.DataFrame, level: float = 0.05) -> pl.DataFrame:
+LEVEL = 0.05
+"""Corrected p-value at which a head counts as above its null."""
+
+
+def above_null(heads: pl.DataFrame, level: float = LEVEL) -> pl.DataFrame:
     """At the last step of a table of scores: which heads exceed the null, measure by measure, best first.
 
-    Columns measure, layer, head, value, null, p (corrected for the number of heads); `p` at most `level`.
+    Columns measure, layer, head, value, null, p (corrected for the number of heads), strong; `p` at most `level`. A
+    head is strong if its value is also above the null by `LEAST` = 0.3 of the room from there to 1, the level that
+    formation steps ask for: many prompts make a difference of 0.02 significant, which makes no head of any kind.
     """
-    last = heads.filter(pl.col("step") == pl.col("step").max())
+    last = heads.filter(pl.col("step") == pl.col("step").max()) if "step" in heads.columns else heads
     wide = last.select("layer", "head", "measure", "value")
     keys = ["measure", "layer", "head"]
     for kind in ("null", "p"):
@@ -16,5 +24,22 @@ def above_null(heads: pl.DataFrame, level: float = 0.05) -> pl.DataFrame:
             pl.col("measure").str.strip_suffix(f"_{kind}"), "layer", "head", pl.col("value").alias(kind)
         )
         wide = wide.join(of_kind, on=keys, how="left")
-    found = wide.filter(pl.col("p") <= level).select(*keys, "value", "null", "p")
-    return found.sort("measure", "value", descending=[False, True])
+    above = wide.filter(pl.col("p") <= level).select(*keys, "value", "null", "p")
+    is_strong = pl.col("value") - pl.col("null") >= LEAST * (1 - pl.col("null"))
+    return above.with_columns(strong=is_strong).sort("measure", "value", descending=[False, True])
+
+
+def strong(heads: pl.DataFrame, measure: str) -> pl.DataFrame:
+    """The strong heads of `measure` at the last step: layer, head, value, best first; empty where there is none.
+
+    Where the table has no p-values (other samples than the usual ones) the level alone decides, over the null or 0.
+    """
+    last = heads.filter(pl.col("step") == pl.col("step").max()) if "step" in heads.columns else heads
+    if (last["measure"] == f"{measure}_p").any():
+        rows = above_null(last).filter((pl.col("measure") == measure) & pl.col("strong"))
+    else:
+        null = last.filter(pl.col("measure") == f"{measure}_null").select("layer", "head", null="value")
+        rows = last.filter(pl.col("measure") == measure).join(null, on=["layer", "head"], how="left")
+        floor = pl.col("null").fill_null(0.0)
+        rows = rows.filter(pl.col("value") - floor >= LEAST * (1 - floor)).sort("value", descending=True)
+    return rows.select("layer", "head", "value")

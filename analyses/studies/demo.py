@@ -1,5 +1,6 @@
 """The whole story on one machine: train, score, ablate, average, map, report."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +11,9 @@ from copyscope.analyses.tables.run import open_run
 from copyscope.analyses.tables.run_prompts import check_context
 from copyscope.analyses.tables.scores import score
 from copyscope.analyses.tables.summary import summary_lines
+from copyscope.analyses.tables.watch import Watch
 from copyscope.training.checkpoints.average import average
+from copyscope.training.checkpoints.series import Checkpoint
 from copyscope.training.config import RunConfig
 from copyscope.training.progress import Progress
 from copyscope.training.trainer import train
@@ -28,18 +31,20 @@ def demo(
     out: str | Path = "runs/demo",
     config: RunConfig | None = None,
     progress: Progress | None = None,
+    on_scored: Callable[[Checkpoint], object] | None = None,
 ) -> DemoResult:
-    """Runs everything, or goes on where an interrupted call stopped: whatever is done is not done again.
+    """Trains, scores each checkpoint as it is written, ablates, maps and reports. After an interruption, call it again:
+    whatever is done is not done twice.
 
-    `config`: None for the preset `quickstart`. `progress` hears how training, scoring and ablation advance.
+    `config`: None for the preset `quickstart`. `progress` hears how training and ablation advance; `on_scored` is
+    called with each checkpoint once it is scored. What changed at each is logged.
 
-    Raises InputError before training if the context is too short
-    for the copying test, and as the parts do.
+    Raises InputError before training if the context is too short for the copying test, and as the parts do.
     """
     config = config or RunConfig.load("quickstart")
     check_context(config.model.n_ctx, config.data.vocab_size)
-    run = train(config, out, progress=progress)
-    score(run, progress=progress)
+    run = train(config, out, on_checkpoint=Watch(out, config, on_scored), progress=progress)
+    score(run, progress=progress)  # what a call that was killed between writing and scoring left
     ablate(run, progress=progress)
     if open_run(run).series.checkpoints:  # else they were taken away, and only tables are left
         means = average(run, progress=progress)

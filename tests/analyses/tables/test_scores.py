@@ -93,4 +93,4 @@ def test_heads_above_their_null() -> None:
         (1, 0, 1, "previous_token_p", 0.001), (8, 1, 1, "induction_attention", 0.9),
     ]  # fmt: skip
     table = pl.DataFrame(rows, schema=["step", "layer", "head", "measure", "value"], orient="row")
-    assert above_null(table).rows() == [("previous_token", 0, 0, 0.9, 0.1, 0.001)]
+    assert above_null(table).rows() == [("previous_token", 0, 0, 0.9, 0.1, 0.001, True)]
