@@ -14,13 +14,12 @@ import plotly.graph_objects as go
 from copyscope.analyses.figures import figures
 from copyscope.analyses.figures.map_data import phase_change
 from copyscope.analyses.formation.heads import copying_formation, formation_steps, loss_settled
-from copyscope.analyses.page.report import MEGABYTES, opened, report_page
+from copyscope.analyses.page.report import MEGABYTES, report_page
 from copyscope.analyses.tables.averages import with_averages
-from copyscope.analyses.tables.run import chance, open_run, read_metrics, read_tables, score_tables
+from copyscope.analyses.tables.run import chance, open_run, open_runs, read_metrics, read_tables, score_tables
+from copyscope.training.checkpoints.series import Source
 from copyscope.training.errors import InputError
 from copyscope.training.files import write_text
-
-Source = str | Path
 
 
 class Explorer:
@@ -51,7 +50,7 @@ def explore(
     attention is embedded; `height` of the frame in pixels. Raises InputError if a run was not scored. For prompts
     of your own, which need the models at hand, there is `copyscope explore`.
     """
-    return Explorer(report_page(opened(sources), max_megabytes, start=view), height)
+    return Explorer(report_page(open_runs(sources), max_megabytes, start=view), height)
 
 
 def formation_map(source: Source, measure: str = "prefix_matching_sum") -> go.Figure:

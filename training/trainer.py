@@ -36,20 +36,22 @@ from copyscope.training.tracking import RunLog, check_trackers
 
 
 def train(
-    config: RunConfig,
+    config: RunConfig | str | Path,
     out: str | Path,
     on_checkpoint: Callable[[Checkpoint], object] | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Trains the run in folder `out`, or goes on with it, and returns the folder.
 
-    `on_checkpoint(checkpoint)` is called after each checkpoint is on disk, before `checkpoints.keep` takes it away;
-    `progress` hears of each line of metrics.jsonl. A run already finished is returned as it is.
+    `config`: the settings, or a preset's name or TOML file. `on_checkpoint(checkpoint)` is called after each
+    checkpoint is on disk, before `checkpoints.keep` takes it away; `progress` hears of each line of
+    metrics.jsonl. A run already finished is returned as it is.
 
     Ctrl-C and SIGTERM save the full state and raise `Stopped`; a loss that is not finite, a full
     disk or a folder that holds another run raise InputError, with every earlier checkpoint kept. Started by
     `accelerate launch` or `torchrun`, the processes share each batch, and the first of them writes.
     """
+    config = config if isinstance(config, RunConfig) else RunConfig.load(config)
     out = Path(out)
     _check_claim(config, out)
     check_trackers(config)

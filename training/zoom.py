@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from copyscope.training.checkpoints.manifest import read_manifest
-from copyscope.training.checkpoints.series import CheckpointSeries, step_folder
+from copyscope.training.checkpoints.series import CheckpointSeries, Source, step_folder
 from copyscope.training.config import RunConfig
 from copyscope.training.environment import at_step
 from copyscope.training.errors import InputError
@@ -33,7 +33,7 @@ class Zoom(NamedTuple):
 
 
 def zoom(
-    run: str | Path,
+    run: Source,
     start: int,
     end: int,
     every: int = 1,

@@ -1,7 +1,6 @@
 """What one scored run has to say on the claims: formation steps, the order of events, and how it ended."""
 
 import math
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +12,7 @@ from copyscope.analyses.formation.emergence import Emergence, emergence
 from copyscope.analyses.formation.heads import copying_formation, formation_steps, order_of_appearance
 from copyscope.analyses.tables.run import chance, open_run, read_metrics, score_tables
 from copyscope.training.checkpoints.average import ABOUT
+from copyscope.training.checkpoints.series import Source
 from copyscope.training.errors import InputError
 from copyscope.training.schedule import learning_rate
 
@@ -79,11 +79,13 @@ class Evidence(NamedTuple):
         return (math.log(self.copying["high"]) - math.log(max(self.copying["low"], 0.5))) / (2 * 1.96)
 
 
-def gather(source: str | Path) -> Evidence:
+def gather(source: Source) -> Evidence:
     """Reads a scored run. Raises InputError, with the run's name in front, for what its tables lack."""
     run = open_run(source)
     if (run.folder / ABOUT).is_file():
-        raise InputError(f"{source}: means of a run's weights, which are no run of their own; give {run.folder.parent}")
+        raise InputError(
+            f"{run.folder}: means of a run's weights, which are no run of their own; give {run.folder.parent}"
+        )
     try:
         heads, model = score_tables(run)
         metrics, at_chance = read_metrics(run), chance(run)
@@ -98,7 +100,7 @@ def gather(source: str | Path) -> Evidence:
         last = model.filter(pl.col("step").is_in(model["step"].unique().sort().tail(LAST).implode()))
         final = last.group_by("measure").agg(pl.col("value").mean())
         return Evidence(
-            run=run.name, source=str(source), run_id=run.config.run_id if run.config else None,
+            run=run.name, source=run.series.source, run_id=run.config.run_id if run.config else None,
             config=flat(run.config) if run.config else {}, n_layers=heads["layer"].n_unique(), induction=formed,
             previous=formation_steps(heads, "previous_token") if has_previous else None,
             order=order_of_appearance(heads, model, induction, at_chance) if has_previous else pl.DataFrame(),

@@ -20,6 +20,8 @@ from copyscope.analyses.claims.factors import comparable, varied
 from copyscope.analyses.claims.verdict import Verdict
 from copyscope.analyses.claims.within_runs import delayed_emergence, shallow_to_deep, stage_after_stage
 from copyscope.analyses.statistics.intervals import over_runs
+from copyscope.analyses.tables.run import open_runs
+from copyscope.training.checkpoints.series import Source
 from copyscope.training.errors import InputError
 
 
@@ -31,7 +33,7 @@ class Claims(NamedTuple):
     """A row a run, and one for all seeds of a recipe: when each stage formed, with 95 % intervals (`runs_table`)."""
 
 
-def claims(sources: Sequence[str | Path], factor: str | None = None) -> Claims:
+def claims(sources: Source | Sequence[Source], factor: str | None = None) -> Claims:
     """A verdict on each claim from scored runs (`copyscope score`); undecided unless the runs decide it.
 
     `factor`: a setting such as `train.batch_size`; then the runs must differ in it alone (apart from seeds and from
@@ -39,9 +41,9 @@ def claims(sources: Sequence[str | Path], factor: str | None = None) -> Claims:
     names those it leaves out. Raises InputError: a run that was not scored, is given twice, has too few checkpoints,
     steps twice or out of order, scores that are not numbers; with `factor`, a run that differs in more.
     """
-    if not sources:
+    runs = [gather(run) for run in open_runs(sources)]
+    if not runs:
         raise InputError("claims: no run given; name one or more run folders")
-    runs = [gather(source) for source in sources]
     if len({run.run for run in runs}) < len(runs):  # folders of one name: only their paths tell them apart
         runs = [run._replace(run=run.source) for run in runs]
     _no_doubles(runs)

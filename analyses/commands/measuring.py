@@ -12,7 +12,6 @@ from copyscope.analyses.commands.options import (
     Source,
     Steps,
     echo_json,
-    head_names,
     names,
     numbers,
     quiet,
@@ -121,7 +120,7 @@ def ablate(
                 what=kind,
                 samples=samples,
                 loss_prompts=prompts,
-                heads=head_names(heads),
+                heads=heads,
                 max_bytes=memory * 2**20,
             )
             for kind in kinds(names(what) or [])

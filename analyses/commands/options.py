@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import re
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
@@ -60,21 +59,6 @@ def read_config(source: str, assignments: list[str] | None, corpus: str | None) 
 def names(text: str | None) -> list[str] | None:
     """Comma-separated names, or None where the option was not given."""
     return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
-
-
-def head_names(text: str | None) -> list[tuple[int, int | str]] | None:
-    """`L2H1,L3` to head 1 of layer 2 and all heads of layer 3. Raises InputError for anything else."""
-    from copyscope.training.errors import InputError
-
-    found: list[tuple[int, int | str]] = []
-    for name in names(text) or []:
-        parts = re.fullmatch(r"[Ll](\d{1,6})(?:[Hh](\d{1,6}))?", name)
-        if parts is None:
-            raise InputError(f"--heads {name}: write a head as L2H1, all heads of a layer as L2, with commas between")
-        found.append((int(parts[1]), "attention" if parts[2] is None else int(parts[2])))
-    if text is not None and not found:
-        raise InputError("--heads: name at least one, as in L2H1,L3")
-    return found or None
 
 
 def numbers(text: str | None, option: str = "--steps") -> list[int] | None:

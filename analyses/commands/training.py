@@ -229,10 +229,8 @@ def push(
     """
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     from copyscope.analyses.commands.console import Console
-    from copyscope.training.checkpoints.hub import push_series
-    from copyscope.training.checkpoints.series import CheckpointSeries
+    from copyscope.training.checkpoints.hub import push as run_push
 
     with Console(silent) as console:
-        opened = CheckpointSeries.open(series)
-        result = push_series(opened, repo, not public, progress=console.advance)
+        result = run_push(series, repo, not public, progress=console.advance)
     typer.echo(f"{repo}: {len(result.uploaded)} revisions uploaded, {len(result.skipped)} there already")

@@ -10,6 +10,7 @@ from copyscope.analyses.figures.figures import CONFIG, formation_map_figure
 from copyscope.analyses.figures.map_data import Band, phase_change
 from copyscope.analyses.formation.heads import copying_formation, formation_json, formation_steps
 from copyscope.analyses.tables.run import Run, chance, open_run, read_metrics, read_tables, score_tables
+from copyscope.training.checkpoints.series import Source
 from copyscope.training.errors import InputError
 from copyscope.training.files import write_bytes, write_json, write_text
 from copyscope.training.schedule import checkpoint_steps
@@ -28,7 +29,7 @@ class FormationResult(NamedTuple):
 
 
 def map_formation(
-    source: str | Path, measures: Sequence[str] | None = None, formats: Sequence[str] = ("html",)
+    source: Source, measures: Sequence[str] | None = None, formats: Sequence[str] = ("html",)
 ) -> FormationResult:
     """Finds the formation steps of a scored series; writes results/formation.json and a map per measure in figures/.
 
@@ -63,6 +64,10 @@ def map_formation(
         write_text(path, content) if isinstance(content, str) else write_bytes(path, content)
         written.append(path)
     return FormationResult(formation, written)
+
+
+map = map_formation
+"""The command's name, as `copyscope.map`."""
 
 
 def _effects(run: Run) -> pl.DataFrame | None:

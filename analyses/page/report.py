@@ -7,7 +7,8 @@ from pathlib import Path
 from copyscope.analyses.page.budget import embed_attention
 from copyscope.analyses.page.build import page
 from copyscope.analyses.page.payload import payload
-from copyscope.analyses.tables.run import Run, open_run
+from copyscope.analyses.tables.run import Run, open_runs
+from copyscope.training.checkpoints.series import Source
 from copyscope.training.errors import InputError
 from copyscope.training.files import write_text
 from copyscope.training.progress import Progress
@@ -19,7 +20,7 @@ MEGABYTES = 8.0
 
 
 def report(
-    sources: str | Path | Sequence[str | Path],
+    sources: Source | Sequence[Source],
     out: str | Path | None = None,
     max_megabytes: float = MEGABYTES,
     progress: Progress | None = None,
@@ -29,7 +30,7 @@ def report(
     `out`: None for report.html in the first run's folder; the rest is as for `report_page`. The file is written whole
     or not at all. Raises InputError if a run was not scored, or `out` cannot be written.
     """
-    runs = opened(sources)
+    runs = open_runs(sources)
     html = report_page(runs, max_megabytes, progress)
     target = Path(out) if out else runs[0].folder / "report.html"
     write_text(target, html)
@@ -55,8 +56,3 @@ def report_page(
     for line in found.index["left_out"]:
         logger.info(f"left out: {line}")
     return page(found.index | {"start": start}, blocks)
-
-
-def opened(sources: str | Path | Sequence[str | Path]) -> list[Run]:
-    """One source or several as runs. Raises InputError for one that is none."""
-    return [open_run(source) for source in ([sources] if isinstance(sources, str | Path) else sources)]

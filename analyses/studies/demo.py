@@ -29,19 +29,19 @@ class DemoResult(NamedTuple):
 
 def demo(
     out: str | Path = "runs/demo",
-    config: RunConfig | None = None,
+    config: RunConfig | str | Path = "quickstart",
     progress: Progress | None = None,
     on_scored: Callable[[Checkpoint], object] | None = None,
 ) -> DemoResult:
     """Trains, scores each checkpoint as it is written, ablates, maps and reports. After an interruption, call it again:
     whatever is done is not done twice.
 
-    `config`: None for the preset `quickstart`. `progress` hears how training and ablation advance; `on_scored` is
-    called with each checkpoint once it is scored. What changed at each is logged.
+    `config`: the settings, or a preset's name or TOML file. `progress` hears how training and ablation advance;
+    `on_scored` is called with each checkpoint once it is scored. What changed at each is logged.
 
     Raises InputError before training if the context is too short for the copying test, and as the parts do.
     """
-    config = config or RunConfig.load("quickstart")
+    config = config if isinstance(config, RunConfig) else RunConfig.load(config)
     check_context(config.model.n_ctx, config.data.vocab_size)
     run = train(config, out, on_checkpoint=Watch(out, config, on_scored), progress=progress)
     score(run, progress=progress)  # what a call that was killed between writing and scoring left

@@ -29,9 +29,10 @@ from copyscope.analyses.tables.run import (
 from copyscope.analyses.tables.run_prompts import COPYING_SAMPLES, LOSS_PROMPTS, Prompts, run_prompts
 from copyscope.interp.ablation.parts import Part, check_parts
 from copyscope.interp.ablation.rerun import MAX_BYTES
+from copyscope.interp.head_names import parse_heads
 from copyscope.interp.measures.heads import check_names
 from copyscope.interp.models.hooked import load_hooked, load_weights_into, special_ids
-from copyscope.training.checkpoints.series import step_folder
+from copyscope.training.checkpoints.series import Source, step_folder
 from copyscope.training.errors import InputError
 from copyscope.training.progress import Progress
 
@@ -42,7 +43,7 @@ VERSION = 2
 
 
 def ablate(
-    source: str | Path,
+    source: Source,
     steps: Iterable[int] | None = None,
     methods: Iterable[str] | None = None,
     progress: Progress | None = None,
@@ -50,7 +51,7 @@ def ablate(
     what: str = "heads",
     samples: int = COPYING_SAMPLES,
     loss_prompts: int = LOSS_PROMPTS,
-    heads: Sequence[Part] | None = None,
+    heads: str | Sequence[Part] | None = None,
     max_bytes: int = MAX_BYTES,
 ) -> pl.DataFrame:
     """Removes parts of the model and returns the effects, with columns run, step and tokens in front.
@@ -65,8 +66,8 @@ def ablate(
             asked for.
         samples: of the copying test.
         loss_prompts: of the copying loss.
-        heads: (layer, head), or (layer, "attention") for all of a layer: only these are removed, in turn or in
-            pairs. None for all.
+        heads: text such as `L3H1,L2`, or pairs: (layer, head), (layer, "attention") for all of a layer. Only these
+            are removed, in turn or in pairs. None for all.
         max_bytes: memory for activations beside the model.
 
     Tables are in results/ablations (heads) and results/ablations/<what>; what is stored already under the same
@@ -78,6 +79,7 @@ def ablate(
     wanted = check_names(wanted, usable_methods(what), "ablation method")
     if heads is not None and what not in CHOOSABLE:
         raise InputError(f"heads: only {' and '.join(CHOOSABLE)} can be of chosen heads, not {what}")
+    heads = None if heads is None else parse_heads(heads)
     for name, count in (("samples", samples), ("loss_prompts", loss_prompts)):
         if count < 1:
             raise InputError(f"{name}={count}: at least 1 is needed")

@@ -1,7 +1,6 @@
 """The causal map: what removing each head does, over training, beside what its scores say."""
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +11,7 @@ from copyscope.analyses.tables.run import Run, open_run, read_tables, selected
 from copyscope.analyses.tables.run_prompts import COPYING_SAMPLES
 from copyscope.analyses.tables.zoom_window import steps_around
 from copyscope.interp.ablation.rerun import MAX_BYTES
+from copyscope.training.checkpoints.series import Source
 from copyscope.training.errors import InputError
 from copyscope.training.progress import Progress
 
@@ -32,7 +32,7 @@ class CausalMap(NamedTuple):
 
 
 def causal_map(
-    source: str | Path,
+    source: Source,
     steps: Iterable[int] | None = None,
     method: str = "zero",
     measure: str = "copying_loss",

@@ -3,7 +3,8 @@
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ import polars as pl
 from jaxtyping import Int
 
 from copyscope.training.checkpoints.average import ABOUT
-from copyscope.training.checkpoints.series import Checkpoint, CheckpointSeries, manifest_hash
+from copyscope.training.checkpoints.series import Checkpoint, CheckpointSeries, Source, manifest_hash
 from copyscope.training.config import InterventionConfig, RunConfig
 from copyscope.training.errors import InputError
 from copyscope.training.files import write_bytes
@@ -35,7 +36,11 @@ class Scores(NamedTuple):
 
 
 class Run(NamedTuple):
-    """A series of checkpoints with the folder of its results."""
+    """A series of checkpoints with the folder of its results.
+
+    `steps`, `heads`, `model` and `metrics` are what was computed so far, read from disk when asked for; whatever takes
+    a path or a source text takes a run as well.
+    """
 
     name: str
     folder: Path
@@ -44,6 +49,34 @@ class Run(NamedTuple):
     config: RunConfig | None
     data: dict[str, Any]
     """data.json of a run of ours, or of its means; empty for somebody else's series."""
+
+    def __fspath__(self) -> str:
+        return self.series.source
+
+    @property
+    def steps(self) -> pl.DataFrame:
+        """The checkpoints: step, tokens, path, revision, scored, ablated."""
+        done = {kind: _steps_of(self.folder / "results" / kind) for kind in ("heads", "ablations")}
+        schema = {"step": pl.Int64, "tokens": pl.Int64, "path": pl.String, "revision": pl.String,
+                  "scored": pl.Boolean, "ablated": pl.Boolean}  # fmt: skip
+        rows = [(c.step, c.tokens, c.path, c.revision, *(c.step in steps for steps in done.values()))
+                for c in self.series.checkpoints]  # fmt: skip
+        return pl.DataFrame(rows, schema=schema, orient="row")
+
+    @property
+    def heads(self) -> pl.DataFrame:
+        """Scores of heads: run, step, tokens, layer, head, measure, value. InputError if the run was not scored."""
+        return score_tables(self).heads
+
+    @property
+    def model(self) -> pl.DataFrame:
+        """Scores of the whole model: run, step, tokens, measure, value. InputError if the run was not scored."""
+        return score_tables(self).model
+
+    @property
+    def metrics(self) -> pl.DataFrame:
+        """What training logged: step, tokens, loss, validation_loss, lr, …; empty for a public series."""
+        return read_metrics(self)
 
     @property
     def eval_seed(self) -> int:
@@ -64,12 +97,15 @@ class Run(NamedTuple):
         return above[1 if (self.folder / ABOUT).is_file() else 0] / "tokens" / str(self.data.get("store"))
 
 
-def open_run(source: str | Path) -> Run:
+def open_run(source: Source) -> Run:
     """A run, a folder of Hugging Face models, one model's folder or GGUF file, or `org/model@rev,rev` of the hub.
 
     Results go into the folder; for a file or a hub series, into `runs/<name>`. Raises InputError if there is no
     checkpoint in it.
     """
+    if isinstance(source, Run):
+        return source
+    source = os.fspath(source)
     folder = Path(source)
     if not folder.is_dir():
         name = folder.stem if folder.is_file() else str(source).partition("@")[0].replace("/", "--")
@@ -89,6 +125,16 @@ def open_run(source: str | Path) -> Run:
     if (folder / ABOUT).is_file():
         name = f"{folder.resolve().parent.name}-{name}"
     return Run(name, folder, series, config, data)
+
+
+def open_runs(sources: Source | Sequence[Source]) -> list[Run]:
+    """One source or several as runs. Raises InputError for one that is none."""
+    return [open_run(source) for source in ([sources] if isinstance(sources, str | os.PathLike) else sources)]
+
+
+def _steps_of(folder: Path) -> set[int]:
+    """The steps that have a table in the folder."""
+    return {int(path.stem.removeprefix("step")) for path in folder.glob("step*.parquet")}
 
 
 def result_key(checkpoint: Checkpoint, *parts: object) -> str:

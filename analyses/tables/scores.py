@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import polars as pl
 from jaxtyping import Float
@@ -34,7 +33,7 @@ from copyscope.interp.measures.behavior import (
 from copyscope.interp.measures.circuits import composition_table
 from copyscope.interp.measures.heads import MEASURES, check_names, score_heads
 from copyscope.interp.models.hooked import HookedModel, load_hooked, load_weights_into, prove_conversion, special_ids
-from copyscope.training.checkpoints.series import Checkpoint, step_folder
+from copyscope.training.checkpoints.series import Checkpoint, Source, step_folder
 from copyscope.training.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -44,7 +43,7 @@ KINDS = ("heads", "model", "pairs", "positions")
 
 
 def score(
-    source: str | Path,
+    source: Source,
     measures: Iterable[str] | None = None,
     steps: Iterable[int] | None = None,
     progress: Progress | None = None,

@@ -39,7 +39,7 @@ def sweep_heads(
     *,
     windows: Int[Tensor, "window window_pos"] | None = None,
     repeated: Int[Tensor, "prompt prompt_pos"] | None = None,
-    heads: Sequence[Head] | None = None,
+    heads: str | Sequence[Head] | None = None,
     seed: int = 0,
     max_bytes: int = MAX_BYTES,
     progress: Progress | None = None,
@@ -58,14 +58,14 @@ def sweep_heads(
             `interp.ablation.rerun.donors` names with `seed`.
         repeated: prompts for the copying loss; None draws 16 (100 tokens twice, or what fits) from the test's own
             tokens.
-        heads: the heads to sweep; None for all.
+        heads: the heads to sweep, as pairs or as text such as `L3H1,L2`; None for all.
         max_bytes: memory for activations.
 
     Two ways with the same result: all ablations from the clean run on, packed (`rerun`), or, where the model
     does not allow that, a forward pass each (`hooked_rerun`). A single-head effect misses what backup heads
     make up for; see `sweep_pairs`.
     """
-    heads = sorted(set(all_heads(model) if heads is None else heads))
+    heads = all_heads(model) if heads is None else check_parts(model, heads).pairs
     effects = _effects(
         model, questions(model, test, repeated, windows, seed), [[h] for h in heads], methods, seed, max_bytes, progress
     )
@@ -101,7 +101,7 @@ def sweep_layers(
 def sweep_pairs(
     model: HookedModel,
     test: CopyingTest,
-    heads: Sequence[Head],
+    heads: str | Sequence[Head],
     method: str = "mean",
     *,
     repeated: Int[Tensor, "prompt prompt_pos"] | None = None,
@@ -119,10 +119,9 @@ def sweep_pairs(
     Raises:
         InputError: fewer than two different heads.
     """
-    heads = sorted(set(heads))
+    heads = check_parts(model, heads).pairs if heads else []
     if len(heads) < 2:
         raise InputError(f"pairs: {len(heads)} heads to pair up; give at least two different ones")
-    check_parts(model, heads)
     check_names([method], METHODS, "ablation method")
     pairs = list(combinations(range(len(heads)), 2))
     sets = [check_parts(model, [head]) for head in heads]

@@ -35,16 +35,16 @@ HELD = ("zero", "previous_token", "uniform")
 @contextmanager
 def ablate_heads(
     model: HookedModel,
-    heads: Sequence[Part],
+    heads: str | Sequence[Part],
     method: str = "zero",
     *,
     reference: Int[Tensor, "prompt pos"] | None = None,
     seed: int = 0,
 ) -> Iterator[HookedModel]:
-    """Removes heads from every forward pass in its body: `with ablate_heads(model, [(2, 1)]): model(tokens)`.
+    """Removes heads from every forward pass in its body: `with ablate_heads(model, "L2H1"): model(tokens)`.
 
-    `heads` holds (layer, head), and for whole layers (layer, "attention") or (layer, "mlp"). What changes is the head's
-    output z before W_O (an attention bias b_O stays), or the MLP's output:
+    `heads`: text such as `L3H1,L2`, or pairs: (layer, head), and for whole layers (layer, "attention") or (layer,
+    "mlp"). What changes is the head's output z before W_O (an attention bias b_O stays), or the MLP's output:
     - `zero`: 0;
     - `mean`: its mean over prompts at the same position, of the clean model on `reference`; without a reference, of
       the batch that runs (then earlier ablated heads act on it, and the batch must have two rows or more);
@@ -82,7 +82,7 @@ def ablate_heads(
 
 
 @contextmanager
-def hold_heads(model: HookedModel, heads: Sequence[Head], mode: str) -> Iterator[HookedModel]:
+def hold_heads(model: HookedModel, heads: str | Sequence[Head], mode: str) -> Iterator[HookedModel]:
     """Holds heads in every forward pass in its body, as training does with `intervention.heads`.
 
     `mode`: `zero` (output 0), or attention to the token before (`previous_token`; position 0 attends to itself) or to

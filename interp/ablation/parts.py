@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from copyscope.interp.head_names import head_name, parse_heads
 from copyscope.interp.models.hooked import HookedModel
 from copyscope.training.errors import InputError
 
@@ -37,9 +38,13 @@ class Parts(NamedTuple):
         return Parts(heads, self.mlps | other.mlps)
 
 
-def check_parts(model: HookedModel, parts: Sequence[Part]) -> Parts:
-    """The set sorted by layer; InputError if it is empty or names something that the model does not have."""
+def check_parts(model: HookedModel, parts: str | Sequence[Part]) -> Parts:
+    """The set sorted by layer, from pairs or from text such as `L3H1,L2`.
+
+    Raises InputError if it is empty or names something that the model does not have.
+    """
     n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
+    parts = parse_heads(parts)
     if not parts:
         raise InputError("no head to ablate; give at least one (layer, head)")
     heads: dict[int, set[int]] = {}
@@ -53,8 +58,8 @@ def check_parts(model: HookedModel, parts: Sequence[Part]) -> Parts:
             heads.setdefault(layer, set()).add(what)
         elif isinstance(what, int):
             raise InputError(
-                f"head ({layer}, {what}) does not exist: the model has {n_layers} layers × {n_heads} heads, "
-                f"from (0, 0) to ({n_layers - 1}, {n_heads - 1})"
+                f"head {head_name(layer, what)} does not exist: the model has {n_layers} layers × {n_heads} heads, "
+                f"{head_name(0, 0)} to {head_name(n_layers - 1, n_heads - 1)}"
             )
         else:
             raise InputError(

@@ -1,4 +1,5 @@
 from .analyses.claims.judge import claims as claims
+from .analyses.figures.maps import map as map
 from .analyses.formation.heads import formation_steps as formation_steps
 from .analyses.notebook import explore as explore
 from .analyses.notebook import formation_map as formation_map
@@ -12,7 +13,6 @@ from .analyses.tables.scores import score as score
 from .interp.ablation.effects import sweep_heads as sweep_heads
 from .interp.ablation.hooks import ablate_heads as ablate_heads
 from .interp.measures.behavior import copying_accuracy as copying_accuracy
-from .interp.measures.behavior import copying_test as copying_test
 from .interp.measures.behavior import icl_score as icl_score
 from .interp.measures.circuits import copying_score as copying_score
 from .interp.measures.circuits import eigenvalue_positivity as eigenvalue_positivity
@@ -24,7 +24,9 @@ from .interp.measures.heads import prefix_matching_sum as prefix_matching_sum
 from .interp.measures.heads import previous_token as previous_token
 from .interp.measures.heads import score_heads as score_heads
 from .interp.models.hooked import load_hooked as load_hooked
+from .interp.prompts.of_model import copying_test as copying_test
 from .training.checkpoints.average import average as average
+from .training.checkpoints.hub import push as push
 from .training.checkpoints.verify import verify as verify
 from .training.config import RunConfig as RunConfig
 from .training.trainer import train as train

@@ -1,6 +1,6 @@
 from .average import ABOUT as ABOUT
 from .average import average_folder as average_folder
-from .hub import push_series as push_series
+from .hub import push as push
 from .manifest import check_files as check_files
 from .manifest import read_manifest as read_manifest
 from .series import Checkpoint as Checkpoint

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,14 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from copyscope.training.checkpoints.manifest import check_files, read_manifest
-from copyscope.training.checkpoints.series import Checkpoint, CheckpointSeries, local_path, manifest_hash, step_folder
+from copyscope.training.checkpoints.series import (
+    Checkpoint,
+    CheckpointSeries,
+    Source,
+    local_path,
+    manifest_hash,
+    step_folder,
+)
 from copyscope.training.checkpoints.weights import CHUNK, Weights, model_tensors
 from copyscope.training.config import RunConfig
 from copyscope.training.errors import InputError
@@ -40,7 +48,7 @@ class Average(NamedTuple):
     """Step → the steps averaged for it, each with its weight."""
 
 
-def average(source: str | Path, share: float = SHARE, progress: Progress | None = None) -> Average:
+def average(source: Source, share: float = SHARE, progress: Progress | None = None) -> Average:
     """Writes a series in which the model of step s is the mean of the weights from step (1 - `share`) s to s.
 
     `source`: a run or a folder of Hugging Face models with safetensors; its own checkpoints stay as they are, and the
@@ -53,9 +61,11 @@ def average(source: str | Path, share: float = SHARE, progress: Progress | None 
     """
     if not 0 < share <= 1:
         raise InputError(f"--share {share:g}: give a share of the steps so far, above 0 and at most 1")
-    series, folder = CheckpointSeries.open(source), local_path(str(source))
+    series, folder = CheckpointSeries.open(source), local_path(os.fspath(source))
     if not folder.is_dir() or any(one.revision is not None for one in series.checkpoints):
-        raise InputError(f"{source}: only folders of safetensors files can be averaged; download the revisions first")
+        raise InputError(
+            f"{series.source}: only folders of safetensors files can be averaged; download the revisions first"
+        )
     if (folder / ABOUT).is_file():
         raise InputError(f"{folder}: holds means already; average {folder.parent} with another --share")
     steps = [one.step for one in series.checkpoints]

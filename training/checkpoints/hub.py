@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from copyscope.training.checkpoints.manifest import read_manifest
-from copyscope.training.checkpoints.series import Checkpoint, CheckpointSeries
+from copyscope.training.checkpoints.series import Checkpoint, CheckpointSeries, Source
 from copyscope.training.checkpoints.verify import verify
 from copyscope.training.errors import InputError
 from copyscope.training.files import MANIFEST, sha256_of
@@ -19,29 +19,31 @@ logger = logging.getLogger(__name__)
 
 
 class Pushed(NamedTuple):
-    """What `push_series` did, by revision."""
+    """What `push` did, by revision."""
 
     uploaded: list[str]
     skipped: list[str]
     """Those that the hub had already, file by file the same."""
 
 
-def push_series(
-    series: CheckpointSeries,
+def push(
+    source: Source,
     repo: str,
     private: bool = True,
     api: Any = None,
     progress: Progress | None = None,
 ) -> Pushed:
-    """Uploads each checkpoint as revision `step<N>` of the model repository `repo` (org/name), and the last as `main`.
+    """Uploads each checkpoint as revision `step<N>` of the model repository `repo` (org/name), the last as `main` too.
 
-    The repository is made if it is not there; `private` says how, and changes nothing about one that is. A revision is
-    one commit, so that it is whole or not there; those that are there already are skipped, so that the same call goes
-    on where it was cut off. `api` is a `huggingface_hub.HfApi` (none given: one with the token of this machine).
+    `source`: a run, a series, or its folder. The repository is made if it is not there; `private` says how, and changes
+    nothing about one that is. A revision is one commit, so that it is whole or not there; those that are there already
+    are skipped, so that a call that was cut off can be repeated. `api` is a `huggingface_hub.HfApi` (none given: one
+    with the token of this machine).
 
     Raises InputError: a series that is not on this disk or that `verify` finds unsound, two checkpoints of one step, no
     token, no network, a token that may not write there.
     """
+    series = CheckpointSeries.open(source)
     if not re.fullmatch(r"[\w][\w.-]*/[\w][\w.-]*", repo):
         raise InputError(f"{repo}: not the name of a repository; give ORG/NAME, as in my-lab/my-run")
     api = api or _api()  # what is quickly found to be missing is said first

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,6 +11,9 @@ from pathlib import Path
 from copyscope.training.checkpoints.manifest import read_manifest
 from copyscope.training.errors import InputError
 from copyscope.training.files import MANIFEST, sha256_of, tidy
+
+Source = str | os.PathLike[str]
+"""A path, a source text such as `EleutherAI/pythia-70m@step1000`, or what names one: a run, a series."""
 
 _STEP = re.compile(r"(?:step|checkpoint|global_step)[-_]?(\d+)")
 
@@ -31,15 +35,21 @@ class CheckpointSeries:
     source: str
     checkpoints: tuple[Checkpoint, ...]
 
+    def __fspath__(self) -> str:
+        """Its source: whatever takes a path or a source text takes a series as well."""
+        return self.source
+
     @classmethod
-    def open(cls, source: str | Path) -> "CheckpointSeries":
+    def open(cls, source: Source) -> "CheckpointSeries":
         """A run folder, a folder of Hugging Face directories, one model's directory or GGUF file, or
         `org/model@rev,rev`.
 
         Steps come from the manifest, else from the folder's or revision's name (`step100`, `checkpoint-100`), else
         from their order. Raises InputError naming the source if there is no checkpoint.
         """
-        text = str(source)
+        if isinstance(source, CheckpointSeries):
+            return source
+        text = os.fspath(source)
         path = local_path(text)
         if path.is_dir():
             return cls(text, tuple(sorted(_local(path), key=lambda checkpoint: checkpoint.step)))

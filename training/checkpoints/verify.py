@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from copyscope.training.checkpoints.manifest import read_manifest
-from copyscope.training.checkpoints.series import Checkpoint, CheckpointSeries, step_of
+from copyscope.training.checkpoints.series import Checkpoint, CheckpointSeries, Source, step_of
 from copyscope.training.checkpoints.trajectory import find_jumps
 from copyscope.training.checkpoints.unfit import why_no_weights, why_unfit
 from copyscope.training.checkpoints.weights import (
@@ -67,7 +67,7 @@ class _Member:
         return f"delete the folder; `copyscope zoom {run} --from {self.step} --to {self.step}` makes it again{place}"
 
 
-def verify(series: CheckpointSeries, progress: Progress | None = None) -> list[Problem]:
+def verify(source: Source, progress: Progress | None = None) -> list[Problem]:
     """Everything wrong with the checkpoints on disk, one line each, by step; empty when sound.
 
     With a manifest: any damaged, missing or foreign file, a label that differs from it, another run's checkpoint.
@@ -76,6 +76,7 @@ def verify(series: CheckpointSeries, progress: Progress | None = None) -> list[P
     (`trajectory`). Every file is read once or twice. Raises InputError for a GGUF file
     or a hub series.
     """
+    series = CheckpointSeries.open(source)
     for checkpoint in series.checkpoints:
         if Path(checkpoint.path).is_file() or checkpoint.revision is not None:
             raise InputError(

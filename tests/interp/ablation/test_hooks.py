@@ -151,8 +151,8 @@ def test_nothing_is_left_behind(model, method):
 
 
 BAD_HEADS = [
-    ([(0, 0), (3, 0)], "zero", r"head \(3, 0\) does not exist: the model has 3 layers × 4 heads"),
-    ([(0, -1)], "zero", r"head \(0, -1\) does not exist"),
+    ([(0, 0), (3, 0)], "zero", "L3H0"),
+    ([(0, -1)], "zero", "L0H-1"),
     ([], "zero", "at least one"),
     ([(0, 0)], "zer", "did you mean 'zero'"),
     ([(0, "mpl")], "zero", r"\(0, 'mpl'\) does not exist"),

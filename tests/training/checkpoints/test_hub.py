@@ -11,8 +11,7 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError, HTTPError  # pyright: ignore[reportPrivateImportUsage]
 from small_run import small_config, train_small, write_corpus
 
-from copyscope.training.checkpoints.hub import push_series
-from copyscope.training.checkpoints.series import CheckpointSeries
+from copyscope.training.checkpoints.hub import push
 from copyscope.training.errors import InputError
 
 
@@ -83,12 +82,12 @@ def assert_whole(hub: FakeHub, run: Path) -> None:
 @pytest.mark.parametrize("private", [True, False])
 def test_each_checkpoint_is_a_revision_and_the_last_is_main(run: Path, private: bool, logged: list[str]) -> None:
     hub = FakeHub()
-    result = push_series(CheckpointSeries.open(run), "lab/run", private, hub)
+    result = push(run, "lab/run", private, hub)
     assert result.uploaded == hub.uploads == [*REVISIONS, "main"]
     assert hub.private == {"lab/run": private}
     assert_whole(hub, run)
     assert logged[-1] == "main: uploaded (5 of 5)"
-    again = push_series(CheckpointSeries.open(run), "lab/run", private, hub)
+    again = push(run, "lab/run", private, hub)
     assert (again.uploaded, again.skipped) == ([], [*REVISIONS, "main"])
 
 
@@ -96,9 +95,9 @@ def test_each_checkpoint_is_a_revision_and_the_last_is_main(run: Path, private: 
 def test_an_upload_cut_off_goes_on(run: Path, fails_at: int) -> None:
     hub = FakeHub(fails_at)
     with pytest.raises(InputError, match=r"^lab/run: no connection to the hub \(connection reset\); the same command"):
-        push_series(CheckpointSeries.open(run), "lab/run", api=hub)
+        push(run, "lab/run", api=hub)
     hub.fails_at = None
-    push_series(CheckpointSeries.open(run), "lab/run", api=hub)
+    push(run, "lab/run", api=hub)
     assert hub.uploads == [*REVISIONS, "main"]
     assert_whole(hub, run)
 
@@ -121,10 +120,10 @@ def test_a_revision_that_differs_is_replaced(run: Path, tmp_path: Path, how: str
             path.unlink()
         how = "config.json" if how == "MANIFEST.json" else how
     hub = FakeHub()
-    push_series(CheckpointSeries.open(run), "lab/run", api=hub)
+    push(run, "lab/run", api=hub)
     hub.uploads.clear()
     damage(hub.repos["lab/run"]["step2"], how)
-    result = push_series(CheckpointSeries.open(run), "lab/run", api=hub)
+    result = push(run, "lab/run", api=hub)
     assert hub.uploads == result.uploaded == ["step2"]
     assert_whole(hub, run)
 
@@ -135,7 +134,7 @@ def test_an_unsound_series_is_refused(run: Path, tmp_path: Path) -> None:
     (run / "checkpoints" / "step00000004" / "foreign.txt").write_text("x")
     hub = FakeHub()
     with pytest.raises(InputError, match=r"^not uploaded, since .*tokenizer.json: missing.*and 1 more") as caught:
-        push_series(CheckpointSeries.open(run), "lab/run", api=hub)
+        push(run, "lab/run", api=hub)
     assert len(str(caught.value).splitlines()) == 1
     assert hub.repos == {}
 
@@ -143,9 +142,9 @@ def test_an_unsound_series_is_refused(run: Path, tmp_path: Path) -> None:
 def test_bad_names_and_places_are_refused(run: Path) -> None:
     for repo in ("run", "a/b/c", "lab/", "/run", "lab/my run", "../run"):
         with pytest.raises(InputError, match="give ORG/NAME"):
-            push_series(CheckpointSeries.open(run), repo, api=FakeHub())
+            push(run, repo, api=FakeHub())
     with pytest.raises(InputError, match="on a hub already"):
-        push_series(CheckpointSeries.open("org/model@step1,step2"), "lab/run", api=FakeHub())
+        push("org/model@step1,step2", "lab/run", api=FakeHub())
 
 
 class RefusingHub(FakeHub):
@@ -161,14 +160,14 @@ class RefusingHub(FakeHub):
 @pytest.mark.parametrize(("status", "says"), [(401, "hf auth login"), (403, "hf auth login"), (500, "goes on")])
 def test_a_refusal_is_one_line(run: Path, status: int, says: str) -> None:
     with pytest.raises(InputError, match=says) as caught:
-        push_series(CheckpointSeries.open(run), "lab/run", api=RefusingHub(status))
+        push(run, "lab/run", api=RefusingHub(status))
     assert len(str(caught.value).splitlines()) == 1
 
 
 def test_the_real_library_without_network_and_without_a_token(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(InputError, match=r"^lab/run: the hub may not be reached, since HF_HUB_OFFLINE is set"):
-        push_series(CheckpointSeries.open(run), "lab/run", api=HfApi(token="none"))
+        push(run, "lab/run", api=HfApi(token="none"))
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
     with pytest.raises(InputError, match="no token for the hub: run `hf auth login`"):
-        push_series(CheckpointSeries.open(run), "lab/run")
+        push(run, "lab/run")
