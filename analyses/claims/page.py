@@ -1,6 +1,5 @@
 """Verdicts on the claims as lines, as one HTML page that opens offline, and as JSON."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import polars as pl
 from copyscope.analyses.claims.evidence import STAGES
 from copyscope.analyses.claims.judge import Claims
 from copyscope.analyses.claims.verdict import Verdict, interval
+from copyscope.analyses.words.json_values import plain
 from copyscope.analyses.words.plain_page import html_table, plain_page, text
 from copyscope.training.errors import InputError
 from copyscope.training.files import write_json, write_text
@@ -89,14 +89,10 @@ def write_claims(found: Claims, sources: Sequence[str], out: Path) -> Path:
         parts.append(f'<div class="scroll"><table class="facts"><tbody>{rows}</tbody></table></div>')
         if verdict.details is not None and not verdict.details.is_empty():
             parts.append(html_table(verdict.details, "Behind it"))
-    write_json(out.with_suffix(".json"), {"sources": list(sources), "runs": found.runs.to_dicts(),
-                                          "claims": [_plain(verdict) for verdict in found.verdicts]})  # fmt: skip
+    claims = [
+        verdict._asdict() | {"details": [] if verdict.details is None else verdict.details}
+        for verdict in found.verdicts
+    ]
+    write_json(out.with_suffix(".json"), plain({"sources": list(sources), "runs": found.runs, "claims": claims}))
     write_text(out, plain_page("copyscope: claims", parts))
     return out
-
-
-def _plain(verdict: Verdict) -> dict[str, Any]:
-    """JSON-safe: tables become lists of rows, NaN becomes null."""
-    details = [] if verdict.details is None else verdict.details.to_dicts()
-    rows = [{k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in r.items()} for r in details]
-    return verdict._asdict() | {"details": rows}

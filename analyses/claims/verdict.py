@@ -1,9 +1,10 @@
 """What a verdict on a claim holds, and the words all claims share."""
 
-import math
 from typing import NamedTuple
 
 import polars as pl
+
+from copyscope.analyses.words.json_values import number as number
 
 LEAST_RUNS = 3
 """Runs (seeds) without which nothing is supported or contradicted: one run shows that something can happen."""
@@ -39,11 +40,6 @@ def undecided(claim: Verdict, runs: int, reason: str) -> Verdict:
 def blank(claim: str, effect: str, rule: str, breaks: str) -> Verdict:
     """A claim before anything is known: undecided."""
     return Verdict(claim, "undecided", effect, None, None, None, 0, "", rule, breaks)
-
-
-def number(value: float) -> float | None:
-    """None in place of NaN and infinities."""
-    return float(value) if math.isfinite(value) else None
 
 
 def interval(verdict: Verdict) -> str | None:

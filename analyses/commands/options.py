@@ -1,7 +1,6 @@
 """What commands share: arguments, options, how their text is read, and how results are written as JSON."""
 
 import json
-import math
 import os
 from importlib.resources import files
 from pathlib import Path
@@ -31,19 +30,9 @@ def preset_names(typed: str) -> list[str]:
 
 def echo_json(result: dict[str, Any]) -> None:
     """Prints JSON that any reader takes: numbers that are not finite become null, paths text, tables lists of rows."""
-    typer.echo(json.dumps(_plain(result), indent=1, allow_nan=False))
+    from copyscope.analyses.words.json_values import plain
 
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if hasattr(value, "to_dicts"):
-        return _plain(value.to_dicts())
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
+    typer.echo(json.dumps(plain(result), indent=1, allow_nan=False))
 
 
 def read_config(source: str, assignments: list[str] | None, corpus: str | None) -> Any:

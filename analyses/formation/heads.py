@@ -41,6 +41,7 @@ from copyscope.analyses.formation.step_rule import (
 )
 from copyscope.analyses.formation.table_checks import check_rule, enough, has_errors, measure_rows
 from copyscope.analyses.words.glossary import is_calibration
+from copyscope.analyses.words.json_values import plain
 from copyscope.training.errors import InputError
 
 __all__ = [
@@ -204,19 +205,6 @@ def order_of_appearance(
     return ordered(found)
 
 
-def _plain(value: Any) -> Any:
-    """JSON-safe: NaN and infinities become null, numpy numbers Python ones."""
-    if hasattr(value, "_asdict"):
-        value = value._asdict()
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def formation_json(
     heads: pl.DataFrame,
     model: pl.DataFrame,
@@ -242,7 +230,7 @@ def formation_json(
     order = order_of_appearance(heads, model, induction, chance).to_dicts() if "previous_token" in present else []
     known = set(model["measure"].to_list())
     accuracy = next((m for m in ("copying_accuracy_token", "copying_loss_difference") if m in known), None)
-    return _plain({
+    return plain({
         "rule": {"confirm": CONFIRM, "z": Z, "least": LEAST, "horizon": HORIZON, "chance": chance,
                  "text": (__doc__ or "").strip()},
         "checkpoints": sorted(set(heads["step"].to_list())),

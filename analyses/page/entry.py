@@ -129,7 +129,7 @@ def _settled(notes: list[str], metrics: pl.DataFrame) -> dict[str, Any] | None:
     if found is None or found.step is None:
         return None
     rule = f"loss settled: a doubling of the steps brings less than {found.share:.0%} of the fall so far"
-    return {"step": found.step, "low": number(found.low), "high": number(found.high), "rule": rule}
+    return {"step": found.step, "low": number(found.low, 7), "high": number(found.high, 7), "rule": rule}
 
 
 def _copying(copying: pl.DataFrame | None) -> dict[str, Any] | None:
@@ -140,16 +140,16 @@ def _copying(copying: pl.DataFrame | None) -> dict[str, Any] | None:
     if row is None or change is None:
         return None
     return {
-        **{name: number(row[name]) for name in ("step", "low", "high")}, "measure": row["measure"],
-        "start": number(change.low), "end": number(change.high), "level": number(row["threshold"]),
+        **{name: number(row[name], 7) for name in ("step", "low", "high")}, "measure": row["measure"],
+        "start": number(change.low, 7), "end": number(change.high, 7), "level": number(row["threshold"], 7),
         "rule": change.rule,
     }  # fmt: skip
 
 
 def _formation(found: pl.DataFrame, grid: Grid) -> list[dict[str, Any]]:
     return [
-        {"head": row["layer"] * grid.n_heads + row["head"], "step": row["step"], "low": number(row["low"]),
-         "high": number(row["high"]), "state": row["status"]}
+        {"head": row["layer"] * grid.n_heads + row["head"], "step": row["step"], "low": number(row["low"], 7),
+         "high": number(row["high"], 7), "state": row["status"]}
         for row in found.iter_rows(named=True)
     ]  # fmt: skip
 
