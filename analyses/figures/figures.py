@@ -28,7 +28,6 @@ from copyscope.analyses.figures.panels import (
     draw_loss,
     draw_map,
     draw_model,
-    head_label,
     look,
     map_height,
     measure_title,
@@ -37,6 +36,7 @@ from copyscope.analyses.figures.panels import (
 from copyscope.analyses.formation.heads import formation_map
 from copyscope.analyses.formation.loss import LossSettled
 from copyscope.analyses.words.glossary import describe
+from copyscope.interp.head_names import head_name
 from copyscope.training.errors import InputError
 
 CONFIG = {"showSendToCloud": False, "displaylogo": False, "responsive": True}
@@ -145,7 +145,7 @@ def ablation_figure(ablations: pl.DataFrame, measures: Sequence[str] | None = No
             rows = last.filter(pl.col("measure") == name)
             value = {(row["layer"], row["head"]): row["value"] for row in rows.iter_rows(named=True)}
             here = [(i, row) for i, row in enumerate(names) if row in value]
-            texts = [f"{head_label(*row)}: {value[row]:+.3f}" for _, row in here]
+            texts = [f"{head_name(*row)}: {value[row]:+.3f}" for _, row in here]
             shared = {"x": [value[row] for _, row in here], "y": [i for i, _ in here], "text": texts,
                       "hovertemplate": "%{text}<extra></extra>", "showlegend": column == 1}  # fmt: skip
             if is_bar:
@@ -163,7 +163,7 @@ def ablation_figure(ablations: pl.DataFrame, measures: Sequence[str] | None = No
         figure.update_xaxes(title_text=escape(title), zeroline=True, zerolinecolor=GREY, row=1, col=column)
     figure.update_xaxes(gridcolor=GRID)
     figure.update_yaxes(range=[len(names) - 0.5, -0.5], tickvals=list(range(len(names))), showgrid=False,
-                        ticktext=[head_label(*name) for name in names])  # fmt: skip
+                        ticktext=[head_name(*name) for name in names])  # fmt: skip
     look(figure, ROW * len(names) + TOP + BOTTOM + 40)
     step = int(last["step"][0])
     more = f", the {len(names)} strongest of {first.height} heads" if first.height > len(names) else ""
@@ -205,14 +205,14 @@ def null_figure(heads: pl.DataFrame, measure: str = "prefix_matching_sum") -> go
         figure.add_scatter(
             x=[values.get(row, np.nan) for row in names], y=list(range(len(names))), mode="markers", name=name,
             marker={"symbol": symbol, "size": 10, "color": color, "line": {"width": 2, "color": color}},
-            text=[f"{head_label(*row)}, {name}: {values.get(row, np.nan):.3f}" for row in names],
+            text=[f"{head_name(*row)}, {name}: {values.get(row, np.nan):.3f}" for row in names],
             hovertemplate="%{text}<extra></extra>",
         )  # fmt: skip
     words = describe(measure)
     figure.update_xaxes(title_text=measure_title(measure), gridcolor=GRID, zeroline=False,
                         range=[-0.02 if not words.signed else -1.02, 1.02])  # fmt: skip
     figure.update_yaxes(range=[len(names) - 0.5, -0.5], tickvals=list(range(len(names))), gridcolor=GRID,
-                        ticktext=[head_label(*name) for name in names], zeroline=False)  # fmt: skip
+                        ticktext=[head_name(*name) for name in names], zeroline=False)  # fmt: skip
     look(figure, ROW * len(names) + TOP + BOTTOM + 40)
     more = f", the highest {len(names)} of {len(score)} heads" if len(score) > len(names) else ""
     _heading(figure, f"Score against chance at step {step:,}{more}")

@@ -11,6 +11,7 @@ from plotly.colors import get_colorscale
 from copyscope.analyses.figures.axis import StepAxis, step_label
 from copyscope.analyses.formation.heads import FormationMap
 from copyscope.analyses.words.glossary import describe
+from copyscope.interp.head_names import head_name
 
 NO_SCORE = "#c0c0c0"
 """Colour of a cell that was not measured; it is in neither colour scale."""
@@ -100,7 +101,7 @@ def marks(found: FormationMap, axis: StepAxis, formation: pl.DataFrame) -> list[
             row = formed[name]
             fell = ", fell back later" if row["fell_back"] else ""
             hover = (
-                f"L{name[0]} H{name[1]} formed between steps {row['bracket_low']:,} and {row['step']:,} "
+                f"{head_name(*name)} formed between steps {row['bracket_low']:,} and {row['step']:,} "
                 f"(95 %: {row['low']:,.0f} to {row['high']:,.0f}){fell}"
             )
             x = float(axis.positions(np.array([row["step"]]))[0])

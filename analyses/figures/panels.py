@@ -24,6 +24,7 @@ from copyscope.analyses.figures.map_data import (
 from copyscope.analyses.formation.heads import FormationMap
 from copyscope.analyses.formation.loss import LossSettled
 from copyscope.analyses.words.glossary import describe
+from copyscope.interp.head_names import head_name
 
 VERMILLION, BLUE, SKY, GREEN, PURPLE, GREY = "#d55e00", "#0072b2", "#56b4e9", "#009e73", "#b5598f", "#808080"
 GRID = "rgba(128,128,128,0.25)"
@@ -86,10 +87,6 @@ def look(figure: go.Figure, height: int) -> None:
         paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", font={"size": 12, "family": "sans-serif"},
         modebar={"bgcolor": "rgba(0,0,0,0)", "color": GREY, "activecolor": VERMILLION},
     )  # fmt: skip
-
-
-def head_label(layer: int, head: int) -> str:
-    return f"L{layer} H{head}"
 
 
 def map_height(heads: int) -> int:
@@ -211,7 +208,7 @@ def draw_map(
             type="rect", x0=float(block.edges[0]), x1=float(block.edges[-1]), y0=-0.5, y1=len(rows) - 0.5,
             layer="below", line_width=0, fillcolor=NO_SCORE, row=panel.row, col=1,
         )  # fmt: skip
-        label = [[f"{head_label(*name)}, step {step:,}" for step in block.steps] for name in rows]
+        label = [[f"{head_name(*name)}, step {step:,}" for step in block.steps] for name in rows]
         panel.add(go.Heatmap(
             x=block.edges.astype(np.float32), y=np.arange(len(rows) + 1) - 0.5, z=block.values.astype(np.float32),
             text=label, hovertemplate="%{text}: %{z:.3f}<extra></extra>", hoverongaps=False,
@@ -241,10 +238,13 @@ def _rows_axis(panel: Panel, rows: list[tuple[int, int]]) -> None:
     """Row labels and thin lines between layers; with more than `NAMED` heads one label a layer."""
     starts = layer_starts(rows)
     if len(rows) <= NAMED:
-        at, words = list(range(len(rows))), [head_label(*row) for row in rows]
+        at, words = list(range(len(rows))), [head_name(*row) for row in rows]
     else:
         ends = [*starts[1:], len(rows)]
-        at, words = [(a + b - 1) / 2 for a, b in zip(starts, ends, strict=True)], [f"L{rows[i][0]}" for i in starts]
+        at, words = (
+            [(a + b - 1) / 2 for a, b in zip(starts, ends, strict=True)],
+            [head_name(rows[i][0], None) for i in starts],
+        )
     panel.figure.update_yaxes(
         range=[len(rows) - 0.5, -0.5], tickvals=at, ticktext=words, showgrid=False, row=panel.row, col=1,
         tickfont={"size": 11 if len(rows) <= NAMED else 12},

@@ -28,6 +28,7 @@ from copyscope.analyses.figures.map_data import (
 )
 from copyscope.analyses.formation.heads import FormationMap, formation_map
 from copyscope.analyses.words.glossary import describe
+from copyscope.interp.head_names import head_name
 from copyscope.training.errors import InputError
 
 FORMATS = ("pdf", "svg", "png")
@@ -111,11 +112,11 @@ def _frame(axes: Axes, found: FormationMap, axis: StepAxis) -> None:
     axes.set_xlabel("step (log scale, step 0 in its own slot)")
     starts = layer_starts(found.rows)
     if len(found.rows) <= NAMED:
-        axes.set_yticks(range(len(found.rows)), [f"L{layer} H{head}" for layer, head in found.rows], fontsize=6.5)
+        axes.set_yticks(range(len(found.rows)), [head_name(*row) for row in found.rows], fontsize=6.5)
     else:
         ends = [*starts[1:], len(found.rows)]
         middle = [(a + b - 1) / 2 for a, b in zip(starts, ends, strict=True)]
-        axes.set_yticks(middle, [f"L{found.rows[i][0]}" for i in starts], fontsize=7)
+        axes.set_yticks(middle, [head_name(found.rows[i][0], None) for i in starts], fontsize=7)
     axes.tick_params(axis="y", length=0)
     for start in starts[1:]:
         axes.axhline(start - 0.5, color="#9a9a9a", linewidth=0.6)

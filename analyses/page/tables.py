@@ -40,7 +40,7 @@ def head_table(
         for name, short in (("copying_accuracy_token", "accuracy"), ("copying_loss", "copying loss, nats")):
             table = table.join(_last(first, name, f"removed ({method}): {short}", keys), on=keys, how="left")
     table = table.sort("final score", descending=True).head(MOST_ROWS)
-    table = table.select(pl.format("L{} H{}", "layer", "head").alias("head"), pl.exclude("layer", "head"))
+    table = table.select(pl.format("L{}H{}", "layer", "head").alias("head"), pl.exclude("layer", "head"))
     return table.select(column for column in table.columns if table[column].null_count() < table.height)
 
 
@@ -59,7 +59,7 @@ def order_table(order: pl.DataFrame) -> pl.DataFrame:
     """`order_of_appearance` in words."""
     return order.select(
         "stage",
-        pl.format("L{} H{}", "layer", "head").alias("first head"),
+        pl.format("L{}H{}", "layer", "head").alias("first head"),
         "status",
         pl.format("{} – {}", "bracket_low", "step").alias("between steps"),
         pl.col("since_previous").alias("compared with the stage before"),
@@ -70,7 +70,7 @@ def carrier_table(heads: pl.DataFrame, measure: str) -> pl.DataFrame:
     """`carriers` in words: which head led, from which checkpoint to which."""
     return carriers(heads, measure).select(
         pl.col("measure").map_elements(lambda measure: describe(measure).title, return_dtype=pl.String),
-        pl.format("L{} H{}", "layer", "head").alias("head"),
+        pl.format("L{}H{}", "layer", "head").alias("head"),
         pl.format("{} – {}", "from_step", "to_step").alias("leads at steps"),
         pl.col("value").alias("mean score"),
     )

@@ -2,6 +2,8 @@
 
 import polars as pl
 
+from copyscope.interp.head_names import head_name
+
 MOST = 5
 """Heads, pairs or paths that are named."""
 
@@ -18,16 +20,14 @@ def in_words(what: str, table: pl.DataFrame) -> list[str]:
     return lines
 
 
-def _head(layer: int, head: int | None) -> str:
-    return f"layer {layer}" if head is None else f"L{layer}H{head}"
-
-
 def _strongest(table: pl.DataFrame, *columns: str) -> str:
     loss = table.filter(pl.col("measure") == "copying_loss").select(*columns, "value")
     error = table.filter(pl.col("measure") == "copying_loss_se").select(*columns, se="value")
     rows = loss.join(error, on=columns).sort("value", descending=True).head(MOST)
     by_head = columns[1] == "head"
-    names = [(_head(layer, own) if by_head else f"{own} of layer {layer}", v, se) for layer, own, v, se in rows.rows()]
+    names = [
+        (head_name(layer, own) if by_head else f"{own} of layer {layer}", v, se) for layer, own, v, se in rows.rows()
+    ]
     listed = ", ".join(f"{name} {value:+.2f} ± {se:.2f}" for name, value, se in names)
     return f"removed alone, copying loss changes most for {listed} nats"
 
@@ -43,7 +43,7 @@ def _layers(table: pl.DataFrame) -> str:
 def _pairs(table: pl.DataFrame) -> str:
     loss = table.filter(pl.col("measure") == "copying_loss").sort("synergy", descending=True).head(3)
     listed = ", ".join(
-        f"{_head(r['layer'], r['head'])} with {_head(r['other_layer'], r['other_head'])} {r['synergy']:+.2f} ± "
+        f"{head_name(r['layer'], r['head'])} with {head_name(r['other_layer'], r['other_head'])} {r['synergy']:+.2f} ± "
         f"{r['synergy_se']:.2f}"
         for r in loss.iter_rows(named=True)
     )
@@ -54,7 +54,7 @@ def _sets(table: pl.DataFrame) -> str:
     words = []
     for (search, unit), part in table.group_by("search", "unit", maintain_order=True):
         row = part.row(0, named=True)
-        names = ", ".join(_head(layer, head) for layer, head in part.select("layer", "head").rows())
+        names = ", ".join(head_name(layer, head) for layer, head in part.select("layer", "head").rows())
         what = "enough for copying" if search == "keep" else "breaks copying when removed"
         if not row["reached"]:
             what = f"nearest to what is {'enough' if search == 'keep' else 'needed'} among {unit}"
@@ -67,7 +67,8 @@ def _sets(table: pl.DataFrame) -> str:
 def _paths(table: pl.DataFrame) -> str:
     rows = table.sort("copying_loss", descending=True).head(3).iter_rows(named=True)
     listed = ", ".join(
-        f"{_head(r['source_layer'], r['source_head'])} → {_head(r['layer'], r['head'])} {r['copying_loss']:+.2f} nats, "
+        f"{head_name(r['source_layer'], r['source_head'])} → {head_name(r['layer'], r['head'])} "
+        f"{r['copying_loss']:+.2f} nats, "
         f"attention {r['induction_attention']:+.2f} (K-composition {r['k_composition']:.2f})"
         for r in rows
     )

@@ -17,7 +17,7 @@ def test_b_minus_a(tab: Tab, address: str, small: Made) -> None:
     tab.open(f"{address}#view=compare&a=64&b=1088&head=2.3")
     a, b = (score(small, "prefix_matching_sum", 11, step) for step in (64, 1088))
     assert tab.numbers()["compare"] == pytest.approx({"a": a, "b": b, "difference": b - a}, abs=1e-6)
-    assert tab.table("#compare-table")[1][0] == "L2 H3"
+    assert tab.table("#compare-table")[1][0] == "L2H3"
     assert len(tab.run("return [...document.querySelectorAll('#compare-attention canvas')]")) == 3
     tab.run("document.getElementById('swap').click()")
     assert tab.numbers()["compare"]["difference"] == pytest.approx(a - b, abs=1e-6)

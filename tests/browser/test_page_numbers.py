@@ -50,7 +50,7 @@ def test_hovering_reads_a_cell_without_choosing_it(tab: Tab, address: str, small
     before = tab.numbers()
     tab.mouse(MAP, *at(tab, 11, 448), "move")
     tip = tab.text("#tip")
-    for part in (f"{score(small, 'prefix_matching_sum', 11, 448):.3f}", "Layer 2, head 3, step 448", "× uniform",
+    for part in (f"{score(small, 'prefix_matching_sum', 11, 448):.3f}", "L2H3, step 448", "× uniform",
                  "above its null", "formed at step 448"):  # fmt: skip
         assert part in tip
     after = tab.numbers()
@@ -223,10 +223,10 @@ def test_sorting_and_filtering_reach_the_map_and_the_grid(tab: Tab, address: str
     tab.go(view="attention")
     grid = tab.run("return [...document.querySelectorAll('#grid .cell')].map((c) => c.dataset.head)")
     assert [f"L{g[0]} H{g[2]}" for g in grid] == expected
-    assert tab.go(view="map", filter="formed")["rows"] == ["L2 H3"]
-    assert tab.go(filter="null")["rows"] == ["L2 H3"]
+    assert tab.go(view="map", filter="formed")["rows"] == ["L2H3"]
+    assert tab.go(filter="null")["rows"] == ["L2H3"]
     assert tab.go(filter="pinned", pins="0.1,1.2")["rows"] == (
-        ["L0 H1", "L1 H2"] if final[1] > final[6] else ["L1 H2", "L0 H1"]
+        ["L0H1", "L1H2"] if final[1] > final[6] else ["L1H2", "L0H1"]
     )
     assert tab.go(filter="pinned", pins="")["rows"] == []
     assert "No head passes" in tab.text("#map-one .readout")
@@ -250,11 +250,11 @@ def test_an_effect_of_removal_is_a_measure_like_others(tab: Tab, address: str) -
 def test_pairs_and_order(tab: Tab, address: str) -> None:
     tab.open(f"{address}#view=circuit&step=1152")
     rows = tab.table("#circuit-table")
-    assert [row[:3] for row in rows[1:]] == [["L0 H1", "L2 H3", "0.400"], ["L0 H0", "L2 H3", "0.100"]]
+    assert [row[:3] for row in rows[1:]] == [["L0H1", "L2H3", "0.400"], ["L0H0", "L2H3", "0.100"]]
     assert "step 448" in tab.text("#circuit-title")
     order = tab.table("#order-table")[1:]
     assert [row[:3] for row in order][:2] == [
-        ["Previous-token attention", "L0 H1", "32"],
-        ["Prefix matching", "L2 H3", "448"],
+        ["Previous-token attention", "L0H1", "32"],
+        ["Prefix matching", "L2H3", "448"],
     ]
     assert tab.press(Keys.ENTER, on="#circuit-figure [data-head='0.1']")["head"] == "0.1"

@@ -181,7 +181,7 @@
     return ranges.get(key);
   };
 
-  data.headName = (run, head) => `L${Math.floor(head / run.n_heads)} H${head % run.n_heads}`;
+  data.headName = (run, head) => `L${Math.floor(head / run.n_heads)}H${head % run.n_heads}`;
   data.formation = (run, measure, head) => ((run.formation || {})[measure] || []).find((row) => row.head === head) || null;
   data.isAbove = function (run, measure, head) {
     const known = (run.above_null || {})[measure];

@@ -17,7 +17,7 @@
     return facts;
   };
   C.cellWords = (measure, head, step) => [
-    `Layer ${Math.floor(head / C.run().n_heads)}, head ${head % C.run().n_heads}, step ${C.number(step)}`,
+    `${C.data.headName(C.run(), head)}, step ${C.number(step)}`,
     ...C.cellFacts(measure, head, step).map(([name, value]) => `${name}: ${value}`),
   ];
 

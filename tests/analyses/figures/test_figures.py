@@ -67,7 +67,7 @@ def test_the_map_shows_the_tables_values() -> None:
     assert np.asarray(zero.z)[:, 0] == pytest.approx(expected[:, 0], abs=1e-6)
     assert len(later.x) == later.z.shape[1] + 1
     layout: Any = figure.layout
-    assert list(layout.yaxis.ticktext)[:5] == ["L0 H0", "L0 H1", "L0 H2", "L0 H3", "L1 H0"]
+    assert list(layout.yaxis.ticktext)[:5] == ["L0H0", "L0H1", "L0H2", "L0H3", "L1H0"]
     assert layout.yaxis.range[0] > layout.yaxis.range[1]  # layer 0 on top
     assert len([shape for shape in layout.shapes if shape.y0 == shape.y1]) == 3  # lines between four layers
 
@@ -138,7 +138,7 @@ def test_ablation_bars_and_controls() -> None:
     bars, controls = of_type(figure, go.Bar), of_type(figure, go.Scatter)
     assert len(bars) == len(controls) == 2
     names = list(figure.layout.yaxis.ticktext)  # type: ignore[union-attr]
-    assert names[:3] == ["L1 H2", "L3 H0", "L2 H1"]
+    assert names[:3] == ["L1H2", "L3H0", "L2H1"]
     for measure, bar, control in zip(("copying_accuracy_token", "copying_loss"), bars, controls, strict=True):
         for name, trace in ((measure, bar), (f"{measure}_control", control)):
             row = RUN.ablations.filter(
