@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import polars as pl
 from jaxtyping import Float
