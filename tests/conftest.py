@@ -1,4 +1,8 @@
-"""Every jaxtyping shape in the three packages is checked at run time while tests run (beartype)."""
+"""Every jaxtyping shape in the three packages is checked at run time while tests run (beartype).
+
+Property tests (hypothesis) draw the same examples every time, so that the suite gives the same verdict every time.
+`make test-search` (`--hypothesis-profile search`) draws new ones, and 20 times as many.
+"""
 
 import logging
 import os
@@ -8,8 +12,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
+settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
+settings.register_profile("search", max_examples=2000, deadline=None, print_blob=True)
+settings.load_profile("repeatable")
 install_import_hook(["copyscope"], "beartype.beartype")
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from copyscope.analyses.formation.heads import formation_steps
@@ -27,7 +28,7 @@ def one_line(message: str, *names: str) -> None:
     assert any(name in message for name in names), message
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(changes=st.dictionaries(st.sampled_from(FIELDS), VALUES, min_size=1, max_size=3))
 def test_a_configuration_is_refused_or_comes_back(changes: dict[str, Any]) -> None:
     try:
@@ -78,7 +79,7 @@ def table() -> pl.DataFrame:
     return pl.DataFrame(rows)
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(seed=st.integers(0, 10**6))
 def test_a_table_is_refused_or_gives_sound_steps(seed: int) -> None:
     draw, frame = random.Random(seed), table()

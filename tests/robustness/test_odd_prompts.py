@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
@@ -124,7 +125,7 @@ def single(what: str, message: str) -> None:
     assert "\n" not in message, (what, message)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(text=st.text(max_size=40), d_vocab=st.integers(30, 400), drop=st.floats(0, 0.4))
 def test_a_vocabulary_holds_no_special_token(text: str, d_vocab: int, drop: float) -> None:
     special = sorted({ord(character) % d_vocab for character in text})

@@ -7,7 +7,7 @@ import numpy as np
 import plotly.graph_objects as go
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_run import checkpoint_steps, model_table, series_table, synthetic_run
 
@@ -33,7 +33,6 @@ def test_cell_edges_are_geometric_means() -> None:
     assert axis.zero[1] < edges[0]  # step 0's slot stands apart
 
 
-@settings(deadline=None)
 @given(st.sets(st.integers(0, 10**6), min_size=1, max_size=30))
 def test_positions_keep_the_order_and_stay_inside(steps: set[int]) -> None:
     known = np.array(sorted(steps))

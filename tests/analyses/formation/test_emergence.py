@@ -5,7 +5,8 @@ import math
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_run import checkpoint_steps, model_table, rise
 
@@ -56,7 +57,7 @@ def test_settled_against_loops(share: float) -> None:
     assert found.tokens == found.step * 10
 
 
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(scale=st.floats(0.01, 100), shift=st.floats(-50, 50), factor=st.integers(2, 50))
 def test_neither_the_unit_of_loss_nor_that_of_steps_matters(scale: float, shift: float, factor: int) -> None:
     plain = loss_settled(losses(power_law(), EVERY))

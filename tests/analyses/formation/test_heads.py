@@ -3,7 +3,8 @@
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_run import checkpoint_steps, rise, series_table, synthetic_run
 
@@ -72,7 +73,7 @@ def test_a_rise_short_of_the_level_is_weak() -> None:
     assert formation_steps(series_table({(0, 0): 0.02 + 0.2 * rise(AT, 1000)}, STEPS, MEASURE), least=0.1)["formed"][0]
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(at=st.floats(100, 600), end=st.floats(0.4, 0.9), drift=st.floats(-0.3, 0.5), more=st.integers(1, 12))
 def test_watching_longer_does_not_move_the_step(at: float, end: float, drift: float, more: int) -> None:
     """A rise, then a slow drift once the horizon is past: cut anywhere after that, the answer is the same."""
@@ -228,7 +229,7 @@ def test_coverage_where_neighbouring_checkpoints_are_alike(likeness: float, caps
     assert covered >= 0.88 * found
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(scale=st.floats(0.35, 0.9), jump=st.integers(1, 30), shift=st.integers(0, 5))
 def test_the_step_does_not_depend_on_scale_or_row_order(scale: float, jump: int, shift: int) -> None:
     curve = np.where(np.arange(len(AT)) >= jump, scale, 0.0)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from page_reader import read
 from tiny_series import HEADS, LAYERS, N_CTX, STEPS, tiny_series
@@ -39,7 +39,6 @@ def series(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_series(tmp_path_factory.mktemp("attention") / "tiny")
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 4), min_size=2, max_size=20))
 def test_targets_are_those_of_prefix_matching(ids: list[int]) -> None:
     wanted = targets("prefix_matching_sum", torch.tensor([ids]))
@@ -47,7 +46,6 @@ def test_targets_are_those_of_prefix_matching(ids: list[int]) -> None:
     assert [(q, k) for q, keys in enumerate(induction_targets(ids)) for k in keys] == pairs
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(1, 5), min_size=6, max_size=6))
 def test_predictable_tokens_are_counted_as_by_hand(ids: list[int]) -> None:
     earlier = [list(pairwise(ids[: t + 1])) for t in range(len(ids) - 1)]

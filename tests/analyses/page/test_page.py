@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from page_reader import read
 from synthetic_run import ablation_table, synthetic_run
@@ -216,7 +216,6 @@ def test_nothing_is_fetched_and_the_live_page_holds_no_data() -> None:
     assert "MIT licence" in offline
 
 
-@settings(deadline=None)
 @given(st.text(max_size=40))
 def test_any_text_is_harmless_in_html_and_in_scripts(value: str) -> None:
     assert not set(text(value)) & set("<>\"'")

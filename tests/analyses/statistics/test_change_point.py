@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import optimize
 from synthetic_run import checkpoint_steps, rise
@@ -44,7 +45,7 @@ def test_a_perfect_jump() -> None:
     assert np.ptp(bootstrap_centres(STEPS, values, fit)) < 0.1  # of a gap of 0.29
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(scale=st.floats(1e-3, 1e3), shift=st.floats(-100, 100))
 def test_the_unit_of_the_curve_does_not_matter(scale: float, shift: float) -> None:
     values = rise(AT, 1200, 0.3) + 0.02 * np.random.default_rng(1).normal(size=len(AT))

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from examples import examples
 from handmade import induction_model, llama, saved
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from copyscope.interp.measures.behavior import (
@@ -111,7 +112,7 @@ def test_standard_errors_are_over_contexts_and_prompts(circuit):
 
 
 @given(st.lists(st.lists(st.integers(0, 3), min_size=8, max_size=8), min_size=1, max_size=4))
-@settings(max_examples=50, deadline=None)
+@examples(50)
 def test_loss_split_equals_a_slow_version(rows):
     windows = torch.tensor(rows)
     losses = torch.rand(len(rows), 7, generator=torch.Generator().manual_seed(0))

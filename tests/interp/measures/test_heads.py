@@ -5,8 +5,9 @@ from collections import Counter
 
 import pytest
 import torch
+from examples import examples
 from handmade import induction_model, llama, saved
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -131,7 +132,7 @@ def slow(name, pattern, tokens):
     return sum(values) / len(values) if values else 0.0
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(st.lists(st.lists(st.integers(0, 4), min_size=9, max_size=9), min_size=1, max_size=3), st.integers(0, 99))
 def test_equal_to_a_slow_version(rows, seed):
     tokens = torch.tensor(rows)

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from copyscope.interp.measures.behavior import copying_test
@@ -28,7 +29,7 @@ def test_vocab_too_small():
         random_token_vocab(torch.tensor([1, 2, 3]), 20)
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(
     length=st.integers(1, 30),
     repeats=st.integers(1, 4),

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from copyscope.training.checkpoints.trajectory import find_jumps
@@ -58,7 +59,7 @@ def test_no_false_alarm(steps: list[int], kind: dict[str, float]) -> None:
     assert jumps(steps, walk(steps, 0, **kind)) == {}  # type: ignore[arg-type]
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(
     steps=st.sets(st.integers(0, 400), min_size=1, max_size=25).map(sorted),
     seed=st.integers(0, 10**6),
@@ -68,7 +69,7 @@ def test_no_false_alarm_on_any_steps(steps: list[int], seed: int, kind: dict[str
     assert jumps(steps, walk(steps, seed, **kind)) == {}  # type: ignore[arg-type]
 
 
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(seed=st.integers(0, 10**6), kind=st.sampled_from(KINDS[:9]), scale=st.sampled_from([1e-6, 1.0, 1e6]))
 def test_two_that_changed_places_are_named(seed: int, kind: dict[str, float], scale: float) -> None:
     weights = walk(EVEN, seed, **kind)  # type: ignore[arg-type]
@@ -82,7 +83,7 @@ def test_two_that_changed_places_are_named(seed: int, kind: dict[str, float], sc
     assert f"step {EVEN[first]}:" in found[first + 1]
 
 
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(seed=st.integers(0, 10**6), kind=st.sampled_from(KINDS), steps=st.sampled_from([EVEN, LOGS]))
 def test_another_runs_checkpoint_is_named(seed: int, kind: dict[str, float], steps: list[int]) -> None:
     weights = walk(steps, seed, **kind)  # type: ignore[arg-type]
@@ -94,7 +95,7 @@ def test_another_runs_checkpoint_is_named(seed: int, kind: dict[str, float], ste
         assert set(jumps(steps, weights)) == {place}  # at an end there is less to compare with
 
 
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(seed=st.integers(0, 10**6), away=st.integers(4, 11), data=st.data())
 def test_a_step_far_away_is_named(seed: int, away: int, data: st.DataObject) -> None:
     """Weights of a step between those saved, so that no two are equal."""

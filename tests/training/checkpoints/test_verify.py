@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from examples import examples
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
@@ -68,7 +69,7 @@ def test_no_false_alarm(tmp_path: Path, manifest: bool, pull: float, drift: floa
     assert found(write(tmp_path, walk(1, pull, drift), manifest)) == []
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(where=st.integers(0, 10**9), bit=st.integers(0, 7), data=st.data())
 def test_any_flipped_bit_is_found(series: Path, where: int, bit: int, data: st.DataObject) -> None:
     folder = series / step_folder(64)

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import SafetensorError
 from safetensors.torch import load, load_file, save, save_file
@@ -82,7 +83,7 @@ def test_equal_weights_have_one_fingerprint_in_any_file(tmp_path: Path) -> None:
         assert distance(one, two) == 0
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(seed=st.integers(0, 10**6))
 def test_any_other_value_has_another_fingerprint(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
     folder, draw = tmp_path_factory.mktemp("w"), random.Random(seed)
@@ -114,7 +115,7 @@ def test_zeros_at_the_end_are_counted_over_chunks(tmp_path: Path, size: int, zer
         assert scan(weights).zeros == ({"a": zeros} if zeros else {})
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(seed=st.integers(0, 10**9))
 def test_a_damaged_header_never_gets_past_nor_breaks_anything(
     tmp_path_factory: pytest.TempPathFactory, seed: int

@@ -5,7 +5,8 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from examples import examples
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from interrupted import Killed, killed_at
 
@@ -39,7 +40,7 @@ def slowly(texts: list[str], megabytes: float) -> list[str]:
     return kept
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     numbers=st.lists(st.integers(0, 400), min_size=250, max_size=600).filter(lambda some: len(set(some)) >= 100),
     kilobytes=st.integers(1, 200),
@@ -70,7 +71,7 @@ def test_most_of_a_large_corpus_is_not_kept_on_disk(tmp_path: Path, monkeypatch:
     assert sum(path.stat().st_size for path in (tmp_path / "out").iterdir()) < (tmp_path / "a.jsonl").stat().st_size / 4
 
 
-@settings(max_examples=50, deadline=None)
+@examples(50)
 @given(st.lists(st.binary(min_size=32, max_size=32), min_size=1, max_size=30, unique=True), st.floats(1e-6, 0.49))
 def test_training_and_validation_share_no_document_and_neither_is_empty(digests: list[bytes], share: float) -> None:
     digests.sort()

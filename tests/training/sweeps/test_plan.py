@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from copyscope.training.config import RunConfig
@@ -61,7 +62,7 @@ def test_a_base_beside_the_file(tmp_path: Path) -> None:
     assert sweep_of('base = "mine.toml"', tmp_path).runs[0].config.train.steps == 11
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(
     st.sets(st.integers(1, 64), min_size=1, max_size=3),
     st.sets(st.sampled_from([1e-4, 1e-3, 1e-2]), min_size=1),
