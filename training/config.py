@@ -82,8 +82,12 @@ class DataConfig(_Section):
     """The text, its tokenizer, and which windows of it are trained on."""
 
     corpus: str = "python"
-    """`python` (the embedded default), a file or folder of .txt, .jsonl or .parquet, or
-    `hf:<data set>[:<subset>[:<column>]]`."""
+    """`python` (the embedded default), a file or folder of .txt, .jsonl, .ndjson, .json or .parquet (plain, .gz, .xz or
+    .zst), or `hf:<data set>[:<subset>]`."""
+    field: str = "text"
+    """Field of JSON objects, or column of tables, that holds the text."""
+    encoding: str = "utf-8"
+    """Of text and JSON files without a byte-order mark, by Python's name, as in `cp1252`."""
     vocab_size: int = Field(default=2048, ge=300, le=65_536)
     """Entries of the byte-level BPE vocabulary; 256 bytes and one special token are always in it."""
     max_megabytes: float = Field(default=100.0, gt=0)
@@ -94,6 +98,21 @@ class DataConfig(_Section):
     (`training.data.repeats.repeat_value`); 1 takes every window. Held-out text and tests are never chosen so."""
     validation_share: float = Field(default=0.02, gt=0, lt=0.5)
     """Share of documents held out; a document is in training or in validation, never in both."""
+
+    @field_validator("encoding")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        try:
+            "a".encode(name)
+        except (LookupError, ValueError):
+            raise ValueError("no such encoding; give one that Python knows, as in utf-8, cp1252 or utf-16-le") from None
+        return name
+
+    def canonical(self) -> dict[str, Any]:
+        """What decides the text, for hashes: fields that came later count only where they are not at their default, so
+        that runs and tokens made before keep their names."""
+        later = {name for name in ("field", "encoding") if getattr(self, name) == type(self).model_fields[name].default}
+        return self.model_dump(mode="json", exclude=later)
 
 
 class OptimizerConfig(_Section):
@@ -272,7 +291,8 @@ class RunConfig(_Section):
         """First 12 hex digits of the sha256 of the canonical form (JSON, sorted keys). Plain training is the same
         experiment whether or not the file spells out that there is no intervention."""
         plain = {"intervention"} if self.intervention == InterventionConfig() else None
-        canonical = json.dumps(self.model_dump(mode="json", exclude=plain), sort_keys=True, separators=(",", ":"))
+        fields = self.model_dump(mode="json", exclude=plain) | {"data": self.data.canonical()}
+        canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
     def to_toml(self) -> str:

@@ -30,7 +30,8 @@ def test_toml_gives_the_configuration_back(tmp_path: Path) -> None:
 
 CHANGES: dict[str, Any] = {
     "model.n_heads": 2, "model.n_key_value_heads": 2, "model.d_model": 64, "model.tied_embeddings": True,
-    "model.attention_dropout": 0.1, "data.corpus": "x", "data.validation_share": 0.1, "optimizer.beta1": 0.8,
+    "model.attention_dropout": 0.1, "data.corpus": "x", "data.field": "content", "data.encoding": "cp1252",
+    "data.validation_share": 0.1, "optimizer.beta1": 0.8,
     "optimizer.beta2": 0.9, "optimizer.schedule": "linear", "optimizer.decay_share": 0.5, "train.precision": "fp32",
     "optimizer.final_lr_share": 0.2, "train.threads": 1, "checkpoints.steps": [7],
     "model.d_head": 64, "model.residual_dropout": 0.1, "train.gradient_accumulation": 2, "train.track": ["wandb"],
@@ -59,6 +60,7 @@ WRONG: list[tuple[str, Any]] = [
     ("model.d_mlp", 0), ("model.n_ctx", 1), ("model.tied_embeddings", 7), ("model.tied_embeddings", "perhaps"),
     ("model.rope_theta", 1.0), ("model.rope_theta", float("nan")), ("model.norm_eps", 0), ("model.init_std", -0.1),
     ("model.attention_dropout", 1.0), ("model.attention_dropout", -0.1), ("data.corpus", 3), ("data.corpus", ["a"]),
+    ("data.encoding", "utf-9"), ("data.encoding", "hex"), ("data.encoding", ""),
     ("data.vocab_size", 299), ("data.vocab_size", 65_537), ("data.max_megabytes", 0), ("data.repeat_choice", 0),
     ("data.max_megabytes", float("inf")), ("data.repeat_choice", 65), ("data.validation_share", 0),
     ("data.validation_share", 0.5), ("optimizer.lr", 0), ("optimizer.lr", -1e-3), ("optimizer.lr", float("nan")),

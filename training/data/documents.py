@@ -10,7 +10,9 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from copyscope.training.data.corpora import MAX_CHARS, MIN_CHARS, cut, open_source
+from copyscope.training.data.corpora import open_source
+from copyscope.training.data.cutting import MAX_CHARS, MIN_CHARS, cut
+from copyscope.training.data.text_files import Reading
 from copyscope.training.errors import InputError
 from copyscope.training.files import write_bytes, write_json
 from copyscope.training.progress import now_and_then
@@ -93,8 +95,8 @@ def key(digest: bytes) -> int:
     return int.from_bytes(digest[-8:], "big")
 
 
-def gather(source: str, max_megabytes: float, folder: Path) -> Documents:
-    """Reads a corpus (`training.data.corpora.open_source`) into `folder`, or goes on with it after a kill.
+def gather(name: str, max_megabytes: float, folder: Path, reading: Reading | None = None) -> Documents:
+    """Reads a corpus (`training.data.corpora.open_source`) into `folder`, or resumes doing so after a kill.
 
     Taken are the distinct documents in the order of their digest up to `max_megabytes` (10^6 bytes of UTF-8), so that
     any part is a fair sample; an endless source is read until there is that much. Long documents are cut at line
@@ -105,20 +107,20 @@ def gather(source: str, max_megabytes: float, folder: Path) -> Documents:
     gathered = _Gathered(folder)
     if not gathered.done:
         tell = now_and_then(logger)
-        texts, position, endless = open_source(source, gathered.position)
-        for pieces in _pieces(texts, few=not gathered.files):
+        source = open_source(name, gathered.position, reading)
+        for pieces in _pieces(source.texts, few=not gathered.files):
             for piece in pieces:
                 gathered.add(piece)
             tell(f"read {len(gathered.seen):,} documents, {gathered.size / 1e6:,.1f} MB")
-            if endless and gathered.size >= budget:
+            if source.endless and gathered.size >= budget:
                 break
             if gathered.waiting >= max(SAVE_BYTES, budget // _MAX_FILES):
-                gathered.save(position())
-                if not endless and gathered.size > 2 * budget:
+                gathered.save(source.position())
+                if not source.endless and gathered.size > 2 * budget:
                     gathered.drop_above(budget)
-        texts.close()
+        source.texts.close()
         if not gathered.seen:
-            raise InputError(f"corpus {source}: no document of at least {MIN_CHARS} characters in it; give more text")
+            raise InputError(f"corpus {name}: no document of at least {MIN_CHARS} characters in it; give more text")
         gathered.save(None, done=True)
     return Documents(folder, _places(folder, gathered.files, budget))
 

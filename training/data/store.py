@@ -30,6 +30,7 @@ from copyscope.training.data.shards import (
     write_shards,
 )
 from copyscope.training.data.surprisal import surprisal
+from copyscope.training.data.text_files import Reading
 from copyscope.training.data.tokenizer import BOS as BOS
 from copyscope.training.data.tokenizer import encode, train_tokenizer
 from copyscope.training.errors import InputError
@@ -82,7 +83,8 @@ def token_store(config: DataConfig, root: Path) -> TokenStore:
     most one shard, and the same call goes on. A second process that needs the same store waits for the first.
     """
     # The choice of windows is made when a batch is read, so it does not make another store.
-    fields = config.model_dump(mode="json", exclude={"repeat_choice"}) | {"files": file_signature(config.corpus)}
+    fields = config.canonical() | {"files": file_signature(config.corpus)}
+    del fields["repeat_choice"]
     folder = root / hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
     index, making = folder / "index.json", folder / "making"
     if not index.is_file() or making.is_dir():
@@ -128,7 +130,8 @@ def open_store(folder: Path) -> TokenStore:
 def _make(config: DataConfig, folder: Path, making: Path) -> None:
     """Each step leaves whole files and is not done again after a kill; the index is last."""
     logger.info(f"reading the corpus {config.corpus}")
-    documents = gather(config.corpus, config.max_megabytes, making / "documents")
+    reading = Reading(field=config.field, encoding=config.encoding)
+    documents = gather(config.corpus, config.max_megabytes, making / "documents", reading)
     path = folder / "tokenizer.json"
     if not path.is_file():
         logger.info(f"training a tokenizer of {config.vocab_size} entries")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from interrupted import Killed, killed_at
 
 from copyscope.training.data import documents
-from copyscope.training.data.corpora import MAX_CHARS
+from copyscope.training.data.cutting import MAX_CHARS
 from copyscope.training.data.documents import Documents, gather, key
 from copyscope.training.errors import InputError
 
@@ -126,7 +126,7 @@ def test_stopped_at_any_write_it_goes_on(streamed: bool, tmp_path: Path, monkeyp
     assert len(expected) < 400
     positions = []
     opened = documents.open_source
-    monkeypatch.setattr(documents, "open_source", lambda name, at: [positions.append(at), opened(name, at)][1])
+    monkeypatch.setattr(documents, "open_source", lambda *how: [positions.append(how[1]), opened(*how)][1])
     for write_number in (1, 2, 3, 4, 8, 12):
         out = tmp_path / f"out{write_number}"
         with pytest.raises(Killed), killed_at(write_number, monkeypatch):

@@ -110,7 +110,7 @@ def test_a_store_is_made_once_and_anew_when_the_text_changes(
 def test_killed_at_every_write_it_goes_on(config: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     undisturbed = content(token_store(config, tmp_path / "undisturbed"))
     read, opened = [], documents.open_source
-    monkeypatch.setattr(documents, "open_source", lambda name, at: [read.append(at), opened(name, at)][1])
+    monkeypatch.setattr(documents, "open_source", lambda *how: [read.append(how[1]), opened(*how)][1])
     # A shard, and a part of the documents, is three files: from the fourth attempt on each adds one at least.
     for kills, write in enumerate(chain((1, 2, 3), cycle((4, 5, 6)))):
         try:
@@ -128,14 +128,15 @@ def test_killed_at_every_write_it_goes_on(config: DataConfig, tmp_path: Path, mo
 def test_sigkilled_at_any_moment_it_goes_on(config: DataConfig, tmp_path: Path) -> None:
     undisturbed = content(token_store(config, tmp_path / "undisturbed"))
     child = f"""
-import sys
+import logging, sys
 from pathlib import Path
 from copyscope.training.data import documents
 from copyscope.training.data import shards
 from copyscope.training.data import store as tokens
 from copyscope.training.config import DataConfig
+logging.basicConfig(level=logging.INFO, stream=sys.stdout)
 shards.SHARD_TOKENS, documents.SAVE_BYTES = {shards.SHARD_TOKENS}, {documents.SAVE_BYTES}
-tokens.token_store(DataConfig.model_validate_json(sys.argv[1]), Path(sys.argv[2]), lambda text: print(text, flush=True))
+tokens.token_store(DataConfig.model_validate_json(sys.argv[1]), Path(sys.argv[2]))
 """
     command = [sys.executable, "-c", child, config.model_dump_json(), str(tmp_path / "killed")]
     draw = random.Random(0)
