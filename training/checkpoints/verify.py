@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from copyscope.training.checkpoints.manifest import read_manifest
-from copyscope.training.checkpoints.series import Checkpoint, CheckpointSeries, Source, step_of
+from copyscope.training.checkpoints.names import read_name
+from copyscope.training.checkpoints.series import Checkpoint, CheckpointSeries, Source
 from copyscope.training.checkpoints.trajectory import find_jumps
 from copyscope.training.checkpoints.unfit import why_no_weights, why_unfit
 from copyscope.training.checkpoints.weights import (
@@ -112,7 +113,7 @@ def _check_manifest(member: _Member) -> None:
     for extra in sorted(path.name for path in folder.iterdir()):
         if extra not in member.manifest["files"] and extra != MANIFEST:
             member.add("foreign: the manifest does not list it; take it away", folder / extra)
-    if step_of(folder.name, -1) not in (-1, member.step):
+    if read_name(folder.name).number not in (None, member.step):
         member.add(f"the folder's name and the manifest's step {member.step} differ; rename it")
 
 

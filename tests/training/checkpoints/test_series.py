@@ -112,7 +112,11 @@ def test_other_series_are_ordered_by_the_number_in_the_name(run: Path, tmp_path:
 def test_revisions_of_a_hub_model() -> None:
     series = CheckpointSeries.open("org/model-70m@step2000,step1000,step30")
     assert series.checkpoints == tuple(Checkpoint(n, None, "org/model-70m", f"step{n}") for n in (30, 1000, 2000))
-    assert [c.step for c in CheckpointSeries.open("org/model@main,later").checkpoints] == [0, 1]
+    assert [c.step for c in CheckpointSeries.open("org/model@main").checkpoints] == [0]
+    with pytest.raises(InputError, match="later, main"):
+        CheckpointSeries.open("org/model@main,later")
+    by_name = CheckpointSeries.open("org/model@main,later", order="name").checkpoints
+    assert [(c.step, c.revision) for c in by_name] == [(0, "later"), (1, "main")]
     with pytest.raises(InputError, match="checked as it is read"):
         verify(series)
 
