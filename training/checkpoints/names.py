@@ -162,7 +162,8 @@ def arrange(names: Iterable[str], known: Container[str] = (), chosen: bool = Fal
             left[named.name] = "no step in its name"
         else:
             numbered.append(named)
-    unit: Unit = next((u for u in _UNITS if any(n.unit == u for n in numbered)), "steps")
+    units: list[Unit] = [unit for unit in _UNITS if any(named.unit == unit for named in numbered)]
+    unit: Unit = units[0] if units else "steps"
     for named in numbered:
         if named.unit != unit and named.name not in known:
             left[named.name] = f"counts {named.unit}, others {unit}"
