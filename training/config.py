@@ -116,15 +116,23 @@ class DataConfig(_Section):
 
 
 class OptimizerConfig(_Section):
-    """AdamW and its schedule."""
+    """The optimiser and its schedule."""
 
+    name: Literal["adamw", "muon"] = "adamw"
+    """adamw: for every parameter. muon: for the matrices of attention and MLP, with AdamW for embeddings and norms
+    (`training.model.optimizers`)."""
+    momentum: float = Field(default=0.95, ge=0, lt=1)
+    """Nesterov momentum of Muon."""
     lr: float = Field(default=1e-3, gt=0)
-    """Peak learning rate of AdamW."""
+    """Peak learning rate; one update of Muon is about as large as one of AdamW at the same rate."""
     weight_decay: float = Field(default=0.1, ge=0)
     """Decoupled decay, on matrices only (norm weights are spared)."""
     beta1: float = Field(default=0.9, ge=0, lt=1)
+    """Decay of AdamW's mean gradient."""
     beta2: float = Field(default=0.95, ge=0, lt=1)
+    """Decay of AdamW's mean squared gradient."""
     eps: float = Field(default=1e-8, gt=0)
+    """Added to the root of AdamW's mean squared gradient."""
     warmup_steps: int = Field(default=200, ge=0)
     """Updates over which the learning rate rises linearly from 0."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
@@ -135,6 +143,16 @@ class OptimizerConfig(_Section):
     """Where a decay ends, as a share of the peak."""
     clip: float = Field(default=1.0, gt=0)
     """Largest gradient norm."""
+
+    @model_validator(mode="after")
+    def _only_for_muon(self) -> "OptimizerConfig":
+        if self.name == "adamw" and self.momentum != OptimizerConfig.model_fields["momentum"].default:
+            raise ValueError("momentum is a setting of Muon: leave it out, or set optimizer.name = 'muon'")
+        return self
+
+    def canonical(self) -> dict[str, Any]:
+        """What decides the updates, for hashes: runs by AdamW keep the names they had before there was a choice."""
+        return self.model_dump(mode="json", exclude={"name", "momentum"} if self.name == "adamw" else None)
 
 
 class TrainConfig(_Section):
@@ -289,9 +307,10 @@ class RunConfig(_Section):
     @property
     def run_id(self) -> str:
         """First 12 hex digits of the sha256 of the canonical form (JSON, sorted keys). Plain training is the same
-        experiment whether or not the file spells out that there is no intervention."""
+        experiment whether or not the file spells out that there is no intervention, or that AdamW trains it."""
         plain = {"intervention"} if self.intervention == InterventionConfig() else None
-        fields = self.model_dump(mode="json", exclude=plain) | {"data": self.data.canonical()}
+        fields = self.model_dump(mode="json", exclude=plain)
+        fields |= {"data": self.data.canonical(), "optimizer": self.optimizer.canonical()}
         canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 

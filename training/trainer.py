@@ -1,38 +1,50 @@
 """The training loop, readable top to bottom in one sitting. The only place that steps an optimiser."""
 
 import hashlib
-import json
 import math
 import shutil
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from safetensors.torch import save_file
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from copyscope.training.checkpoints.average import ABOUT
 from copyscope.training.checkpoints.series import Checkpoint, step_folder
 from copyscope.training.config import RunConfig
 from copyscope.training.data.batches import batch, windows
-from copyscope.training.data.store import BOS, TokenStore, open_store, token_store
+from copyscope.training.data.store import TokenStore
 from copyscope.training.environment import environment, note_environment
-from copyscope.training.errors import InputError, Stopped
-from copyscope.training.files import write_folder, write_json, write_text
+from copyscope.training.errors import Stopped
+from copyscope.training.files import write_folder
 from copyscope.training.model.interventions import active, predictable
 from copyscope.training.model.llama import build_model
 from copyscope.training.model.loss import NextTokenLoss
 from copyscope.training.model.machine import keep_freed_memory, native_bf16
+from copyscope.training.model.optimizers import build_optimizers
+from copyscope.training.processes import accelerator_of, any_of, own_rows, summed
 from copyscope.training.progress import Progress
+from copyscope.training.run_folder import check_folder, claim_folder, diverged, fill_checkpoint, store_of
 from copyscope.training.schedule import checkpoint_steps, kept_steps, learning_rate
+from copyscope.training.signals import stop_signals
 from copyscope.training.state import load_state, save_state, states
 from copyscope.training.tracking import RunLog, check_trackers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Which updates to do, and which steps to save."""
+
+    last: int
+    """The step to end at."""
+    saved: frozenset[int]
+    kept: frozenset[int]
+    """Those of `saved` that stay on disk once `on_checkpoint` has seen them."""
+    start_from: tuple[Path, ...] = ()
+    """Full states of another folder to start from, where the run's own has none: the first that is sound."""
 
 
 def train(
@@ -41,7 +53,7 @@ def train(
     on_checkpoint: Callable[[Checkpoint], object] | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """Trains the run in folder `out`, or goes on with it, and returns the folder.
+    """Trains the run in folder `out`, or resumes it, and returns the folder.
 
     `config`: the settings, or a preset's name or TOML file. `on_checkpoint(checkpoint)` is called after each
     checkpoint is on disk, before `checkpoints.keep` takes it away; `progress` hears of each line of
@@ -53,16 +65,16 @@ def train(
     """
     config = config if isinstance(config, RunConfig) else RunConfig.load(config)
     out = Path(out)
-    _check_claim(config, out)
+    check_folder(config, out)
     check_trackers(config)
-    accelerator = _accelerator(config, out)
+    accelerator = accelerator_of(config, out)
     with accelerator.main_process_first():
-        store = _store(config, out)
+        store = store_of(config, out)
         _read(config, store, 0)  # a corpus too small is refused before the folder is claimed
         if accelerator.is_main_process:
-            _claim(config, out, store)
-    steps, kept = set(checkpoint_steps(config)), kept_steps(config)
-    run_updates(config, out, store, steps, kept, config.train.steps, (), accelerator, on_checkpoint, progress)
+            claim_folder(config, out, store)
+    plan = Plan(last=config.train.steps, saved=frozenset(checkpoint_steps(config)), kept=frozenset(kept_steps(config)))
+    run_updates(config, out, store, plan, accelerator, on_checkpoint, progress)
     return out
 
 
@@ -70,156 +82,201 @@ def run_updates(
     config: RunConfig,
     out: Path,
     store: TokenStore,
-    to_save: set[int],
-    kept: set[int],
-    last: int,
-    start_from: tuple[Path, ...] = (),
+    plan: Plan,
     accelerator: Accelerator | None = None,
     on_checkpoint: Callable[[Checkpoint], object] | None = None,
     progress: Progress | None = None,
 ) -> None:
-    """The updates of a run up to step `last`, with checkpoints, full states and metrics.jsonl in folder `out`.
+    """The updates of a run, with checkpoints, full states and metrics.jsonl in folder `out`.
 
-    Goes on from the newest full state in `out`, else from the first sound one of `start_from`, else from step 0. Saves
-    the steps `to_save`, of which those in `kept` stay, and in environment.json what they were computed with. What else
-    is passed and raised is as in `train`.
+    Resumes from the newest full state in `out`, else from the first sound one of `plan.start_from`, else starts at step
+    0. environment.json says what the updates were computed with. What else is passed and raised is as in `train`.
     """
-    accelerator = accelerator or _accelerator(config, out)
-    main = accelerator.is_main_process
-    rows = _rows(config, accelerator)
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     keep_freed_memory()
-    precision = torch.bfloat16 if _bf16(config) else torch.float32
-    m = config.model
-    model = build_model(config, store.index["vocab_size"])
-    model.to(accelerator.device)  # type: ignore[arg-type] # transformers hides the method behind a decorator
-    plain = NextTokenLoss(model, m.n_ctx, precision, m.attention_dropout, m.residual_dropout)
-    plain.to(accelerator.device)
-    loss_of = accelerator.prepare(plain)
-    optimizer = _adamw(config, model)
-    held_out = windows(store.validation, m.n_ctx, config.train.validation_sequences, config.seeds.eval)
+    run = _prepare(config, out, store, accelerator or accelerator_of(config, out))
+    step = load_state([*states(out / "resume"), *plan.start_from], run.model, run.optimizers)
+    run.loss_of.intervention = active(config.intervention, step)
+    if run.main and step < plan.last:
+        note_environment(out, step, environment(run.device, run.accelerator.num_processes, run.loss_of.dtype))
+    log = RunLog(config, out, step, plan.last, run.accelerator, progress) if run.main else None
+    tokens_a_step = config.train.batch_size * config.model.n_ctx
 
-    step = load_state([*states(out / "resume"), *start_from], model, optimizer)
-    if main and step < last:
-        note_environment(out, step, environment(accelerator.device, accelerator.num_processes, precision))
-    plain.intervention = active(config.intervention, step)
-    parts = config.train.gradient_accumulation
-    tokens_a_step = config.train.batch_size * m.n_ctx
-    log = RunLog(config, out, step, last, accelerator, progress) if main else None
-
-    def write_line(**line: Any) -> None:
+    if step == 0 and 0 in plan.saved:
+        _save_checkpoint(run, step, plan, on_checkpoint)
         if log:
-            log.write(step=step, tokens=step * tokens_a_step, **line)
-
-    def save_checkpoint() -> None:
-        folder = out / "checkpoints" / step_folder(step)
-        if main:
-            if not folder.is_dir():
-                labels = {"step": step, "tokens": step * tokens_a_step, "run_id": config.run_id}
-                write_folder(folder, lambda temp: _fill_checkpoint(temp, model, store), **labels)
-            if on_checkpoint:
-                on_checkpoint(Checkpoint(step, step * tokens_a_step, str(folder)))
-            if step not in kept:
-                shutil.rmtree(folder)
-        accelerator.wait_for_everyone()
-
-    def save_full_state() -> None:
-        if main:
-            save_state(out / "resume", model, optimizer, step, config.run_id, config.checkpoints.state_every)
-        accelerator.wait_for_everyone()
-
-    def validation_loss() -> float:
-        # Each process takes its share, and all learn the same value, so that all decide alike.
-        mine = held_out[accelerator.process_index :: accelerator.num_processes]
-        total = torch.zeros((), dtype=torch.float64)
-        plain.eval()
-        with torch.no_grad():
-            for some in mine.split(max(1, len(rows) // parts)):
-                total += float(plain(some.to(accelerator.device))) * len(some)
-        plain.train()
-        return float(_sum(accelerator, total)) / len(held_out)
-
-    if step == 0 and 0 in to_save:
-        save_checkpoint()
-        write_line(validation_loss=validation_loss())
-    losses: list[torch.Tensor] = []
-    left_out: list[torch.Tensor] = []
-    started, started_step = time.perf_counter(), step
-    with _stop_signals() as stop:
-        while step < last:
+            log.write(step=0, tokens=0, validation_loss=_validation_loss(run))
+        else:
+            _validation_loss(run)
+    recent = _Recent(step)
+    with stop_signals() as stop:
+        while step < plan.last:
             rate = learning_rate(config, step)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            sequences = _read(config, store, step, rows).to(accelerator.device)
-            plain.intervention = active(config.intervention, step)
-            if config.intervention.skip_predictable:
-                skipping = plain.intervention is not None
-                left_out.append(predictable(sequences).double().mean() * skipping)
-            loss = torch.zeros((), device=accelerator.device)
-            for part, some in enumerate(sequences.chunk(parts)):
-                if m.attention_dropout or m.residual_dropout:  # so that dropout too depends on the step alone
-                    torch.manual_seed(_seed(config.seeds.data, step, accelerator.process_index, part))
-                together = part == parts - 1  # gradients of all processes are averaged once an update
-                with nullcontext() if together else accelerator.no_sync(loss_of):
-                    part_loss = loss_of(some) / parts
-                    part_loss.backward()
-                loss += part_loss.detach()
-            norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.clip))
+            loss, left_out = _forward_and_backward(run, step)
+            norm = float(torch.nn.utils.clip_grad_norm_(run.model.parameters(), config.optimizer.clip))
             if not math.isfinite(norm):  # the same in all processes; a loss that is not finite has no finite gradient
-                raise _diverged(out, main, step, loss=float(loss), gradient_norm=norm)
-            optimizer.step()
-            optimizer.zero_grad()
-            losses.append(loss)
+                raise diverged(out, run.main, step, loss=float(loss), gradient_norm=norm)
+            for optimizer in run.optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                optimizer.step()
+                optimizer.zero_grad()
+            recent.add(loss, left_out)
             step += 1
 
             line: dict[str, Any] = {}
-            if step % config.train.log_every == 0 or step == last:
-                mean = _sum(accelerator, torch.stack(losses).mean().double()) / accelerator.num_processes
-                line |= {"loss": float(mean), "lr": rate, "grad_norm": norm}
-                if left_out:
-                    share = float(_sum(accelerator, torch.stack(left_out).mean()) / accelerator.num_processes)
-                    line |= {"loss": float(mean) / max(1 - share, 1e-9), "predictable_share": share}
-                    left_out.clear()
-                line["tokens_per_second"] = tokens_a_step * (step - started_step) / (time.perf_counter() - started)
-                losses.clear()
-            if step in to_save or step % config.train.validate_every == 0:
-                line["validation_loss"] = validation_loss()
+            if step % config.train.log_every == 0 or step == plan.last:
+                line |= recent.line(run.accelerator, step, rate, norm, tokens_a_step)
+            if step in plan.saved or step % config.train.validate_every == 0:
+                line["validation_loss"] = _validation_loss(run)
                 if not math.isfinite(line["validation_loss"]):  # before it is saved
-                    raise _diverged(out, main, step, validation_loss=line["validation_loss"])
-            if step in to_save:
-                save_checkpoint()
-            if line:
-                write_line(**line)
-            stopping = _any(accelerator, stop.is_set())
-            if step % config.checkpoints.resume_every == 0 or step == last or stopping:
-                save_full_state()
-            if stopping and step < last:
-                raise Stopped(f"stopped at step {step} of {last}, saved in {out}; the same command goes on")
+                    raise diverged(out, run.main, step, validation_loss=line["validation_loss"])
+            if step in plan.saved:
+                _save_checkpoint(run, step, plan, on_checkpoint)
+            if line and log:
+                log.write(step=step, tokens=step * tokens_a_step, **line)
+            stopping = any_of(run.accelerator, stop.is_set())
+            if step % config.checkpoints.resume_every == 0 or step == plan.last or stopping:
+                _save_full_state(run, step)
+            if stopping and step < plan.last:
+                raise Stopped(
+                    f"stopped at step {step} of {plan.last}, saved in {out}; rerun the same command to resume"
+                )
     if config.train.track:
-        accelerator.end_training()
+        run.accelerator.end_training()
 
 
-def _accelerator(config: RunConfig, out: Path) -> Accelerator:
-    """Device and processes. Precision is ours (`NextTokenLoss`): autocast casts each weight at each use."""
-    return Accelerator(
-        cpu=not torch.cuda.is_available(),  # unless told, accelerate shares work between GPUs only
-        mixed_precision="no",
-        log_with=list(config.train.track) or None,
-        project_dir=out / "tracking",
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """What the loop works with; the same objects from the first update to the last."""
+
+    config: RunConfig
+    out: Path
+    store: TokenStore
+    accelerator: Accelerator
+    model: Any
+    loss_of: NextTokenLoss
+    shared_loss: Any
+    """`loss_of`, whose gradients are averaged over the processes."""
+    optimizers: tuple[torch.optim.Optimizer, ...]
+    rows: range
+    """Which sequences of a batch this process computes."""
+    held_out: torch.Tensor
+
+    @property
+    def main(self) -> bool:
+        return self.accelerator.is_main_process
+
+    @property
+    def device(self) -> torch.device:
+        return self.accelerator.device
+
+
+def _prepare(config: RunConfig, out: Path, store: TokenStore, accelerator: Accelerator) -> _Run:
+    m = config.model
+    rows = own_rows(config, accelerator)
+    model: Any = build_model(config, store.index["vocab_size"])
+    model.to(accelerator.device)
+    precision = torch.bfloat16 if _bf16(config) else torch.float32
+    loss_of = NextTokenLoss(model, m.n_ctx, precision, m.attention_dropout, m.residual_dropout)
+    loss_of.to(accelerator.device)
+    return _Run(
+        config=config,
+        out=out,
+        store=store,
+        accelerator=accelerator,
+        model=model,
+        loss_of=loss_of,
+        shared_loss=accelerator.prepare(loss_of),
+        optimizers=build_optimizers(config.optimizer, model),
+        rows=rows,
+        held_out=windows(store.validation, m.n_ctx, config.train.validation_sequences, config.seeds.eval),
     )
 
 
-def _rows(config: RunConfig, accelerator: Accelerator) -> range:
-    """Which sequences of a batch this process computes."""
-    batch_size, processes = config.train.batch_size, accelerator.num_processes
-    if batch_size % (processes * config.train.gradient_accumulation):
-        raise InputError(
-            f"train.batch_size {batch_size} cannot be shared evenly by {processes} processes in "
-            f"{config.train.gradient_accumulation} parts (train.gradient_accumulation); change one of the three"
-        )
-    share = batch_size // processes
-    return range(accelerator.process_index * share, (accelerator.process_index + 1) * share)
+def _forward_and_backward(run: _Run, step: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Mean loss of this process's part of the batch, with gradients of the whole batch in the parameters; and the share
+    of its tokens that the intervention leaves out of the loss (None where it never does)."""
+    config, parts = run.config, run.config.train.gradient_accumulation
+    sequences = _read(config, run.store, step, run.rows).to(run.device)
+    run.loss_of.intervention = active(config.intervention, step)
+    left_out = None
+    if config.intervention.skip_predictable:
+        left_out = predictable(sequences).double().mean() * (run.loss_of.intervention is not None)
+    loss = torch.zeros((), device=run.device)
+    for part, some in enumerate(sequences.chunk(parts)):
+        if config.model.attention_dropout or config.model.residual_dropout:  # so that dropout depends on the step alone
+            torch.manual_seed(_seed(config.seeds.data, step, run.accelerator.process_index, part))
+        last = part == parts - 1  # gradients of all processes are averaged once an update
+        with nullcontext() if last else run.accelerator.no_sync(run.shared_loss):
+            part_loss = run.shared_loss(some) / parts
+            part_loss.backward()
+        loss += part_loss.detach()
+    return loss, left_out
+
+
+def _validation_loss(run: _Run) -> float:
+    """Each process takes its share, and all get the same value, so that all decide alike."""
+    mine = run.held_out[run.accelerator.process_index :: run.accelerator.num_processes]
+    total = torch.zeros((), dtype=torch.float64)
+    run.loss_of.eval()
+    with torch.no_grad():
+        for some in mine.split(max(1, len(run.rows) // run.config.train.gradient_accumulation)):
+            total += float(run.loss_of(some.to(run.device))) * len(some)
+    run.loss_of.train()
+    return float(summed(run.accelerator, total)) / len(run.held_out)
+
+
+def _save_checkpoint(run: _Run, step: int, plan: Plan, on_checkpoint: Callable[[Checkpoint], object] | None) -> None:
+    tokens = step * run.config.train.batch_size * run.config.model.n_ctx
+    folder = run.out / "checkpoints" / step_folder(step)
+    if run.main:
+        if not folder.is_dir():
+            labels = {"step": step, "tokens": tokens, "run_id": run.config.run_id}
+            write_folder(folder, lambda temp: fill_checkpoint(temp, run.model, run.store), **labels)
+        if on_checkpoint:
+            on_checkpoint(Checkpoint(step, tokens, str(folder)))
+        if step not in plan.kept:
+            shutil.rmtree(folder)
+    run.accelerator.wait_for_everyone()
+
+
+def _save_full_state(run: _Run, step: int) -> None:
+    if run.main:
+        every = run.config.checkpoints.state_every
+        save_state(run.out / "resume", run.model, run.optimizers, step, run.config.run_id, every)
+    run.accelerator.wait_for_everyone()
+
+
+@dataclass
+class _Recent:
+    """Losses since the last line of metrics.jsonl, and since when the speed is counted."""
+
+    started_step: int
+    started: float = field(default_factory=time.perf_counter)
+    losses: list[torch.Tensor] = field(default_factory=list)
+    left_out: list[torch.Tensor] = field(default_factory=list)
+
+    def add(self, loss: torch.Tensor, left_out: torch.Tensor | None) -> None:
+        self.losses.append(loss)
+        if left_out is not None:
+            self.left_out.append(left_out)
+
+    def line(
+        self, accelerator: Accelerator, step: int, rate: float, norm: float, tokens_a_step: int
+    ) -> dict[str, float]:
+        """Means over the updates since the last call, over all processes."""
+        mean = float(summed(accelerator, torch.stack(self.losses).mean().double()) / accelerator.num_processes)
+        line = {"loss": mean, "lr": rate, "grad_norm": norm}
+        if self.left_out:
+            share = float(summed(accelerator, torch.stack(self.left_out).mean()) / accelerator.num_processes)
+            line |= {"loss": mean / max(1 - share, 1e-9), "predictable_share": share}
+        seconds = time.perf_counter() - self.started
+        line["tokens_per_second"] = tokens_a_step * (step - self.started_step) / seconds
+        self.losses.clear()
+        self.left_out.clear()
+        return line
 
 
 def _read(config: RunConfig, store: TokenStore, step: int, rows: range | None = None) -> torch.Tensor:
@@ -228,110 +285,9 @@ def _read(config: RunConfig, store: TokenStore, step: int, rows: range | None = 
     return batch(store.train, *sizes, config.seeds.data, step, choice, store.surprisal if choice > 1 else None, rows)
 
 
-def _sum(accelerator: Accelerator, value: torch.Tensor) -> torch.Tensor:
-    if accelerator.num_processes == 1:
-        return value
-    total: Any = accelerator.reduce(value.to(accelerator.device), "sum")
-    return total
-
-
-def _any(accelerator: Accelerator, flag: bool) -> bool:
-    return bool(_sum(accelerator, torch.tensor(float(flag))) > 0)
-
-
 def _seed(*numbers: int) -> int:
     return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:8], "big", signed=True)
 
 
-def _diverged(out: Path, main: bool, step: int, **values: float) -> InputError:
-    if main:
-        write_json(out / "diverged.json", {"step": step} | {name: str(value) for name, value in values.items()})
-    found = ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in values.items())
-    return InputError(
-        f"{out}: diverged at step {step} ({found}); the checkpoints before it are kept; lower optimizer.lr or raise "
-        "optimizer.warmup_steps, and train into another --out"
-    )
-
-
-def _check_claim(config: RunConfig, out: Path) -> None:
-    """The folder is new, or holds this very configuration."""
-    if not out.is_dir() and (out.exists() or any(parent.is_file() for parent in out.parents)):
-        raise InputError(f"{out}: is a file or lies under one, not a folder; choose another --out")
-    if (out / ABOUT).is_file():
-        raise InputError(f"{out}: holds means of a run's weights, which are not trained on; choose another --out")
-    if (out / "config.toml").is_file():
-        held = RunConfig.load(out / "config.toml")
-        if held.run_id != config.run_id:
-            raise InputError(
-                f"{out}: holds run {held.run_id}, not this configuration ({config.run_id}); choose another --out"
-            )
-
-
-def _store(config: RunConfig, out: Path) -> TokenStore:
-    """The tokens this run began on, whatever has become of the corpus since; for a new run, those of its corpus."""
-    return run_store(out) or token_store(config.data, out.parent / "tokens")
-
-
-def run_store(run: Path) -> TokenStore | None:
-    """The token store that the run in this folder began on; None if it has none, or none any more."""
-    path = run / "data.json"
-    if path.is_file():
-        folder = run.parent / "tokens" / json.loads(path.read_text())["store"]
-        if (folder / "index.json").is_file():
-            return open_store(folder)
-    return None
-
-
-def _claim(config: RunConfig, out: Path, store: TokenStore) -> None:
-    """Writes config.toml, and data.json: which text this run reads. A store made anew from other text must not pass
-    for the first."""
-    path = out / "data.json"
-    if path.is_file():
-        held = json.loads(path.read_text())
-        if held["fingerprint"] != store.index["fingerprint"]:
-            raise InputError(f"{out}: began on other text (the corpus has changed since); train into another --out")
-    else:
-        write_json(path, {**store.index, "store": store.folder.name})
-        write_text(out / "config.toml", config.to_toml())
-
-
 def _bf16(config: RunConfig) -> bool:
     return config.train.precision == "bf16" or (config.train.precision == "auto" and native_bf16())
-
-
-def _adamw(config: RunConfig, model: LlamaForCausalLM) -> torch.optim.AdamW:
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    vectors = [p for p in model.parameters() if p.ndim < 2]
-    o = config.optimizer
-    groups = [{"params": matrices, "weight_decay": o.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=o.lr, betas=(o.beta1, o.beta2), eps=o.eps, fused=True)
-
-
-def _fill_checkpoint(folder: Path, model: LlamaForCausalLM, store: TokenStore) -> None:
-    model.config.architectures = [type(model).__name__]
-    model.config.save_pretrained(folder)
-    weights = {name: value.detach().cpu().contiguous() for name, value in model.named_parameters()}  # tied ones once
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(store.tokenizer_path), bos_token=BOS, eos_token=BOS)
-    tokenizer.save_pretrained(folder)
-
-
-@contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    """An event that Ctrl-C and SIGTERM set, so that a step is never cut in the middle. A second Ctrl-C is immediate."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def ask(number: int, frame: Any) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -13,8 +13,9 @@ from copyscope.training.config import RunConfig
 from copyscope.training.environment import at_step
 from copyscope.training.errors import InputError
 from copyscope.training.progress import Progress
+from copyscope.training.run_folder import run_store
 from copyscope.training.state import states
-from copyscope.training.trainer import run_store, run_updates
+from copyscope.training.trainer import Plan, run_updates
 
 logger = logging.getLogger(__name__)
 
@@ -71,11 +72,12 @@ def zoom(
             f"{run}: its tokens are not in {run.parent / 'tokens'} any more; put that folder back beside the run"
         )
     logger.info(f"replaying steps {known} to {last} of {run}")
-    save = wanted | shared
+    save = frozenset(wanted | shared)
+    plan = Plan(last=last, saved=save, kept=save, start_from=tuple(begin))
     before = torch.get_num_threads()
     torch.set_num_threads(at_step(run, known).get("threads", before))
     try:
-        run_updates(config, apart, store, save, save, last, tuple(begin), progress=progress)
+        run_updates(config, apart, store, plan, progress=progress)
     finally:
         torch.set_num_threads(before)
 
