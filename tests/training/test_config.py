@@ -37,17 +37,18 @@ CHANGES: dict[str, Any] = {
     "model.d_head": 64, "model.residual_dropout": 0.1, "train.gradient_accumulation": 2, "train.track": ["wandb"],
     "checkpoints.keep": "none", "checkpoints.state_every": 500,
     "intervention.heads": [[0, 1]], "intervention.mode": "uniform", "intervention.skip_predictable": True,
-    "intervention.until_step": 9,
+    "intervention.until_step": 9, "optimizer.name": "muon", "optimizer.momentum": 0.8,
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("field", FIELDS)
 def test_run_id_changes_with_every_field_and_with_nothing_else(field: str) -> None:
     section, name = field.split(".")
-    before = RunConfig().model_dump()[section][name]
-    changed = RunConfig().with_values({field: CHANGES[field] if field in CHANGES else before * 2 + 1})
-    assert changed.run_id != RunConfig().run_id
-    assert changed.with_values({field: before}).run_id == RunConfig().run_id
+    plain = RunConfig() if field != "optimizer.momentum" else RunConfig().with_values({"optimizer.name": "muon"})
+    before = plain.model_dump()[section][name]
+    changed = plain.with_values({field: CHANGES[field] if field in CHANGES else before * 2 + 1})
+    assert changed.run_id != plain.run_id
+    assert changed.with_values({field: before}).run_id == plain.run_id
 
 
 def test_run_id_is_the_same_however_a_number_is_written() -> None:
@@ -70,6 +71,7 @@ WRONG: list[tuple[str, Any]] = [
     ("train.batch_size", 0), ("train.precision", "fp8\nor more"), ("train.log_every", 0), ("train.threads", 0),
     ("checkpoints.every", 0), ("checkpoints.steps", 3), ("checkpoints.steps", [-1]), ("checkpoints.steps", ["a"]),
     ("checkpoints.resume_every", 0), ("checkpoints.state_every", 0), ("checkpoints.keep", "some"),
+    ("optimizer.name", "muom"), ("optimizer.momentum", 1),
     ("model.d_head", 1), ("model.d_head", "wide"), ("model.residual_dropout", 1), ("train.gradient_accumulation", 0),
     ("train.track", ["paper"]), ("train.track", "tensorboard"),
     ("seeds.init", -1), ("seeds.data", 2**63), ("seeds.eval", 0.5),
@@ -110,6 +112,7 @@ def test_a_wrong_value_is_refused_by_name(field: str, value: Any, tmp_path: Path
         ("[train]\ngradient_accumulation = 3", "gradient_accumulation 3 must divide batch_size 8"),
         ("[checkpoints]\nstate_every = 300", "state_every 300 must be a multiple of resume_every 250"),
         ("[model]\nn_key_value_heads = 3", "n_key_value_heads 3 must divide n_heads 4"),
+        ("[optimizer]\nmomentum = 0.9", "momentum is a setting of Muon"),
         ("[model", "not valid TOML"),
         ("[model]\nn_layers = 1\nn_layers = 2", "not valid TOML"),
         ("n = " + "9" * 5000, "not valid TOML"),

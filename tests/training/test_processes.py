@@ -39,9 +39,16 @@ def port() -> int:
         return free.getsockname()[1]
 
 
-def test_two_processes_do_what_one_does_and_resume_bit_by_bit(tmp_path: Path, port: int) -> None:
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_two_processes_do_what_one_does_and_resume_bit_by_bit(tmp_path: Path, port: int, optimizer: str) -> None:
     corpus = write_corpus(tmp_path / "corpus.jsonl")
-    values = {"train.batch_size": 4, "train.gradient_accumulation": 2, "model.attention_dropout": 0.0, "train.steps": 8}
+    values = {
+        "train.batch_size": 4,
+        "train.gradient_accumulation": 2,
+        "model.attention_dropout": 0.0,
+        "train.steps": 8,
+        "optimizer.name": optimizer,
+    }
     config = small_config(corpus, values)
     (tmp_path / "config.toml").write_text(config.to_toml())
     one = train(config, tmp_path / "one")

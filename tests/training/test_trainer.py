@@ -47,11 +47,14 @@ def hashes(run: Path) -> dict[str, str]:
     return {path.parent.name: sha256_of(path) for path in (run / "checkpoints").glob("*/model.safetensors")}
 
 
-@pytest.fixture(scope="module", params=[0.0, 0.1], ids=["plain", "dropout"])
+@pytest.fixture(
+    scope="module", params=[("adamw", 0.0), ("adamw", 0.1), ("muon", 0.0)], ids=["plain", "dropout", "muon"]
+)
 def whole(
     corpus: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> tuple[RunConfig, Path]:
-    wanted = config(corpus, **{"model.attention_dropout": request.param})
+    name, dropout = request.param
+    wanted = config(corpus, **{"model.attention_dropout": dropout, "optimizer.name": name})
     return wanted, train(wanted, tmp_path_factory.mktemp("whole") / "run")
 
 
@@ -134,8 +137,11 @@ def test_a_finished_run_is_left_as_it_is(whole: tuple[RunConfig, Path]) -> None:
 
 
 def test_another_configuration_in_the_folder_is_refused(whole: tuple[RunConfig, Path]) -> None:
-    with pytest.raises(InputError, match="choose another --out"):
-        train(whole[0].with_values({"optimizer.lr": 0.5}), whole[1])
+    other = "adamw" if whole[0].optimizer.name == "muon" else "muon"
+    for field, value in (("optimizer.lr", 0.5), ("optimizer.name", other)):
+        with pytest.raises(InputError, match=field) as refused:
+            train(whole[0].with_values({field: value}), whole[1])
+        assert "\n" not in str(refused.value)
 
 
 def test_divergence_is_named_and_what_was_good_is_kept(corpus: Path, tmp_path: Path) -> None:

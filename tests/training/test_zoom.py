@@ -48,6 +48,22 @@ def test_the_new_steps_are_those_of_the_run(
     assert zoom(run, start, end, every).added == []
 
 
+def test_the_steps_of_a_run_by_muon(corpus: Path, tmp_path: Path) -> None:
+    muon = {**STATES, "optimizer.name": "muon"}
+    dense = train(small_config(corpus, {**muon, "checkpoints.every": 1}), tmp_path / "dense")
+    run = train(small_config(corpus, muon), tmp_path / "run")
+    assert zoom(run, 13, 15).added == [13, 14, 15]
+    assert all(weights(run, step) == weights(dense, step) for step in (13, 14, 15))
+
+
+def test_a_state_of_another_optimizer_is_not_used(corpus: Path, tmp_path: Path, logged: list[str]) -> None:
+    run = train(small_config(corpus, STATES), tmp_path / "run")
+    config = RunConfig.load(run / "config.toml")
+    (run / "config.toml").write_text(config.with_values({"optimizer.name": "muon"}).to_toml())
+    assert zoom(run, 13, 15).differs
+    assert sum("momentum_buffer" in text for text in logged) == 2  # steps 12 and 6
+
+
 def test_a_replay_that_differs_is_kept_apart(run: Path) -> None:
     config = RunConfig.load(run / "config.toml")
     (run / "config.toml").write_text(config.with_values({"optimizer.lr": 1.001e-3}).to_toml())

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from copyscope.training.config import RunConfig
-from copyscope.training.errors import InputError
 from copyscope.training.model.llama import build_model
 from copyscope.training.model.optimizers import Muon, build_optimizers, orthogonal
 
@@ -35,7 +34,7 @@ def test_the_updates_are_those_of_pytorch() -> None:
 def test_singular_values_become_about_one_and_directions_stay() -> None:
     torch.manual_seed(1)
     matrices = torch.randn(3, 10, 6)
-    u, s, v = torch.linalg.svd(matrices, full_matrices=False)
+    u, _, v = torch.linalg.svd(matrices, full_matrices=False)
     result = orthogonal(matrices)
     values = torch.linalg.svdvals(result)
     assert 0.6 < values.min() < values.max() < 1.25
@@ -59,18 +58,5 @@ def test_every_parameter_has_one_optimizer(name: str, tied: bool) -> None:
     assert all("proj" in n for n in by_muon)
 
 
-def test_settings_of_muon_are_refused_for_adamw() -> None:
-    with pytest.raises(InputError, match="momentum") as refused:
-        RunConfig().with_values({"optimizer.momentum": 0.9})
-    assert "\n" not in str(refused.value)
-    with pytest.raises(InputError, match=r"optimizer\.name"):
-        RunConfig().with_values({"optimizer.name": "muom"})
-
-
 def test_a_run_by_adamw_keeps_the_id_it_had_before_there_was_a_choice() -> None:
-    config = RunConfig()
-    assert "momentum" in config.to_toml()
-    assert config.with_values({"optimizer.name": "muon"}).run_id != config.run_id
-    muon = config.with_values({"optimizer.name": "muon"})
-    assert muon.with_values({"optimizer.momentum": 0.9}).run_id != muon.run_id
-    assert config.run_id == "3dfdded71140"
+    assert RunConfig().run_id == "3dfdded71140"
