@@ -165,8 +165,8 @@ class TrainConfig(_Section):
     gradient_accumulation: int = Field(default=1, ge=1)
     """Parts that a batch is computed in, one after the other, to save memory; the update is the same."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Of matrix products; weights, optimiser and the loss over the vocabulary stay fp32. auto: bf16 where the
-    processor multiplies it natively, fp32 elsewhere."""
+    """Of matrix products; weights, optimiser and the loss over the vocabulary stay fp32. auto: bf16 where it is
+    faster (a GPU, or a CPU with AMX), fp32 elsewhere."""
     log_every: int = Field(default=25, ge=1)
     """Updates between lines of metrics.jsonl."""
     validate_every: int = Field(default=100, ge=1)

@@ -4,4 +4,4 @@ from .interventions import predictable as predictable
 from .llama import build_model as build_model
 from .loss import NextTokenLoss as NextTokenLoss
 from .machine import keep_freed_memory as keep_freed_memory
-from .machine import native_bf16 as native_bf16
+from .machine import fast_bf16 as fast_bf16
