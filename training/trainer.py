@@ -23,7 +23,7 @@ from copyscope.training.files import write_folder
 from copyscope.training.model.interventions import active, predictable
 from copyscope.training.model.llama import build_model
 from copyscope.training.model.loss import NextTokenLoss
-from copyscope.training.model.machine import keep_freed_memory, fast_bf16
+from copyscope.training.model.machine import fast_bf16, keep_freed_memory
 from copyscope.training.model.optimizers import build_optimizers
 from copyscope.training.processes import accelerator_of, any_of, own_rows, summed
 from copyscope.training.progress import Progress

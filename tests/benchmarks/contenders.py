@@ -21,7 +21,7 @@ from copyscope.training.data.batches import batch, windows
 from copyscope.training.data.store import TokenStore, token_store
 from copyscope.training.model.llama import build_model
 from copyscope.training.model.loss import NextTokenLoss
-from copyscope.training.model.machine import keep_freed_memory, fast_bf16
+from copyscope.training.model.machine import fast_bf16, keep_freed_memory
 
 DTYPE = torch.bfloat16 if fast_bf16() else torch.float32
 
