@@ -11,8 +11,8 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 def fast_bf16() -> bool:
     """Whether this machine multiplies bf16 matrices faster than fp32 ones: a GPU that does, or a CPU with AMX.
 
-    AVX512-BF16 alone does not count: on a Xeon of family 6, model 207, without AMX, products of the sizes of `quickstart`
-    ran at 80-90 GFLOP/s a core in bf16 and at 160-170 in fp32.
+    AVX512-BF16 alone does not count: on a Xeon of family 6, model 207, without AMX, products of the sizes of
+    `quickstart` ran at 80-90 GFLOP/s a core in bf16 and at 160-170 in fp32.
     """
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported()
