@@ -11,5 +11,6 @@ QUESTIONS = {
     "scale": "Do depth, width and heads change when copying forms?",
     "corpus": "On which text does copying form sooner?",
     "seeds": "What of it is chance?",
+    "optimizer": "Does Muon make copying form sooner than AdamW, in updates and in seconds?",
     "intervention": "What does an induction head need in order to form?",
 }

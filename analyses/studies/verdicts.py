@@ -92,33 +92,46 @@ def _regularization(runs: Sequence[StudyRun], loss: bool) -> list[Verdict]:
     return [*_claims(regularization)(runs, loss), *_against_first(runs, loss, {}, "Regularization")]
 
 
-def _against_first(runs: Sequence[StudyRun], loss: bool, expected: dict[str, str], what: str = "") -> list[Verdict]:
-    """A verdict a condition, each against the first; the intervals are 95 % for all conditions together."""
+def _optimizer(runs: Sequence[StudyRun], loss: bool) -> list[Verdict]:
+    """In updates, which are tokens too, since batches are equal; then in seconds, as far as runs took any."""
+    timed = [run for run in runs if run.outcome.status.seconds > 0]
+    return [*_against_first(runs, loss, {}), *_against_first(timed, loss, {}, seconds=True)]
+
+
+def _against_first(
+    runs: Sequence[StudyRun], loss: bool, expected: dict[str, str], what: str = "", seconds: bool = False
+) -> list[Verdict]:
+    """A verdict a condition, each against the first; the intervals are 95 % for all conditions together.
+
+    `seconds`: compare the seconds to formation (of the whole run, scoring included) instead of the updates.
+    """
     names = conditions(runs)
     found = []
     for name in names[1:]:
         wanted = expected.get(name, EARLIER)
         title = f"{what}: {name}" if what else name[:1].upper() + name[1:]
         claim = blank(
-            f"{title} makes copying {wanted} than {names[0]}",
-            f"relative change of the formation step against {names[0]}",
+            f"{title} makes copying {wanted} than {names[0]}{', in seconds' if seconds else ''}",
+            f"relative change of the {'seconds to formation' if seconds else 'formation step'} against {names[0]}",
             f"{INTERVALS} (of nats saved, where copying is dated by the loss), 95 % for all conditions and both "
             "questions together: one on the foretold side of 0, none on the other.",
             "An interval on the other side, none on the foretold one.",
         )
         pair = [run for run in runs if run.condition in (names[0], name)]
-        found.append(_contrasted(claim, pair, name, len(names) - 1, wanted, loss))
+        found.append(_contrasted(claim, pair, name, len(names) - 1, wanted, loss, seconds))
     return found
 
 
 def _contrasted(
-    claim: Verdict, pair: Sequence[StudyRun], name: str, comparisons: int, wanted: str, loss: bool
+    claim: Verdict, pair: Sequence[StudyRun], name: str, comparisons: int, wanted: str, loss: bool, seconds: bool
 ) -> Verdict:
     evidence = evidence_of(pair, loss)
     own = [run for run in pair if run.evidence]
     if len({run.condition for run in own}) < 2:
         return undecided(claim, len(evidence), "no runs to compare")
     outcomes = [outcome(one, loss) for one in evidence]
+    if seconds:
+        outcomes = [_in_seconds(values, run) for values, run in zip(outcomes, own, strict=True)]
     found = contrast([int(run.condition == name) for run in own], outcomes, comparisons)
     value, low, high = step_effect(found.table)
     claim = claim._replace(value=value, low=low, high=high)
@@ -138,6 +151,13 @@ def outcome(run: Evidence, loss: bool) -> dict[str, float | None]:
     return compared(run) | (
         {"copying_accuracy_token": -run.final[COPYING_LOSS]} if loss and COPYING_LOSS in run.final else {}
     )
+
+
+def _in_seconds(values: dict[str, float | None], run: StudyRun) -> dict[str, float | None]:
+    """Outcomes in which a step counts as the seconds that the run took to it."""
+    per_update = math.log(run.outcome.status.seconds / run.outcome.run.config.train.steps)
+    logs = ("log_step", "log_last_step")
+    return values | {name: value + per_update for name in logs if (value := values.get(name)) is not None}
 
 
 def _scale(runs: Sequence[StudyRun], loss: bool) -> list[Verdict]:
@@ -263,5 +283,6 @@ JUDGES: dict[str, Judge] = {
     "scale": _scale,
     "corpus": _corpus,
     "seeds": _seeds,
+    "optimizer": _optimizer,
     "intervention": lambda runs, loss: _against_first(runs, loss, EXPECTED),
 }

@@ -99,6 +99,21 @@ def test_regularization(tmp_path: Path) -> None:
     assert dropout.verdict == "contradicted"
 
 
+def test_optimizer(tmp_path: Path) -> None:
+    """Half the updates at twice the seconds an update: sooner in updates, not in seconds."""
+
+    def at(run: PlannedRun) -> float:
+        return 900.0 if run.config.optimizer.name == "muon" else 1800.0
+
+    sweep = planted("optimizer", tmp_path, at, these("AdamW", "Muon"))
+    for run in sweep.runs:
+        write_status(tmp_path / run.run_id, Status("finished", "", 20.0 if run.condition == "Muon" else 10.0))
+    updates, seconds = judge("optimizer", gather_study(outcomes(sweep, tmp_path)))
+    assert (updates.verdict, seconds.verdict) == ("supported", "undecided")
+    assert updates.value == pytest.approx(-0.5, abs=0.06)
+    assert seconds.value == pytest.approx(0.0, abs=0.12)
+
+
 def test_intensity(tmp_path: Path) -> None:
     """Copying where the summed learning rate passes 4."""
 
