@@ -10,3 +10,9 @@ class InputError(ValueError):
 
 class Stopped(Exception):  # noqa: N818 - not an error: the run was asked to stop, and can go on
     """The run was interrupted and saved; the message says at which step and how to go on."""
+
+
+def first_line(error: BaseException, longest: int = 120) -> str:
+    """The first line of another library's error, cut to `longest` characters; its type where it has no text."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:longest] if lines else type(error).__name__

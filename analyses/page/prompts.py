@@ -76,11 +76,10 @@ def typed_prompt(texts: Texts, text: str) -> Shown:
 def _drawable(run: Run, texts: Texts) -> list[int]:
     """Token ids without special, most and least common ones, as `interp.prompts.random_token_vocab` has them."""
     counts = token_counts(run)
-    ids = np.arange(texts.d_vocab)
+    ids = texts.vocabulary.known
     if counts is not None and len(counts) == texts.d_vocab:
-        ids = ids[counts > 0]
+        ids = ids[counts[ids] > 0]
         ids = ids[np.argsort(-counts[ids], kind="stable")]
-    ids = ids[~np.isin(ids, texts.special)]
     cut = round(COMMON_SHARE * len(ids))
     return sorted(ids[cut : len(ids) - cut].tolist())
 

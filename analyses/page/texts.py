@@ -1,15 +1,17 @@
-"""Text to a run's tokens and back, and what its models take; from files, without torch where there are files."""
+"""Text to a run's tokens and back, and what its models take; from files, without loading a model."""
 
-import json
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tokenizers import Tokenizer
 
 from copyscope.analyses.tables.run import Run
 from copyscope.analyses.words.text import visible
+from copyscope.interp.models.files import context_length, read_config
+from copyscope.interp.models.tokenizer import read_tokenizer
+from copyscope.interp.prompts.vocabulary import Vocabulary, vocabulary_of
 from copyscope.training.checkpoints.series import Checkpoint
 from copyscope.training.errors import InputError
 
@@ -21,15 +23,18 @@ class Texts(NamedTuple):
     """How a run's models read text."""
 
     n_ctx: int
-    d_vocab: int
-    special: tuple[int, ...]
-    """Ids of special tokens, in rising order; the first opens every prompt."""
+    vocabulary: Vocabulary
     tokenizer: Tokenizer | None
 
     @property
+    def d_vocab(self) -> int:
+        """How many ids the model has."""
+        return self.vocabulary.d_vocab
+
+    @property
     def opening(self) -> list[int]:
-        """What stands before every prompt."""
-        return list(self.special[:1])
+        """What stands before every prompt: BOS, where the model was trained with it."""
+        return [] if self.vocabulary.bos_id is None else [self.vocabulary.bos_id]
 
     @property
     def room(self) -> int:
@@ -44,7 +49,7 @@ class Texts(NamedTuple):
         if not text:
             raise InputError("the prompt is empty; type some text")
         if self.tokenizer is None:
-            raise InputError("this series has no tokenizer.json, so text cannot be turned into its tokens")
+            raise InputError("this series has no tokenizer, so text cannot be turned into its tokens")
         clean = text.encode("utf-8", "replace").decode()  # half a surrogate pair is no text to a tokenizer
         ids = self.tokenizer.encode(clean, add_special_tokens=False).ids
         if not ids:
@@ -63,7 +68,7 @@ class Texts(NamedTuple):
         raw = None if self.tokenizer is None else self.tokenizer.id_to_token(token)
         if raw is None:
             return f"#{token}"
-        if token in self.special:
+        if token in self.vocabulary.special:
             return raw
         if "ByteLevel" in str(getattr(self.tokenizer, "decoder", "")) and set(raw) <= set(_bytes_of()):
             return bytes(_bytes_of()[character] for character in raw).decode("utf-8", "backslashreplace")
@@ -87,16 +92,12 @@ def texts_of(run: Run) -> Texts:
     if not run.series.checkpoints:
         raise InputError(f"{run.folder}: keeps no checkpoints, so there is no attention to show")
     checkpoint = run.series.checkpoints[-1]
-    if Path(checkpoint.path).is_file():
-        return _from_gguf(checkpoint)
-    folder = _folder(checkpoint)
-    facts = _config(folder / "config.json")
-    tokenizer = _tokenizer(folder / "tokenizer.json")
-    special = [] if tokenizer is None else [i for i, t in tokenizer.get_added_tokens_decoder().items() if t.special]
-    n_ctx, d_vocab = _fact(facts, "max_position_embeddings", "n_positions"), _fact(facts, "vocab_size")
-    if not n_ctx or not d_vocab:
-        raise InputError(f"{folder / 'config.json'}: has no max_position_embeddings or vocab_size")
-    return Texts(n_ctx, d_vocab, tuple(sorted(i for i in special if i < d_vocab)), tokenizer)
+    path = Path(checkpoint.path)
+    folder, gguf_file = (path.parent, path.name) if path.is_file() else (_folder(checkpoint), None)
+    config = read_config(folder, gguf_file)
+    tokenizer = read_tokenizer(folder, gguf_file)
+    vocabulary = vocabulary_of(tokenizer, config.vocab_size, config)
+    return Texts(context_length(config, folder), vocabulary, getattr(tokenizer, "_tokenizer", None))
 
 
 def _folder(checkpoint: Checkpoint) -> Path:
@@ -110,36 +111,3 @@ def _folder(checkpoint: Checkpoint) -> Path:
         raise InputError(
             f"{checkpoint.path}@{checkpoint.revision}: not on this machine ({type(error).__name__}); score the series"
         ) from None
-
-
-def _config(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text("utf-8"))
-        if not isinstance(found, dict):
-            raise ValueError("not an object")
-        return found
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: unreadable ({error}); fetch or save the checkpoint again") from None
-
-
-def _fact(config: dict[str, Any], *names: str) -> int:
-    return next((config[name] for name in names if isinstance(config.get(name), int)), 0)
-
-
-def _tokenizer(path: Path) -> Tokenizer | None:
-    if not path.is_file():
-        return None
-    try:
-        return Tokenizer.from_file(str(path))
-    except Exception:  # the library raises bare exceptions; attention can be shown without words
-        return None
-
-
-def _from_gguf(checkpoint: Checkpoint) -> Texts:
-    from copyscope.interp.models.files import ModelFiles
-
-    files = ModelFiles(checkpoint.path)
-    tokenizer = files.tokenizer()
-    special = () if tokenizer is None else tuple(sorted({int(i) for i in tokenizer.all_special_ids}))
-    config = files.config
-    return Texts(config.max_position_embeddings, config.vocab_size, special, getattr(tokenizer, "_tokenizer", None))

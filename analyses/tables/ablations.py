@@ -31,7 +31,7 @@ from copyscope.interp.ablation.parts import Part, check_parts
 from copyscope.interp.ablation.rerun import MAX_BYTES
 from copyscope.interp.head_names import parse_heads
 from copyscope.interp.measures.heads import check_names
-from copyscope.interp.models.hooked import load_hooked, load_weights_into, special_ids
+from copyscope.interp.models.hooked import load_hooked, load_weights_into, model_vocabulary
 from copyscope.training.checkpoints.series import Source, step_folder
 from copyscope.training.errors import InputError
 from copyscope.training.progress import Progress
@@ -99,10 +99,7 @@ def ablate(
             model = load_hooked(checkpoint.path, checkpoint.revision, prove=False)
         else:
             load_weights_into(model, checkpoint.path, checkpoint.revision)
-        special = special_ids(model)
-        prompts = run_prompts(
-            run, model.cfg.n_ctx, model.cfg.d_vocab, special, samples=samples, loss_prompts=loss_prompts
-        )
+        prompts = run_prompts(run, model.cfg.n_ctx, model_vocabulary(model), samples=samples, loss_prompts=loss_prompts)
         only = None if heads is None else check_parts(model, heads).pairs
         asked = Asked(model, prompts, wanted, max_bytes, _progress(progress, what, number, len(chosen)), only)
         with as_trained(model, run, checkpoint):
@@ -153,6 +150,7 @@ def _metadata(run: Run, asked: Asked, what: str) -> dict[str, Any]:
         "methods": asked.methods,
         "seed": p.seed,
         "eval_seed": run.eval_seed,
+        "vocabulary": p.vocabulary,
         "copying_samples": len(p.test.tokens),
         "contexts": int(p.test.context.max()) + 1,
         "subsequences": p.test.n_subsequences,

@@ -1,7 +1,7 @@
 """The prompts that measure a run: the same for every checkpoint, drawn from seeds."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Int
@@ -11,10 +11,11 @@ from copyscope.analyses.tables.run import Run
 from copyscope.interp.prompts.generate import (
     CopyingTest,
     copying_test,
+    drawable,
     fitting_length,
-    random_token_vocab,
     repeated_random_tokens,
 )
+from copyscope.interp.prompts.vocabulary import Vocabulary
 from copyscope.training.data.batches import windows
 from copyscope.training.data.store import open_store
 from copyscope.training.errors import InputError
@@ -36,6 +37,8 @@ class Prompts(NamedTuple):
     """Repeated random tokens, for the copying loss."""
     natural: Int[Tensor, "window window_pos"] | None
     """Held-out text, where the run has it."""
+    vocabulary: dict[str, Any]
+    """What opens the prompts and how many ids they draw from, for the metadata of results."""
 
     @property
     def seed(self) -> int:
@@ -46,31 +49,31 @@ class Prompts(NamedTuple):
 def run_prompts(
     run: Run,
     n_ctx: int,
-    d_vocab: int,
-    special: list[int],
+    vocabulary: Vocabulary,
     seeds: Sequence[int] | None = None,
     samples: int = COPYING_SAMPLES,
     loss_prompts: int = LOSS_PROMPTS,
 ) -> Prompts:
     """The prompts that measure this run; random tokens are ranked by the training text's counts where known.
 
-    `seeds` of random tokens (None: the run's own for evaluation); prompts of several are taken together. `samples` of
-    the copying test and `loss_prompts` of the copying loss for each. Held-out text is that of the run's own seed.
+    `vocabulary`: the model's (`interp.models.model_vocabulary`). `seeds` of random tokens (None: the run's own for
+    evaluation); prompts of several are taken together. `samples` of the copying test and `loss_prompts` of the copying
+    loss for each. Held-out text is that of the run's own seed.
     """
     seeds = (run.eval_seed,) if seeds is None else tuple(seeds)
-    counts, natural, bos_id = None, None, (special[0] if special else None)
+    counts, natural, bos_id = None, None, vocabulary.bos_id
     if run.data:
         store = open_store(run.store)
         if store.index["fingerprint"] != run.data["fingerprint"]:
             raise InputError(f"{store.folder}: holds other text than this run was trained on; train the run again")
         counts = torch.from_numpy(store.counts)
         natural = windows(store.validation, n_ctx - 1, NATURAL_WINDOWS, run.eval_seed)
-    vocab = random_token_vocab(counts, d_vocab, special)
+    vocab = drawable(vocabulary, counts)
     tests = [copying_test(vocab, n_ctx, samples, seed, bos_id) for seed in seeds]
     test = CopyingTest(*(torch.cat(column) for column in zip(*tests, strict=True)))
     length = fitting_length(n_ctx, 100, 2, bos_id)
     repeated = torch.cat([repeated_random_tokens(vocab, length, loss_prompts, seed, bos_id, 2) for seed in seeds])
-    return Prompts(seeds, vocab, bos_id, test, repeated, natural)
+    return Prompts(seeds, vocab, bos_id, test, repeated, natural, vocabulary.facts)
 
 
 def check_context(n_ctx: int, vocab_size: int) -> None:

@@ -33,7 +33,13 @@ from copyscope.interp.measures.behavior import (
 )
 from copyscope.interp.measures.circuits import composition_table
 from copyscope.interp.measures.heads import MEASURES, check_names, score_heads
-from copyscope.interp.models.hooked import HookedModel, load_hooked, load_weights_into, prove_conversion, special_ids
+from copyscope.interp.models.hooked import (
+    HookedModel,
+    load_hooked,
+    load_weights_into,
+    model_vocabulary,
+    prove_conversion,
+)
 from copyscope.training.checkpoints.series import Checkpoint, Source, step_folder
 from copyscope.training.progress import Progress
 
@@ -109,7 +115,7 @@ class Scorer:
             tables["positions"] = split_loss(losses, induction_predictable(prompts.natural)).by_position
         facts = {
             "version": SCORES_VERSION, "measures": self._measures, "seeds": [*prompts.seeds],
-            "copying_samples": self._samples,
+            "copying_samples": self._samples, "vocabulary": prompts.vocabulary,
         }  # fmt: skip
         key, paths = self._key(run, checkpoint), self._paths(run, checkpoint)
         for kind in reversed([kind for kind in KINDS if kind in tables]):  # heads last: then all is there
@@ -120,8 +126,7 @@ class Scorer:
         """The model with this checkpoint's weights, and the prompts; both are made at the first call."""
         if self._model is None or self._prompts is None:
             self._model = model = load_hooked(checkpoint.path, checkpoint.revision, prove=False)
-            sizes = (model.cfg.n_ctx, model.cfg.d_vocab, special_ids(model))
-            self._prompts = run_prompts(run, *sizes, self._seeds, self._samples)
+            self._prompts = run_prompts(run, model.cfg.n_ctx, model_vocabulary(model), self._seeds, self._samples)
         else:
             load_weights_into(self._model, checkpoint.path, checkpoint.revision)
         return self._model, self._prompts

@@ -15,8 +15,8 @@ from copyscope.interp.measures.behavior import check_tokens
 from copyscope.interp.measures.circuits import head_weights, model_copying_score, model_eigenvalue_positivity
 from copyscope.interp.measures.pattern_scores import WHOLE_MEASURES, pattern_scores
 from copyscope.interp.measures.targets import TARGET_MEASURES, targets
-from copyscope.interp.models.hooked import HookedModel, special_ids
-from copyscope.interp.prompts.generate import fitting_length, random_token_vocab, repeated_random_tokens
+from copyscope.interp.models.hooked import HookedModel, model_vocabulary
+from copyscope.interp.prompts.generate import drawable, fitting_length, repeated_random_tokens
 from copyscope.training.errors import InputError
 
 Pattern = Float[Tensor, "batch head query key"]
@@ -148,8 +148,8 @@ def score_heads(
         raise InputError(f"n_prompts={n_prompts}: standard errors and p-values need at least 2 prompts")
     n_heads, n_ctx = model.cfg.n_heads, model.cfg.n_ctx
     if vocab is None:
-        special = [*special_ids(model), *([bos_id] if bos_id is not None else [])]
-        vocab = random_token_vocab(None, model.cfg.d_vocab, special)
+        vocab = drawable(model_vocabulary(model))
+        vocab = vocab[vocab != bos_id] if bos_id is not None else vocab
 
     def prompts(length: int, repeats: int) -> Tensor:
         fitting = fitting_length(n_ctx, length, repeats, bos_id)

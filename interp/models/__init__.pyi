@@ -2,5 +2,5 @@ from .files import ModelFiles as ModelFiles
 from .hooked import HookedModel as HookedModel
 from .hooked import load_hooked as load_hooked
 from .hooked import load_weights_into as load_weights_into
+from .hooked import model_vocabulary as model_vocabulary
 from .hooked import prove_conversion as prove_conversion
-from .hooked import special_ids as special_ids

@@ -14,26 +14,28 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM
 
+from copyscope.interp.models.tokenizer import read_tokenizer
 from copyscope.training.checkpoints.manifest import check_files
 from copyscope.training.checkpoints.series import local_path
 from copyscope.training.checkpoints.weights import model_tensors
-from copyscope.training.errors import InputError
+from copyscope.training.errors import InputError, first_line
 
-_HUB_FILES = ["*.json", "*.safetensors", "tokenizer.model", "vocab.txt", "merges.txt"]
+_HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.tiktoken", "vocab.txt", "merges.txt"]
 
 
 class ModelFiles:
-    """The files of one model, found and named; read when asked.
+    """The files of one model, found and named; read when asked. `tokenizer`: a folder to take it from instead.
 
     Raises:
         InputError: no such model, a file of another kind, a hub id that cannot be had, or a file that differs from
             what the checkpoint's manifest says.
     """
 
-    def __init__(self, source: str | Path, revision: str | None = None):
+    def __init__(self, source: str | Path, revision: str | None = None, tokenizer: str | Path | None = None):
         path = _find(source, revision)
+        self._tokenizer = None if tokenizer is None else Path(tokenizer)
         self.path = path
         self.is_gguf = path.is_file()
         if not self.is_gguf:
@@ -52,13 +54,7 @@ class ModelFiles:
     @cached_property
     def config(self) -> Any:
         """transformers' configuration. Raises InputError if it is missing or unreadable."""
-        if not self.config_path.is_file():
-            raise InputError(f"{self.config_path}: no such file; {self.path} is not a model in Hugging Face format")
-        try:
-            return AutoConfig.from_pretrained(self._folder, local_files_only=True, **self._gguf)
-        except Exception as error:  # unknown model_type, damaged JSON and values out of range come as different types
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise InputError(f"{self.config_path}: not a config that transformers reads ({reason[:120]})") from error
+        return read_config(self._folder, self.path.name if self.is_gguf else None)
 
     def weight_paths(self) -> list[Path]:
         """The files that hold the weights. Raises InputError if one is not there."""
@@ -105,20 +101,10 @@ class ModelFiles:
     _built: Any = None
 
     def tokenizer(self) -> Any | None:
-        """The tokenizer; None without one. Raises InputError for a tokenizer.json that cannot be read: prompts leave
-        its special tokens out, and would not be the same without."""
-        if not self.is_gguf and not (self.path / "tokenizer.json").is_file():
-            return None
-        try:
-            return AutoTokenizer.from_pretrained(self._folder, local_files_only=True, **self._gguf)
-        except Exception as error:  # damaged JSON and unknown kinds come as different types
-            if self.is_gguf:  # which cannot be taken away from its file
-                return None
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise InputError(
-                f"{self.path / 'tokenizer.json'}: not a tokenizer that transformers reads ({reason[:120]}); fetch it "
-                "again, or take it away to go on without text and special tokens"
-            ) from None
+        """The tokenizer as it was saved; None without one. Raises InputError for one that cannot be read."""
+        if self._tokenizer is not None:
+            return read_tokenizer(self._tokenizer)
+        return read_tokenizer(self._folder, self.path.name if self.is_gguf else None)
 
     @property
     def _folder(self) -> Path:
@@ -127,6 +113,35 @@ class ModelFiles:
     @property
     def _gguf(self) -> dict[str, str]:
         return {"gguf_file": self.path.name} if self.is_gguf else {}
+
+
+def read_config(folder: Path, gguf_file: str | None = None) -> Any:
+    """transformers' configuration of the language model in a folder (or in a GGUF file there). Runs no code from it.
+
+    Raises:
+        InputError: it is missing or unreadable, or only code in the folder can read it.
+    """
+    path = folder / (gguf_file or "config.json")
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; {folder} is not a model in Hugging Face format")
+    gguf = {"gguf_file": gguf_file} if gguf_file else {}
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **gguf)
+        return config.get_text_config()
+    except Exception as error:  # unknown model_type, damaged JSON and values out of range come as different types
+        reason = first_line(error)
+    if "trust_remote_code" in reason or "custom code" in reason:
+        raise InputError(f"{path}: needs code from its own folder to be read, which copyscope never runs")
+    raise InputError(f"{path}: not a config that transformers reads ({reason})")
+
+
+def context_length(config: Any, path: Path) -> int:
+    """How many positions a model takes; 2048 where the config sets no bound (ALiBi). Raises InputError for nonsense."""
+    names = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx")
+    length = next((value for name in names if (value := getattr(config, name, None)) is not None), 2048)
+    if not isinstance(length, int) or length < 1:
+        raise InputError(f"{path}: a context of {length!r} positions; fix the config")
+    return length
 
 
 def _find(source: str | Path, revision: str | None) -> Path:

@@ -5,6 +5,7 @@ TransformerLens' own converters, without building the transformers model first: 
 an existing model costs little more than reading the file.
 """
 
+import copy
 import warnings
 from contextlib import suppress
 from pathlib import Path
@@ -25,6 +26,7 @@ from transformer_lens.weight_processing import ProcessWeights
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from copyscope.interp.models.files import ModelFiles
+from copyscope.interp.prompts.vocabulary import Vocabulary, vocabulary_of
 from copyscope.training.errors import InputError
 
 HookedModel = HookedTransformer | TransformerBridge
@@ -83,9 +85,10 @@ def load_hooked(
     model.eval().requires_grad_(False)
     _load(model, files)
     tokenizer = files.tokenizer()
+    object.__setattr__(model, "_copyscope_vocabulary", vocabulary_of(tokenizer, model.cfg.d_vocab, files.config))
     if tokenizer is not None:
         with suppress(Exception):  # text is a convenience that must not stop measures
-            model.set_tokenizer(tokenizer, default_padding_side="right")
+            model.set_tokenizer(copy.deepcopy(tokenizer), default_padding_side="right")
     if prove and dtype == torch.float32:
         _prove(model, files)
     return model
@@ -153,10 +156,14 @@ def _conversion_error(model: HookedTransformer, files: ModelFiles, seed: int = 0
         return (model(tokens) - wanted).abs().max().item(), wanted.abs().max().item()
 
 
-def special_ids(model: HookedModel) -> list[int]:
-    """Ids of the tokenizer's special tokens in rising order; empty without a tokenizer."""
-    tokenizer = getattr(model, "tokenizer", None)
-    return sorted({int(i) for i in tokenizer.all_special_ids}) if tokenizer is not None else []
+def model_vocabulary(model: HookedModel) -> Vocabulary:
+    """What opens the model's prompts and which ids may be drawn at random.
+
+    For a model of `load_hooked`, by its tokenizer as it was saved; for another, by the tokenizer it has now, in which
+    TransformerLens may have filled in tokens. Without a tokenizer: no BOS, and all ids.
+    """
+    known = getattr(model, "_copyscope_vocabulary", None)
+    return known if known is not None else vocabulary_of(getattr(model, "tokenizer", None), model.cfg.d_vocab)
 
 
 def key_value_cache(model: HookedTransformer, batch: int) -> TransformerLensKeyValueCache:

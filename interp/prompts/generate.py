@@ -7,10 +7,12 @@ gives the same prompts on every machine and for every checkpoint of a series.
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from copyscope.interp.prompts.vocabulary import Vocabulary
 from copyscope.training.errors import InputError
 
 PREFIX, SUFFIX = 12, 6
@@ -26,9 +28,11 @@ def random_token_vocab(
     d_vocab: int,
     special_ids: Sequence[int] = (),
     drop: float = 0.05,
+    known: Sequence[int] | Int[np.ndarray, "known"] | None = None,
 ) -> Int[Tensor, "vocab"]:
     """The token ids that random prompts draw from, in rising order.
 
+    Only ids of `known` (None: all), which is what the tokenizer has: the rows that pad an embedding were never trained.
     Special tokens are left out, and so are the share `drop` of most common tokens and the same share of least common
     ones (Olsson et al. 2022, head activation evaluators): common tokens carry habits of their own, and rare ones
     were hardly trained. With the training text's `counts`, tokens are ranked by count and those that never occur are
@@ -45,7 +49,9 @@ def random_token_vocab(
         raise InputError(f"d_vocab={d_vocab}: not the size of a vocabulary")
     if counts is not None and counts.shape[0] != d_vocab:
         raise InputError(f"counts has {counts.shape[0]} entries, but the vocabulary has {d_vocab} tokens")
-    keep = torch.ones(d_vocab, dtype=torch.bool)
+    keep = torch.full((d_vocab,), known is None)
+    if known is not None:
+        keep[torch.as_tensor(known, dtype=torch.long)] = True
     keep[[i for i in special_ids if 0 <= i < d_vocab]] = False
     if counts is not None:
         keep &= counts.cpu() > 0
@@ -60,6 +66,11 @@ def random_token_vocab(
             "give the counts of a longer text or a smaller drop"
         )
     return ids.sort().values
+
+
+def drawable(vocabulary: Vocabulary, counts: Int[Tensor, "d_vocab"] | None = None) -> Int[Tensor, "vocab"]:
+    """`random_token_vocab` of a model's own vocabulary: ids that its tokenizer has, without special ones."""
+    return random_token_vocab(counts, vocabulary.d_vocab, vocabulary.special, known=vocabulary.known)
 
 
 def repeated_random_tokens(

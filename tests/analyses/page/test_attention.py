@@ -1,6 +1,7 @@
 """Attention in the page: prompts, where induction would look, the patterns themselves, and how much fits."""
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from copyscope.analyses.tables.run import Run, open_run
 from copyscope.interp.measures.targets import targets
 from copyscope.interp.models.hooked import load_hooked
 from copyscope.interp.prompts.generate import random_token_vocab
+from copyscope.interp.prompts.vocabulary import vocabulary_of
 from copyscope.training.checkpoints.series import CheckpointSeries
 from copyscope.training.errors import InputError
 
@@ -58,7 +60,7 @@ def test_random_tokens_come_from_where_random_prompts_draw(tmp_path: Path) -> No
     counts = np.arange(300, dtype=np.int64) * 7919 % 101
     (tmp_path / "tokens" / "s").mkdir(parents=True)
     (tmp_path / "tokens" / "s" / "counts.bin").write_bytes(counts.tobytes())
-    texts = Texts(64, 300, (0,), None)
+    texts = Texts(64, replace(vocabulary_of(None, 300), special=(0,), known=np.arange(1, 300)), None)
     ours = Run("r", tmp_path / "r", CheckpointSeries("r", ()), None, {"store": "s"})
     assert _drawable(ours, texts) == random_token_vocab(torch.from_numpy(counts), 300, [0]).tolist()
     theirs = ours._replace(data={})

@@ -25,7 +25,7 @@ from copyscope.analyses.tables.scores import score
 from copyscope.analyses.tables.summary import summary_lines
 from copyscope.interp.measures.behavior import copying_accuracy
 from copyscope.interp.measures.heads import MEASURES, score_heads
-from copyscope.interp.models.hooked import load_hooked, special_ids
+from copyscope.interp.models.hooked import load_hooked, model_vocabulary
 from copyscope.training.checkpoints.series import CheckpointSeries, step_folder
 from copyscope.training.checkpoints.verify import verify
 from copyscope.training.config import RunConfig
@@ -143,7 +143,7 @@ def test_pairs_of_heads(done: DemoResult) -> None:
 def test_stored_scores_are_those_of_the_checkpoint_they_are_labelled_with(done: DemoResult, step: int) -> None:
     run = open_run(done.run)
     model = load_hooked(done.run / "checkpoints" / step_folder(step))
-    prompts = run_prompts(run, model.cfg.n_ctx, model.cfg.d_vocab, special_ids(model))
+    prompts = run_prompts(run, model.cfg.n_ctx, model_vocabulary(model))
     fresh = score_heads(model, ["previous_token", "induction_score"], prompts.seed, vocab=prompts.vocab, bos_id=0)
     stored = parquet(done.run, "heads").filter(pl.col("step") == step)
     both = fresh.join(stored, on=["layer", "head", "measure"], suffix="_stored")
@@ -157,7 +157,7 @@ def test_stored_scores_are_those_of_the_checkpoint_they_are_labelled_with(done: 
 
 def test_prompts_begin_with_the_models_own_bos_and_draw_no_special_token(done: DemoResult) -> None:
     model = load_hooked(done.run / "checkpoints" / step_folder(16))
-    prompts = run_prompts(open_run(done.run), model.cfg.n_ctx, model.cfg.d_vocab, special_ids(model))
+    prompts = run_prompts(open_run(done.run), model.cfg.n_ctx, model_vocabulary(model))
     assert prompts.bos_id == 0
     assert (prompts.test.tokens[:, 0] == 0).all()
     assert 0 not in prompts.vocab

@@ -1,0 +1,49 @@
+"""A model's tokenizer, in any form that transformers reads. No code from the folder is run."""
+
+from pathlib import Path
+from typing import Any
+
+from copyscope.training.errors import InputError, first_line
+
+_FILES = (
+    *("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model"),
+    *("tokenizer.model.v3", "tekken.json", "tiktoken.model", "tokenizer.tiktoken"),
+)
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether the folder holds a tokenizer."""
+    return any((folder / name).is_file() for name in _FILES)
+
+
+def read_tokenizer(folder: Path, gguf_file: str | None = None) -> Any | None:
+    """transformers' tokenizer; None if the folder (or the GGUF file in it) holds none.
+
+    A tokenizer class that only code in the folder defines is read from tokenizer.json instead.
+
+    Raises:
+        InputError: files that cannot be read. Prompts leave out special tokens, and would not be the same without.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    if gguf_file is not None:
+        try:
+            return AutoTokenizer.from_pretrained(folder, local_files_only=True, gguf_file=gguf_file)
+        except Exception:  # a GGUF file may hold no tokenizer, or one of a kind that transformers does not know
+            return None
+    if not has_tokenizer(folder):
+        return None
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # damaged JSON and unknown kinds come as different types
+        reason = first_line(error)
+    if (folder / "tokenizer.json").is_file():
+        try:
+            return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+        except Exception as error:  # as above
+            reason = first_line(error)
+    path = next(folder / name for name in _FILES if (folder / name).is_file())
+    raise InputError(
+        f"{path}: not a tokenizer that transformers reads ({reason}); fetch it again, or remove it to go without text "
+        "and special tokens"
+    )
