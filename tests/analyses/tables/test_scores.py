@@ -12,6 +12,7 @@ from copyscope.analyses.formation.nulls import above_null
 from copyscope.analyses.tables.run import open_run
 from copyscope.analyses.tables.run_prompts import run_prompts
 from copyscope.analyses.tables.scores import score
+from copyscope.interp.prompts.vocabulary import vocabulary_of
 from copyscope.training.errors import InputError
 
 
@@ -78,8 +79,8 @@ def test_several_seeds_are_taken_together(tmp_path: Path) -> None:
 
     means = [values(result, "previous_token") for result in alone]
     assert values(both, "previous_token") == pytest.approx([(a + b) / 2 for a, b in zip(*means, strict=True)], rel=1e-5)
-    prompts = run_prompts(open_run(folder), 128, 200, [], [3, 4])
-    single = run_prompts(open_run(folder), 128, 200, [], [4])
+    prompts = run_prompts(open_run(folder), 128, vocabulary_of(None, 200), [3, 4])
+    single = run_prompts(open_run(folder), 128, vocabulary_of(None, 200), [4])
     assert len(prompts.test.tokens) == 2 * len(single.test.tokens)
     assert torch.equal(prompts.test.tokens[len(single.test.tokens) :], single.test.tokens)
     assert prompts.test.context.diff().min() == 0
