@@ -3,19 +3,14 @@
 from jaxtyping import Int
 from torch import Tensor
 
-from copyscope.interp.models.hooked import HookedModel, special_ids
-from copyscope.interp.prompts.generate import CopyingTest, random_token_vocab
+from copyscope.interp.models.hooked import HookedModel, model_vocabulary
+from copyscope.interp.prompts.generate import CopyingTest, drawable
 from copyscope.interp.prompts.generate import copying_test as draw_copying_test
 
 
 def bos_id(model: HookedModel) -> int | None:
-    """The token that opens a prompt: the tokenizer's BOS, else its end-of-text token; None without either."""
-    tokenizer = getattr(model, "tokenizer", None)
-    for name in ("bos_token_id", "eos_token_id"):
-        token = getattr(tokenizer, name, None)
-        if token is not None:
-            return int(token)
-    return None
+    """The token that opens the model's prompts (`interp.prompts.vocabulary`); None where it was trained without."""
+    return model_vocabulary(model).bos_id
 
 
 def copying_test(
@@ -31,5 +26,5 @@ def copying_test(
     runs of its own); it ranks the tokens by frequency. Without it their ids stand in for the rank. Errors as in
     `interp.prompts.generate.copying_test`, which takes the vocabulary itself.
     """
-    vocab = random_token_vocab(counts, model.cfg.d_vocab, special_ids(model))
+    vocab = drawable(model_vocabulary(model), counts)
     return draw_copying_test(vocab, model.cfg.n_ctx, n_samples, seed, bos_id(model))
