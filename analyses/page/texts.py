@@ -11,7 +11,7 @@ from copyscope.analyses.tables.run import Run
 from copyscope.analyses.words.text import visible
 from copyscope.interp.models.files import context_length, read_config
 from copyscope.interp.models.tokenizer import read_tokenizer
-from copyscope.interp.prompts.vocabulary import Vocabulary, vocabulary_of
+from copyscope.interp.models.vocabulary import Vocabulary, vocabulary_of
 from copyscope.training.checkpoints.series import Checkpoint
 from copyscope.training.errors import InputError
 

@@ -8,6 +8,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from copyscope.analyses.tables.run import Run
+from copyscope.interp.models.vocabulary import Vocabulary
 from copyscope.interp.prompts.generate import (
     CopyingTest,
     copying_test,
@@ -15,7 +16,6 @@ from copyscope.interp.prompts.generate import (
     fitting_length,
     repeated_random_tokens,
 )
-from copyscope.interp.prompts.vocabulary import Vocabulary
 from copyscope.training.data.batches import windows
 from copyscope.training.data.store import open_store
 from copyscope.training.errors import InputError

@@ -26,7 +26,7 @@ from transformer_lens.weight_processing import ProcessWeights
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from copyscope.interp.models.files import ModelFiles
-from copyscope.interp.prompts.vocabulary import Vocabulary, vocabulary_of
+from copyscope.interp.models.vocabulary import Vocabulary, vocabulary_of
 from copyscope.training.errors import InputError
 
 HookedModel = HookedTransformer | TransformerBridge

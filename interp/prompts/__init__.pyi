@@ -7,5 +7,3 @@ from .generate import random_token_vocab as random_token_vocab
 from .generate import repeated_random_tokens as repeated_random_tokens
 from .of_model import bos_id as bos_id
 from .packing import pack as pack
-from .vocabulary import Vocabulary as Vocabulary
-from .vocabulary import vocabulary_of as vocabulary_of

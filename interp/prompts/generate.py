@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from copyscope.interp.prompts.vocabulary import Vocabulary
+from copyscope.interp.models.vocabulary import Vocabulary
 from copyscope.training.errors import InputError
 
 PREFIX, SUFFIX = 12, 6

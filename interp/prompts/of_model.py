@@ -9,7 +9,7 @@ from copyscope.interp.prompts.generate import copying_test as draw_copying_test
 
 
 def bos_id(model: HookedModel) -> int | None:
-    """The token that opens the model's prompts (`interp.prompts.vocabulary`); None where it was trained without."""
+    """The token that opens the model's prompts (`interp.models.vocabulary`); None where it was trained without."""
     return model_vocabulary(model).bos_id
 
 

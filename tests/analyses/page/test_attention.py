@@ -30,8 +30,8 @@ from copyscope.analyses.page.texts import Texts, texts_of
 from copyscope.analyses.tables.run import Run, open_run
 from copyscope.interp.measures.targets import targets
 from copyscope.interp.models.hooked import load_hooked
+from copyscope.interp.models.vocabulary import vocabulary_of
 from copyscope.interp.prompts.generate import random_token_vocab
-from copyscope.interp.prompts.vocabulary import vocabulary_of
 from copyscope.training.checkpoints.series import CheckpointSeries
 from copyscope.training.errors import InputError
 

@@ -12,7 +12,7 @@ from copyscope.analyses.formation.nulls import above_null
 from copyscope.analyses.tables.run import open_run
 from copyscope.analyses.tables.run_prompts import run_prompts
 from copyscope.analyses.tables.scores import score
-from copyscope.interp.prompts.vocabulary import vocabulary_of
+from copyscope.interp.models.vocabulary import vocabulary_of
 from copyscope.training.errors import InputError
 
 

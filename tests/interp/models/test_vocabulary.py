@@ -7,8 +7,8 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from copyscope.interp.models.vocabulary import vocabulary_of
 from copyscope.interp.prompts.generate import drawable
-from copyscope.interp.prompts.vocabulary import vocabulary_of
 
 
 def tokenizer(special: list[str], size: int = 400, opener: str | None = None, **names: str) -> PreTrainedTokenizerFast:
