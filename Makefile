@@ -35,6 +35,7 @@ bench: .venv/installed
 	$(BIN)/python tests/benchmarks/train_speed.py
 	$(BIN)/python tests/benchmarks/score_speed.py
 	$(BIN)/python tests/benchmarks/ablate_speed.py
+	$(BIN)/python tests/benchmarks/demo_speed.py
 
 docs: .venv/installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
