@@ -57,6 +57,10 @@ class ModelConfig(_Section):
     """Added to the mean square in RMSNorm."""
     init_std: float = Field(default=0.02, gt=0)
     """Standard deviation of the normal initialisation."""
+    embedding_mean: float = Field(default=0.0, ge=0)
+    """Standard deviation of one random vector that is added to every token's embedding at initialisation. Queries and
+    keys have no bias, so a head that attends by position alone needs a direction that all tokens share; with one from the
+    start, previous-token heads form sooner and in earlier layers."""
     attention_dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout on attention probabilities while training (2409.09281, section 4)."""
     residual_dropout: float = Field(default=0.0, ge=0, lt=1)
@@ -71,6 +75,10 @@ class ModelConfig(_Section):
         if self.n_heads % (self.n_key_value_heads or self.n_heads):
             raise ValueError(f"n_key_value_heads {self.n_key_value_heads} must divide n_heads {self.n_heads}")
         return self
+
+    def canonical(self) -> dict[str, Any]:
+        """What decides the model, for hashes: runs without `embedding_mean` keep the names they had before it."""
+        return self.model_dump(mode="json", exclude=None if self.embedding_mean else {"embedding_mean"})
 
     @property
     def head_width(self) -> int:
@@ -310,7 +318,7 @@ class RunConfig(_Section):
         experiment whether or not the file spells out that there is no intervention, or that AdamW trains it."""
         plain = {"intervention"} if self.intervention == InterventionConfig() else None
         fields = self.model_dump(mode="json", exclude=plain)
-        fields |= {"data": self.data.canonical(), "optimizer": self.optimizer.canonical()}
+        fields |= {section: getattr(self, section).canonical() for section in ("model", "data", "optimizer")}
         canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 

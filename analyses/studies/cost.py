@@ -11,6 +11,7 @@ from copyscope.training.config import RunConfig
 from copyscope.training.data.batches import batch
 from copyscope.training.model.llama import build_model
 from copyscope.training.model.loss import NextTokenLoss
+from copyscope.training.model.optimizers import build_optimizers
 from copyscope.training.schedule import checkpoint_steps
 from copyscope.training.sweeps.engines.child import usable_cores
 
@@ -103,12 +104,13 @@ def _measured(config: RunConfig, rows: int) -> float:
     model = build_model(config, config.data.vocab_size)
     loss_of = NextTokenLoss(model, n_ctx, torch.bfloat16 if device == "cuda" else torch.float32)
     loss_of.to(device)
-    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    optimizers = build_optimizers(config.optimizer, model)
     started, done = time.perf_counter(), -1  # the first update also sets things up
     while True:
         loss_of(batch(text, n_ctx, rows, 0, done + 1, choice, surprisal).to(device)).backward()
-        optimizer.step()
-        optimizer.zero_grad()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
         done += 1
         if device == "cuda":
             torch.cuda.synchronize()

@@ -13,7 +13,7 @@ def build_model(config: RunConfig, vocab_size: int, bos_id: int = 0) -> LlamaFor
     """
     model = config.model
     torch.manual_seed(config.seeds.init)
-    return LlamaForCausalLM(
+    llama = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=vocab_size,
             hidden_size=model.d_model,
@@ -33,3 +33,7 @@ def build_model(config: RunConfig, vocab_size: int, bos_id: int = 0) -> LlamaFor
             pad_token_id=None,
         )
     )
+    if model.embedding_mean:
+        with torch.no_grad():
+            llama.model.embed_tokens.weight.add_(model.embedding_mean * torch.randn(model.d_model))
+    return llama
