@@ -59,8 +59,8 @@ class ModelConfig(_Section):
     """Standard deviation of the normal initialisation."""
     embedding_mean: float = Field(default=0.0, ge=0)
     """Standard deviation of one random vector that is added to every token's embedding at initialisation. Queries and
-    keys have no bias, so a head that attends by position alone needs a direction that all tokens share; with one from the
-    start, previous-token heads form sooner and in earlier layers."""
+    keys have no bias, so a head that attends by position alone needs a direction that all tokens share; with one from
+    the start, previous-token heads form sooner."""
     attention_dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout on attention probabilities while training (2409.09281, section 4)."""
     residual_dropout: float = Field(default=0.0, ge=0, lt=1)
