@@ -31,7 +31,8 @@ class Measure(NamedTuple):
 MEASURES: dict[str, Measure] = {
     "induction_attention": Measure(
         "Induction attention", 0, 1, "",
-        "On random tokens repeated once: mean attention of second-half tokens to the token that followed it before.",
+        "On random tokens repeated once, at a distance that varies from prompt to prompt: mean attention of repeated "
+        "tokens to the token that followed before.",
         "arXiv 2409.09281",
         "whether the head writes what it looks at into the output",
     ),
@@ -49,9 +50,21 @@ MEASURES: dict[str, Measure] = {
     ),
     "previous_token": Measure(
         "Previous-token attention", 0, 1, "",
-        "Mean attention from each token to the one just before it.",
+        "Mean attention from each token to the one just before it; its null is the mean of the places 2 to 8 back.",
         "Olsson et al. 2022",
         "whether a later head uses it: that takes composition or ablation",
+    ),
+    "best_offset": Measure(
+        "Best offset", 1, 8, "positions back",
+        "How many positions back the head looks most, of 1 to 8.",
+        "offset diagonals, common practice (TransformerLens head detector)",
+        "how much it looks there: every head has a best offset; read the attention at it",
+    ),
+    "best_offset_attention": Measure(
+        "Attention at the best offset", 0, 1, "",
+        "Mean attention to the token that many positions back; its null is the mean of the other offsets, 1 to 8.",
+        "offset diagonals, common practice (TransformerLens head detector)",
+        "whether a later head uses it; a head that looks further back, at itself or at the first token",
     ),
     "duplicate_token": Measure(
         "Duplicate-token attention", 0, 1, "",

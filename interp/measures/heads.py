@@ -13,10 +13,12 @@ from torch import Tensor
 
 from copyscope.interp.measures.behavior import check_tokens
 from copyscope.interp.measures.circuits import head_weights, model_copying_score, model_eigenvalue_positivity
-from copyscope.interp.measures.pattern_scores import WHOLE_MEASURES, pattern_scores
+from copyscope.interp.measures.offsets import attention_by_offset
+from copyscope.interp.measures.pattern_scores import OFFSET_MEASURES, WHOLE_MEASURES, pattern_scores
 from copyscope.interp.measures.targets import TARGET_MEASURES, targets
 from copyscope.interp.models.hooked import HookedModel, model_vocabulary
 from copyscope.interp.prompts.generate import drawable, fitting_length, repeated_random_tokens
+from copyscope.interp.prompts.varied import varied_repeats
 from copyscope.training.errors import InputError
 
 Pattern = Float[Tensor, "batch head query key"]
@@ -50,11 +52,12 @@ def prefix_matching_mean(pattern: Pattern, tokens: Int[Tensor, "batch pos"]) -> 
 
 
 def previous_token(pattern: Pattern, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "head"]:
-    """Mean attention from every position but the first to the one before it (definition 6). In [0, 1].
+    """Mean attention from each position to the one before it (definition 6). In [0, 1].
 
-    A head that always looks one back and one that looks at a neighbour for what it says score alike.
+    Over the positions from 9 on (or from a quarter of the prompt), which have 8 earlier keys beside position 0 to
+    compare with. A head that always looks one back and one that looks at a neighbour for what it says score alike.
     """
-    return targets("previous_token", tokens).of(pattern)
+    return attention_by_offset(pattern)[:, 0]
 
 
 def duplicate_token(pattern: Pattern, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "head"]:
@@ -94,9 +97,11 @@ def attention_entropy(pattern: Pattern) -> Float[Tensor, "head"]:
 # --------------------------------------------------------------------------------------------------- all heads at once
 
 CALIBRATION = ("null", "selectivity", "se", "p", "value_weighted")
+WITH_NULL = (*TARGET_MEASURES, *OFFSET_MEASURES)
 MEASURES = (
-    *TARGET_MEASURES,
-    *(f"{name}_{kind}" for name in TARGET_MEASURES for kind in CALIBRATION),
+    *WITH_NULL,
+    *(f"{name}_{kind}" for name in WITH_NULL for kind in CALIBRATION),
+    "best_offset",
     *WHOLE_MEASURES,
     *(f"{name}_se" for name in WHOLE_MEASURES),
     *("eigenvalue_positivity_raw", "eigenvalue_positivity_folded", "induction_score", "copying_score"),
@@ -118,12 +123,13 @@ def score_heads(
 
     Args:
         measures: names from `MEASURES`; None for all. Of each measure with targets also
-            `_null`: random targets of the same number;
+            `_null`: random targets of the same number, of the same queries; of `previous_token` and
+            `best_offset_attention` the mean of the other short offsets;
             `_selectivity`: the score over what uniform attention gets;
             `_se`: its standard error over prompts;
-            `_p`: one-sided p-value that it exceeds its null, by a t-test of the paired differences over prompts,
-            corrected for the number of heads scored (Holm 1979). It says that a head is above chance, not that it
-            is far above: read it beside the score;
+            `_p`: one-sided p-value that it exceeds its null, by a t-test of the paired differences over prompts, or
+            by `above_others` over the other short offsets, corrected for the number of heads scored (Holm 1979). It
+            says that a head is above chance, not that it is far above: read it beside the score;
             `_value_weighted`: the same measure of `value_weighted` attention.
             `induction_score` is induction_attention × eigenvalue_positivity_folded (2409.09281; definition 4).
         seed: of the prompts and of the random targets. The same seed gives every checkpoint the same prompts; of
@@ -131,8 +137,9 @@ def score_heads(
         vocab: ids to draw prompts from; None takes `random_token_vocab` of the whole vocabulary without special
             tokens.
         bos_id: put first in each prompt if given.
-        n_prompts: prompts of each kind and seed: repeated random tokens (100 × 2, or what fits n_ctx); 25 × 4 for
-            prefix matching; 25 distinct ones for the copying score.
+        n_prompts: prompts of each kind and seed: repeated random tokens (100 × 2 on average, or what fits n_ctx); 25
+            × 4 for prefix matching; 25 distinct ones for the copying score. The distance of the repeats varies from
+            prompt to prompt (`varied_repeats`), so that a head that looks a fixed distance back is no induction head.
         layers: which to score; None for all. Layers after the last of them are not run.
 
     Raises:
@@ -152,18 +159,19 @@ def score_heads(
         vocab = vocab[vocab != bos_id] if bos_id is not None else vocab
 
     def prompts(length: int, repeats: int) -> Tensor:
-        fitting = fitting_length(n_ctx, length, repeats, bos_id)
-        tokens = torch.cat([repeated_random_tokens(vocab, fitting, n_prompts, s, bos_id, repeats) for s in seeds])
+        drawn = [varied_repeats(vocab, length, n_prompts, s, bos_id, repeats, n_ctx=n_ctx) for s in seeds]
+        tokens = torch.cat(drawn)
         check_tokens(model, tokens)
         return tokens
 
     base = {_base(name) for name in wanted} | ({"induction_attention"} if "induction_score" in wanted else set())
     scores: dict[str, Tensor] = {}
     for length, repeats, prefix in ((100, 2, False), (25, 4, True)):
-        names = [n for n in (*TARGET_MEASURES, *WHOLE_MEASURES) if n in base and n.startswith("prefix") == prefix]
+        of_patterns = (*WITH_NULL, "best_offset", *WHOLE_MEASURES)
+        names = [n for n in of_patterns if n in base and n.startswith("prefix") == prefix]
         if names:
             weighted = [name for name in names if f"{name}_value_weighted" in wanted]
-            nulls = [name for name in names if f"{name}_null" in wanted or f"{name}_p" in wanted]
+            nulls = [n for n in names if n in TARGET_MEASURES and {f"{n}_null", f"{n}_p"} & {*wanted}]
             scores |= pattern_scores(model, prompts(length, repeats), names, nulls, weighted, chosen, seeds[0])
     for kind in ("raw", "folded"):
         name = f"eigenvalue_positivity_{kind}"
@@ -172,7 +180,10 @@ def score_heads(
     if "induction_score" in wanted:
         scores["induction_score"] = scores["induction_attention"] * scores["eigenvalue_positivity_folded"]
     if "copying_score" in wanted:
-        scores["copying_score"] = model_copying_score(model, prompts(25, 1), bos_id is not None, chosen)
+        length = fitting_length(n_ctx, 25, 1, bos_id)
+        once = torch.cat([repeated_random_tokens(vocab, length, n_prompts, s, bos_id, repeats=1) for s in seeds])
+        check_tokens(model, once)
+        scores["copying_score"] = model_copying_score(model, once, bos_id is not None, chosen)
     layer, head = torch.meshgrid(torch.tensor(chosen), torch.arange(n_heads), indexing="ij")
     return pl.concat(
         pl.DataFrame(
@@ -190,7 +201,7 @@ def score_heads(
 def _base(name: str) -> str:
     """The measure that a calibration belongs to."""
     for kind in CALIBRATION:
-        if name.endswith(f"_{kind}") and name.removesuffix(f"_{kind}") in (*TARGET_MEASURES, *WHOLE_MEASURES):
+        if name.endswith(f"_{kind}") and name.removesuffix(f"_{kind}") in (*WITH_NULL, *WHOLE_MEASURES):
             return name.removesuffix(f"_{kind}")
     return name
 

@@ -7,12 +7,15 @@ from jaxtyping import Float
 from scipy import stats
 from torch import Tensor
 
+from copyscope.interp.measures.offsets import longest_offset, offset_queries, offset_sums
 from copyscope.interp.measures.patterns import PatternBlock, read_patterns
 from copyscope.interp.measures.targets import TARGET_MEASURES, Targets, null_targets, targets
 from copyscope.interp.models.hooked import HookedModel
 
 WHOLE_MEASURES = ("attention_entropy", "bos_sink")
 """Of every position's attention, without targets."""
+OFFSET_MEASURES = ("previous_token", "best_offset_attention")
+"""Of attention by distance."""
 
 
 def pattern_scores(
@@ -27,37 +30,99 @@ def pattern_scores(
     """Every (layer, head) value that follows from one pass over the patterns of these prompts."""
     n = len(prompts)
     lists = {name: targets(name, prompts) for name in names if name in TARGET_MEASURES}
-    plain = lists | {f"{name}_null": null_targets(name, prompts, seed) for name in nulls}
-    of_weighted = {f"{name}_value_weighted": lists[name] for name in weighted}
-    sums = _Sums(model, prompts, layers, plain, of_weighted, [name for name in names if name in WHOLE_MEASURES])
+    plain = lists | {f"{name}_null": null_targets(name, prompts, seed) for name in nulls if name in lists}
+    of_weighted = {f"{name}_value_weighted": lists[name] for name in weighted if name in lists}
+    whole = [name for name in names if name in WHOLE_MEASURES]
+    by_distance = {*names} & {*OFFSET_MEASURES, "best_offset"}
+    sums = _Sums(model, prompts, layers, plain, of_weighted, whole, bool(by_distance), bool({*weighted} & by_distance))
     read_patterns(model, prompts, sums.add, layers)
     by_prompt = {name: sums.of(name) for name in sums.names}  # (prompt, layer, head)
     scores = {name: values.sum(dim=0) for name, values in by_prompt.items()}
-    for name in names:
+    for name in (*lists, *whole):
+        share = lists[name].shares(n) if name in lists else torch.full((n,), 1 / n)
+        mean = {kind: _prompt_means(by_prompt[kind], share) for kind in (name, f"{name}_null") if kind in by_prompt}
         if n > 1:
-            scores[f"{name}_se"] = (by_prompt[name] * n).std(dim=0) / n**0.5
+            scores[f"{name}_se"] = mean[name].std(dim=0) / len(mean[name]) ** 0.5
         if name in lists:
-            scores[f"{name}_selectivity"] = (
-                scores[name] / lists[name].uniform() if len(lists[name].key) else scores[name]
-            )
+            even = lists[name].uniform()
+            scores[f"{name}_selectivity"] = scores[name] / even if even else scores[name]
         if name in nulls and n > 1:
-            scores[f"{name}_p"] = above_null(by_prompt[name] - by_prompt[f"{name}_null"])
+            scores[f"{name}_p"] = above_null(mean[name] - mean[f"{name}_null"])
+    if by_distance:
+        scores |= _offset_scores(sums, prompts.shape[1])
+    return scores
+
+
+def _prompt_means(
+    by_prompt: Float[Tensor, "prompt layer head"], share: Float[Tensor, "prompt"]
+) -> Float[Tensor, "some_prompt layer head"]:
+    """The measure on each prompt alone, of what each adds to the whole; without prompts that have no target."""
+    with_target = share > 0
+    return by_prompt[with_target] / share[with_target, None, None].to(by_prompt)
+
+
+def _offset_scores(sums: "_Sums", n_pos: int) -> dict[str, Tensor]:
+    """The previous-token score and the best offset, with their calibration."""
+    queries = offset_queries(n_pos)
+    by_prompt = sums.offsets / max(1, len(queries))  # (prompt, layer, head, offset)
+    mean, n = by_prompt.mean(dim=0), len(by_prompt)
+    best = mean.argmax(dim=-1)
+    scores: dict[str, Tensor] = {"best_offset": (best + 1).to(mean)}
+    for name, chosen, tried in (
+        ("previous_token", torch.zeros_like(best), 1),
+        ("best_offset_attention", best, mean.shape[-1]),
+    ):
+        at = torch.nn.functional.one_hot(chosen, mean.shape[-1]).bool()
+        others = mean[~at].view(*best.shape, -1)
+        scores[name] = score = mean[at].view(best.shape)
+        scores[f"{name}_null"] = others.mean(dim=-1) if others.shape[-1] else torch.zeros_like(score)
+        scores[f"{name}_selectivity"] = score / (1 / (queries + 1)).mean() if len(queries) else score
+        scores[f"{name}_p"] = above_others(score, others, tried)
+        if n > 1:
+            scores[f"{name}_se"] = by_prompt[at.expand_as(by_prompt)].view(n, *best.shape).std(dim=0) / n**0.5
+        if sums.weighted_offsets is not None:
+            weighted = sums.weighted_offsets.mean(dim=0) / max(1, len(queries))
+            scores[f"{name}_value_weighted"] = weighted[at].view(best.shape)
     return scores
 
 
 def above_null(differences: Float[Tensor, "prompt *head"]) -> Float[Tensor, "*head"]:
-    """One-sided p-value that the mean difference exceeds 0, over prompts, corrected over all heads (Holm 1979).
+    """One-sided p-value that the mean difference exceeds 0, over prompts, corrected over all heads. In [0, 1].
 
-    A paired t-test: prompts are drawn independently of each other, so their differences are. In [0, 1].
+    A paired t-test: prompts are drawn independently of each other, so their differences are.
     """
     n = len(differences)
-    mean, error = differences.mean(dim=0), differences.std(dim=0) / n**0.5
-    t = torch.where(error > 0, mean / error.clamp(min=1e-300), torch.sign(mean) * torch.inf).nan_to_num(nan=0.0)
-    p = torch.from_numpy(stats.t.sf(t.cpu().numpy(), n - 1)).flatten()
+    return _upper_tail(differences.mean(dim=0), differences.std(dim=0) / n**0.5, n - 1)
+
+
+def above_others(
+    score: Float[Tensor, "*head"], others: Float[Tensor, "*head other"], tried: int = 1
+) -> Float[Tensor, "*head"]:
+    """One-sided p-value that a head's attention at one offset exceeds what its other offsets let expect, corrected over
+    all heads. In [0, 1]; 1 with fewer than 2 others.
+
+    The t-test of one new value against a sample. Spread among the other offsets is the yardstick, not spread over
+    prompts: rotary positions and what neighbouring residual streams share make even a random head prefer some offsets,
+    and a head that looks at all that is near has others nearly as high. `tried`: of how many offsets this is the
+    highest (Bonferroni).
+    """
+    m = others.shape[-1]
+    if m < 2:
+        return torch.ones_like(score)
+    error = others.std(dim=-1) * (1 + 1 / m) ** 0.5
+    return _upper_tail(score - others.mean(dim=-1), error, m - 1, tried)
+
+
+def _upper_tail(
+    excess: Float[Tensor, "*head"], error: Float[Tensor, "*head"], degrees: int, tried: int = 1
+) -> Float[Tensor, "*head"]:
+    """p-values of `excess` / `error`, times `tried`, corrected over heads (Holm 1979)."""
+    t = torch.where(error > 0, excess / error.clamp(min=1e-300), torch.sign(excess) * torch.inf).nan_to_num(nan=0.0)
+    p = torch.from_numpy(stats.t.sf(t.cpu().numpy(), degrees)).flatten() * tried
     order = p.argsort()
     factors = torch.arange(len(p), 0, -1, dtype=p.dtype)
     corrected = (p[order] * factors).cummax(dim=0).values.clamp(max=1)
-    return torch.empty_like(p).scatter_(0, order, corrected).view(differences.shape[1:]).to(differences.dtype)
+    return torch.empty_like(p).scatter_(0, order, corrected).view(excess.shape).to(excess.dtype)
 
 
 def value_weighted(
@@ -97,15 +162,22 @@ class _Sums:
         plain: dict[str, Targets],
         weighted: dict[str, Targets],
         whole: Sequence[str],
+        by_distance: bool,
+        by_distance_weighted: bool,
     ):
         self.names = [*plain, *weighted, *whole]
         self.place = {layer: i for i, layer in enumerate(layers)}
         self.n, self.queries = len(prompts), prompts.shape[1] - 1
-        self.W_O: Tensor | None = model.W_O.detach() if weighted else None
+        self.W_O = model.W_O.detach() if weighted or by_distance_weighted else None
         self.sums = torch.zeros(len(self.names) * self.n, len(layers), model.cfg.n_heads, dtype=torch.float64)
         self.lists = (self._joined(list(plain.values()), 0), self._joined(list(weighted.values()), len(plain)))
         self.whole = {name: self.names.index(name) for name in whole}
         self.chosen: dict[tuple[int, int, int], Tensor] = {}
+        shape = (self.n, len(layers), model.cfg.n_heads, longest_offset(prompts.shape[1]))
+        self.by_distance = by_distance
+        self.offsets = torch.zeros(shape, dtype=torch.float64)
+        """Attention at each offset, summed over queries."""
+        self.weighted_offsets = torch.zeros(shape, dtype=torch.float64) if by_distance_weighted else None
 
     def _joined(self, lists: Sequence[Targets], first: int) -> tuple[Tensor, ...]:
         """All targets as one list: prompt, query, key, weight, row of `sums`."""
@@ -119,13 +191,19 @@ class _Sums:
         return self.sums[start : start + self.n]
 
     def add(self, block: PatternBlock) -> None:
-        into = self.sums[:, self.place[block.layer]]
+        place = self.place[block.layer]
+        into, longest = self.sums[:, place], self.offsets.shape[-1]
         if self.lists[0]:
             self._pick(0, block, block.pattern, into)
-        if self.lists[1]:
-            assert self.W_O is not None
+        if self.by_distance:
+            self.offsets[block.rows, place] += offset_sums(block.pattern, longest, block.first_query).cpu()
+        if self.W_O is not None:
             keys = block.pattern.shape[3]
-            self._pick(1, block, value_weighted(block.pattern, block.values[:, :, :keys], self.W_O[block.layer]), into)
+            weighted = value_weighted(block.pattern, block.values[:, :, :keys], self.W_O[block.layer])
+            if self.lists[1]:
+                self._pick(1, block, weighted, into)
+            if self.weighted_offsets is not None:
+                self.weighted_offsets[block.rows, place] += offset_sums(weighted, longest, block.first_query).cpu()
         later = block.pattern[:, :, int(block.first_query == 0) :]  # the first position has nothing to choose from
         for name, index in self.whole.items():
             value = later[..., 0].sum(dim=2) if name == "bos_sink" else _entropy(later)

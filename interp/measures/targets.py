@@ -3,6 +3,8 @@
 A measure is a fixed weighting of the pattern, `score[head] = Σ weight · pattern[prompt, head, query, key]` over a list
 of targets that depends on the tokens alone. The list is short (a few keys a query), which gives the measure, its null,
 its value under uniform attention and its spread over prompts from one formula, without a mask as large as the pattern.
+
+A measure and its null are of the same queries: those with a target and as many other places to draw null targets from.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,6 +29,11 @@ class Targets(NamedTuple):
     def uniform(self) -> float:
         """What attention spread evenly over the visible keys gets."""
         return (self.weight / (self.query + 1)).sum().item()
+
+    def shares(self, n_prompts: int) -> Float[Tensor, "prompt"]:
+        """How much each prompt counts; sums to 1 as the weights do."""
+        shares = torch.zeros(n_prompts, dtype=torch.float64, device=self.weight.device)
+        return shares.index_add_(0, self.prompt, self.weight.double())
 
     def of(self, pattern: Float[Tensor, "batch head query key"]) -> Float[Tensor, "head"]:
         """The measure of whole patterns."""
@@ -63,16 +70,10 @@ def _before_first(tokens: Tensor) -> Tensor:
     return before
 
 
-def _previous(tokens: Tensor) -> Tensor:
-    n = tokens.shape[1]
-    return torch.ones(n, n, dtype=torch.bool, device=tokens.device).tril(-1).triu(-1).expand(len(tokens), n, n)
-
-
 _MASKS: dict[str, Callable[[Tensor], Tensor]] = {
     "induction_attention": lambda tokens: _shifted(_first(earlier_copies(tokens)), 1),
     "prefix_matching_sum": lambda tokens: _shifted(earlier_copies(tokens), 1),
     "prefix_matching_mean": lambda tokens: _shifted(earlier_copies(tokens), 1),
-    "previous_token": _previous,
     "duplicate_token": earlier_copies,
     "anti_induction": _before_first,
 }
@@ -80,26 +81,36 @@ TARGET_MEASURES = tuple(_MASKS)
 
 
 def targets(name: str, tokens: Int[Tensor, "batch pos"]) -> Targets:
-    """The targets of the measure `name` on these prompts."""
-    return _listed(name, [_MASKS[name](row[None])[0] for row in tokens])  # one mask at a time
+    """The targets of the measure `name` on these prompts, of the queries that its null has too."""
+    return _listed(name, [_true_and_other(name, row)[0] for row in tokens])  # one mask at a time
 
 
 def null_targets(name: str, tokens: Int[Tensor, "batch pos"], seed: int = 0) -> Targets:
-    """As many random targets a query as the true ones, drawn from earlier positions (definition 12).
+    """As many random targets a query as the true ones, of the same queries (definition 12).
 
-    Drawn without replacement from the positions before the query that are no true target and not the first one, where
-    attention rests when a head has nothing to do. Queries with too few such positions are left out.
+    Drawn without replacement from the earlier positions that are no true target and not the first one, where attention
+    goes when a head has nothing to do.
     """
     generator = torch.Generator().manual_seed(seed)
-    return _listed(name, [_elsewhere(_MASKS[name](row[None])[0], generator) for row in tokens])
+    return _listed(name, [_drawn(*_true_and_other(name, row), generator) for row in tokens])
 
 
-def _elsewhere(true: Bool[Tensor, "query key"], generator: torch.Generator) -> Bool[Tensor, "query key"]:
-    candidates = ~true & torch.ones_like(true).tril(-1)
-    candidates[:, 0] = False
+def _true_and_other(name: str, row: Int[Tensor, "pos"]) -> tuple[Bool[Tensor, "query key"], Bool[Tensor, "query key"]]:
+    """The true targets of one prompt and the keys that null targets are drawn from; none of either for a query that has
+    fewer of the second."""
+    true = _MASKS[name](row[None])[0]
+    other = ~true & torch.ones_like(true).tril(-1)
+    other[:, 0] = False
+    enough = (other.sum(dim=-1) >= true.sum(dim=-1))[:, None]
+    return true & enough, other & enough
+
+
+def _drawn(
+    true: Bool[Tensor, "query key"], other: Bool[Tensor, "query key"], generator: torch.Generator
+) -> Bool[Tensor, "query key"]:
+    """For each query as many of `other` as it has true targets."""
     wanted = true.sum(dim=-1)
-    wanted = torch.where(candidates.sum(dim=-1) >= wanted, wanted, 0)
-    order = torch.rand(true.shape, generator=generator).to(true.device).masked_fill_(~candidates, -1.0)
+    order = torch.rand(true.shape, generator=generator).to(true.device).masked_fill_(~other, -1.0)
     picks = order.topk(int(wanted.max()), dim=-1).indices  # (query, most)
     chosen = torch.arange(picks.shape[1], device=true.device) < wanted[:, None]
     return torch.zeros_like(true).scatter_(-1, picks, chosen)

@@ -7,3 +7,4 @@ from .generate import random_token_vocab as random_token_vocab
 from .generate import repeated_random_tokens as repeated_random_tokens
 from .of_model import bos_id as bos_id
 from .packing import pack as pack
+from .varied import varied_repeats as varied_repeats

@@ -1,0 +1,21 @@
+"""How often a `_p` of an untrained model is below 5 %: the table of docs/measures.md.
+
+python tests/benchmarks/false_positives.py [models]
+"""
+
+import sys
+from math import sqrt
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
+
+from untrained import LEVEL, false_positives
+
+if __name__ == "__main__":
+    models = int(sys.argv[1]) if len(sys.argv) > 1 else 200
+    print(f"{models} untrained models of 4 × 4 heads: share with any head at p < {LEVEL}, ± standard error")
+    for std in (0.02, 0.05):
+        print(f"weights of standard deviation {std}")
+        for name, count in false_positives(models, std).items():
+            share = count / models
+            print(f"  {name:32} {share:.3f} ± {sqrt(share * (1 - share) / models):.3f}", flush=True)
