@@ -48,8 +48,9 @@ def demo(
     ablate(run, progress=progress)
     if open_run(run).series.checkpoints:  # else they were taken away, and only tables are left
         means = average(run, progress=progress)
-        several = [step for step, part in means.parts.items() if len(part) > 1]
-        if several:
-            score(means.folder, steps=several, progress=progress)
+        # Earlier means lag behind a rise that is still going on.
+        late = [step for step, part in means.parts.items() if len(part) > 1 and 2 * step > config.train.steps]
+        if late:
+            score(means.folder, steps=late, progress=progress)
     map_formation(run)
     return DemoResult(run, report(run), summary_lines(open_run(run)))
