@@ -1,12 +1,13 @@
-"""`copyscope demo` once, in a folder that is thrown away: the seconds of its stages, and the memory it needed at most.
+"""`copyscope demo` once: the seconds of its stages, and the memory it needed at most.
 
 Prints wall-clock and CPU seconds a stage. On a machine that does other work too, only CPU seconds mean something.
-`python demo_speed.py [SECTION.FIELD=VALUE …]` sets fields of the preset `quickstart`.
+`python demo_speed.py [--out FOLDER] [SECTION.FIELD=VALUE …]` keeps the run, and sets fields of the preset
+`quickstart`.
 """
 
+import argparse
 import functools
 import importlib
-import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -64,14 +65,18 @@ class Stopwatch:
 
 def main() -> None:
     watch = Stopwatch()
-    config = RunConfig.load("quickstart").with_values(parse_assignments(sys.argv[1:]))
+    arguments = argparse.ArgumentParser()
+    arguments.add_argument("--out", type=Path)
+    arguments.add_argument("values", nargs="*")
+    given = arguments.parse_args()
+    config = RunConfig.load("quickstart").with_values(parse_assignments(given.values))
     demo_module = importlib.import_module("copyscope.analyses.studies.demo")
     for stage, (module, name) in STAGES.items():
         *classes, function = name.split(".")
         holder = functools.reduce(getattr, classes, importlib.import_module(module))
         setattr(holder, function, watch.around(stage, getattr(holder, function)))
     with tempfile.TemporaryDirectory() as folder:
-        result = demo_module.demo(Path(folder) / "demo", config)
+        result = demo_module.demo(given.out or Path(folder) / "demo", config)
         watch.stop()
         print("\n".join(result.summary))
     print(f"\n{'copyscope demo':32} {'seconds':>8} {'CPU s':>8}")
