@@ -292,7 +292,7 @@ class RunConfig(_Section):
         except IsADirectoryError:
             raise InputError(f"{path}: is a folder; give a TOML file") from None
         except (ValueError, RecursionError) as error:  # bad TOML, bad UTF-8, a number of thousands of digits
-            raise InputError(f"{path}: not valid TOML: {error}; mend the file") from None
+            raise InputError(f"{path}: not valid TOML: {error}; fix the file") from None
         return cls.parse(values, where=str(path))
 
     @classmethod

@@ -53,7 +53,7 @@ def environments(run: Path) -> list[dict[str, Any]]:
         found = json.loads(path.read_text("utf-8"))
         return [{**one, "from_step": int(one["from_step"])} for one in found]
     except (ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{path}: damaged ({error}); delete it, and the run goes on without its history") from None
+        raise InputError(f"{path}: damaged ({error}); delete it, and the run continues without its history") from None
 
 
 def at_step(run: Path, step: int) -> dict[str, Any]:

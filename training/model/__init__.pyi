@@ -5,3 +5,5 @@ from .llama import build_model as build_model
 from .loss import NextTokenLoss as NextTokenLoss
 from .machine import fast_bf16 as fast_bf16
 from .machine import keep_freed_memory as keep_freed_memory
+from .optimizers import Muon as Muon
+from .optimizers import build_optimizers as build_optimizers

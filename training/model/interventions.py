@@ -1,4 +1,4 @@
-"""Interventions while training goes on: heads silenced or clamped, and the loss of predictable tokens left out."""
+"""Interventions during training: heads silenced or clamped, and the loss of predictable tokens left out."""
 
 from typing import NamedTuple
 
