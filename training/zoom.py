@@ -46,8 +46,8 @@ def zoom(
     0, with as many threads as the run had. The weights at every step that the run has already must come out the same,
     bit for bit, at the first one at or after `end` too; only then are the new steps put among the run's checkpoints.
     Otherwise (another machine, another number of processes) they are kept apart in `run`/zoom, and `differs` says
-    where. Safe to interrupt: call it again to resume. Raises InputError for steps outside the run, or a run whose tokens
-    are no longer there.
+    where. Safe to interrupt: call it again to resume. Raises InputError for steps outside the run, or a run whose
+    tokens are no longer there.
     """
     run = Path(run)
     config = RunConfig.load(run / "config.toml")
