@@ -6,6 +6,7 @@ an existing model costs little more than reading the file.
 """
 
 import copy
+import os
 import warnings
 from contextlib import suppress
 from pathlib import Path
@@ -25,8 +26,10 @@ from transformer_lens.utilities.activation_functions import SUPPORTED_ACTIVATION
 from transformer_lens.weight_processing import ProcessWeights
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
+from copyscope.interp.models.at_step import checkpoint_at
 from copyscope.interp.models.files import ModelFiles
 from copyscope.interp.models.vocabulary import Vocabulary, vocabulary_of
+from copyscope.training.checkpoints.series import Source
 from copyscope.training.errors import InputError
 
 HookedModel = HookedTransformer | TransformerBridge
@@ -51,12 +54,13 @@ _BY_MODEL_TYPE = {
 
 
 def load_hooked(
-    source: str | Path,
+    source: Source,
     revision: str | None = None,
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
     fold_norms: bool = False,
     *,
+    step: int | None = None,
     prove: bool = True,
 ) -> HookedTransformer:
     """Turns a checkpoint into a `HookedTransformer` in evaluation mode, with gradients off.
@@ -65,6 +69,7 @@ def load_hooked(
         source: a local directory in Hugging Face format or a GGUF file (never reaches for the hub), or a hub id such
             as `EleutherAI/pythia-70m`.
         revision: the hub revision; only for a hub id.
+        step: where `source` is a run or another series, the checkpoint of this step; -1 is the last.
         fold_norms: fold the norm weights into the matrices that read the residual stream. Log-probabilities stay the
             same; nothing is centred besides what a LayerNorm subtracts anyway.
         prove: compare logits with transformers on a short batch; in float32 a difference above `LOGIT_TOLERANCE`
@@ -76,7 +81,10 @@ def load_hooked(
         InputError: no such model, an encoder or another unsupported architecture, NaN weights, a damaged file, or
             logits that differ from those of transformers.
     """
-    files = ModelFiles(source, revision)
+    if step is not None:
+        checkpoint = checkpoint_at(source, step)
+        source, revision = checkpoint.path, checkpoint.revision
+    files = ModelFiles(source if isinstance(source, str | Path) else os.fspath(source), revision)
     config = _hooked_config(files, device, dtype, fold_norms)
     with warnings.catch_warnings():
         # 3.9 announces on every construction that 4.x drops HookedTransformer; pyproject pins below 4 for that reason.

@@ -81,7 +81,7 @@ def test_claims_and_map_take_a_single_run(tmp_path: Path) -> None:
 
 
 def test_the_copying_test_is_the_models_own(trained: Path, public: Path) -> None:
-    model = cs.load_hooked(cs.open_run(trained).steps["path"][-1])
+    model = cs.load_hooked(trained, step=-1)
     test = cs.copying_test(model, n_samples=20)
     assert test.has_bos
     assert set(test.tokens[:, 0].tolist()) == {0}
@@ -89,13 +89,13 @@ def test_the_copying_test_is_the_models_own(trained: Path, public: Path) -> None
     assert 0 < int(drawn.min()) <= int(drawn.max()) < model.cfg.d_vocab
     assert test.tokens.shape[1] + test.suffix.shape[1] <= N_CTX
     assert torch.equal(test.tokens, cs.copying_test(model, n_samples=20).tokens)
-    bare = cs.load_hooked(cs.open_run(public).steps["path"][-1])
+    bare = cs.load_hooked(public, step=512)
     bare.tokenizer = None
     assert not cs.copying_test(bare, n_samples=3).has_bos
 
 
 def test_heads_are_named_by_text_or_by_number(trained: Path) -> None:
-    model = cs.load_hooked(cs.open_run(trained).steps["path"][-1])
+    model = cs.load_hooked(trained, step=-1)
     test = cs.copying_test(model, n_samples=4)
     clean = model(test.tokens)
     with cs.ablate_heads(model, "L0H1,L1H0", method="mean"):
@@ -108,3 +108,14 @@ def test_heads_are_named_by_text_or_by_number(trained: Path) -> None:
     swept = cs.sweep_heads(model, test, methods=("zero",), heads="L1")
     assert swept.select("layer", "head").unique().sort("head").rows() == [(1, 0), (1, 1)]
     assert isinstance(cs.score_heads(model, ["previous_token"]), pl.DataFrame)
+
+
+def test_a_model_is_found_by_its_step(trained: Path, public: Path) -> None:
+    run = cs.open_run(trained)
+    last, first = cs.load_hooked(run, step=-1), cs.load_hooked(str(trained), step=0)
+    assert torch.equal(last.W_E, cs.load_hooked(run.steps["path"][-1]).W_E)
+    assert torch.equal(first.W_E, cs.load_hooked(run, step=-len(SAVED)).W_E)
+    assert not torch.equal(first.W_E, last.W_E)
+    for step in (3, -6):
+        with pytest.raises(InputError, match=f"step={step}"):
+            cs.load_hooked(trained, step=step)

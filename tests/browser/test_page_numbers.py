@@ -42,7 +42,7 @@ def test_a_click_on_a_cell_shows_that_head_at_that_step(
     pattern = small.attention[f"attention/0/p0/{numbers['attentionStep']}"]
     query = numbers["query"]
     assert numbers["row"] == pytest.approx((pattern[row, query, : query + 1] / 255).tolist(), abs=1e-6)
-    assert tab.text("#side-title") == f"L{row // 4} H{row % 4} at step {step:,}"
+    assert tab.text("#side-title") == f"L{row // 4}H{row % 4} at step {step:,}"
 
 
 def test_hovering_reads_a_cell_without_choosing_it(tab: Tab, address: str, small: Made) -> None:
@@ -203,7 +203,7 @@ def test_the_table_of_heads_holds_the_scores(tab: Tab, address: str, small: Made
     tab.open(f"{address}#view=heads&step=448")
     head, *rows = tab.table("#heads-table")
     assert head[:2] == ["head", "at step 448"]
-    assert [row[0] for row in rows] == [f"L{h // 4} H{h % 4}" for h in range(12)]
+    assert [row[0] for row in rows] == [f"L{h // 4}H{h % 4}" for h in range(12)]
     expected = [f"{score(small, 'prefix_matching_sum', h, 448):.3f}" for h in range(12)]
     assert [row[1] for row in rows] == expected
     assert rows[11][head.index("formed at")] == "448"
@@ -218,11 +218,11 @@ def test_the_table_of_heads_holds_the_scores(tab: Tab, address: str, small: Made
 def test_sorting_and_filtering_reach_the_map_and_the_grid(tab: Tab, address: str, small: Made) -> None:
     tab.open(f"{address}#sort=final")
     final = small.scores["scores/0/prefix_matching_sum"][-1]
-    expected = [f"L{h // 4} H{h % 4}" for h in np.argsort(-final, kind="stable")]
+    expected = [f"L{h // 4}H{h % 4}" for h in np.argsort(-final, kind="stable")]
     assert tab.numbers()["rows"] == expected
     tab.go(view="attention")
     grid = tab.run("return [...document.querySelectorAll('#grid .cell')].map((c) => c.dataset.head)")
-    assert [f"L{g[0]} H{g[2]}" for g in grid] == expected
+    assert [f"L{g[0]}H{g[2]}" for g in grid] == expected
     assert tab.go(view="map", filter="formed")["rows"] == ["L2H3"]
     assert tab.go(filter="null")["rows"] == ["L2H3"]
     assert tab.go(filter="pinned", pins="0.1,1.2")["rows"] == (
