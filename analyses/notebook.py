@@ -13,6 +13,7 @@ import plotly.graph_objects as go
 
 from copyscope.analyses.figures import figures
 from copyscope.analyses.figures.map_data import phase_change
+from copyscope.analyses.figures.maps import effects_as_measures
 from copyscope.analyses.formation.heads import copying_formation, formation_steps, loss_settled
 from copyscope.analyses.page.report import MEGABYTES, report_page
 from copyscope.analyses.tables.averages import with_averages
@@ -54,16 +55,21 @@ def explore(
 
 
 def formation_map(source: Source, measure: str = "prefix_matching_sum") -> go.Figure:
-    """One row a head, one column a checkpoint, with formation steps and the phase change where there are any.
+    """A map with one row per head and one column per checkpoint, with formation steps and the phase change.
 
-    Raises InputError: not scored, no such measure.
+    `measure`: of heads, or the effect of an ablation as `zero:copying_loss`. Raises InputError: not scored, no such
+    measure, not ablated.
     """
     run = open_run(source)
     heads, model = score_tables(run)
-    formed = _known(formation_steps, heads, measure)
     copying = _known(copying_formation, model, chance(run))
     band = None if copying is None else phase_change(copying)
-    return figures.formation_map_figure(heads, measure, formed, band=band)
+    if ":" in measure:  # at the checkpoints that were ablated; an effect has no formation step
+        effects = effects_as_measures(run)
+        if effects is None:
+            raise InputError(f"{run.folder}: nothing ablated yet; run `copyscope ablate {run.folder} --over-training`")
+        return figures.formation_map_figure(effects, measure, band=band)
+    return figures.formation_map_figure(heads, measure, _known(formation_steps, heads, measure), band=band)
 
 
 def curves(source: Source) -> go.Figure:

@@ -44,7 +44,7 @@ def map_formation(
         raise InputError(f"--figures {wrong[0]}: no such format; use {', '.join(FORMATS)}")
     run = open_run(source)
     heads, model = score_tables(run)
-    effects = _effects(run)
+    effects = effects_as_measures(run)
     drawn = _drawn(heads, effects) if measures is None else list(measures)
     formation = formation_json(heads, model, read_metrics(run), chance=chance(run))
     pictured = pl.concat([heads.select(effects.columns), effects]) if effects is not None else heads
@@ -70,8 +70,10 @@ map = map_formation
 """The command's name, as `copyscope.map`."""
 
 
-def _effects(run: Run) -> pl.DataFrame | None:
-    """Ablations of single heads as measures named method:measure; None without any."""
+def effects_as_measures(run: Run) -> pl.DataFrame | None:
+    """Effects of removing single heads as measures named `method:measure`: step, tokens, layer, head, measure, value.
+
+    None if nothing was ablated."""
     if not any((run.folder / "results" / "ablations").glob("step*.parquet")):
         return None
     table = read_tables(run, "ablations").drop_nulls(["layer", "head"])

@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import polars as pl
 import pytest
 from page_reader import read
 from tiny_series import tiny_series
@@ -51,6 +53,22 @@ def test_figures_come_in_one_line(planted: Path) -> None:
     assert "per token" in names
     both: Any = story(planted)
     assert len(both.data) > len(names)
+
+
+def test_the_effect_of_an_ablation_is_a_map_too(tmp_path: Path) -> None:
+    folder = tiny_series(tmp_path / "tiny", (0, 8))
+    with pytest.raises(InputError, match="copyscope ablate"):
+        formation_map(folder, "zero:copying_loss")
+    rows = [("tiny", step, None, layer, head, "zero", "copying_loss", step + layer + head / 10)
+            for step in (0, 8) for layer in range(2) for head in range(2)]  # fmt: skip
+    names = ("run", "step", "tokens", "layer", "head", "method", "measure", "value")
+    table = pl.DataFrame(rows, schema=names, orient="row").cast({"tokens": pl.Int64})
+    (folder / "results" / "ablations").mkdir()
+    for (step,), part in table.group_by("step"):
+        part.write_parquet(folder / "results" / "ablations" / f"step{step:08}.parquet")
+    figure: Any = formation_map(folder, "zero:copying_loss")
+    cells = np.concatenate([np.asarray(trace.z) for trace in figure.data if trace.type == "heatmap"], axis=1)
+    assert cells == pytest.approx(np.array([[0, 8], [0.1, 8.1], [1, 9], [1.1, 9.1]]))
 
 
 def test_figures_of_short_runs_have_no_marks(tmp_path: Path) -> None:

@@ -137,16 +137,16 @@
     C.save(name + ".svg", "image/svg+xml", new XMLSerializer().serializeToString(copy));
   };
 
-  /** The Python that makes what is looked at. */
+  /** The Python that makes the figure in view. */
   C.python = function () {
     const [s, run] = [C.state(), C.run()];
-    const source = JSON.stringify(run.source || `runs/${run.name}`);
-    const measure = JSON.stringify(s.measure);
-    const attention = `head = (${Math.floor(C.head() / run.n_heads)}, ${C.head() % run.n_heads})`;
-    if (s.view === "map" && !s.measure.includes(":")) return `from copyscope.analyses.notebook import formation_map\n\nformation_map(${source}, measure=${measure})\n`;
-    if (s.view === "heads" || s.view === "report") return `from copyscope.analyses.formation.heads import formation_steps\nfrom copyscope.analyses.tables.run import open_run, read_tables\n\nformation_steps(read_tables(open_run(${source}), "heads"), ${JSON.stringify(C.scoreMeasure(run))})\n`;
-    if (s.view === "circuit" && run.measures.includes("previous_token")) return `from copyscope.analyses.formation.heads import order_of_appearance\nfrom copyscope.analyses.tables.run import open_run, read_tables\n\nrun = open_run(${source})\norder_of_appearance(read_tables(run, "heads"), read_tables(run, "model"))\n`;
-    return `from copyscope.analyses.notebook import explore\n\n# ${attention} at step ${s.step}; the view opens at the same place\nexplore(${source}, ${JSON.stringify(C.writeHash())})\n`;
+    const opened = `cs.open_run(${JSON.stringify(run.source || `runs/${run.name}`)})`;
+    const lines = ["import copyscope as cs"];
+    if (s.view === "map") lines.push("", `cs.formation_map(${opened}, measure=${JSON.stringify(s.measure)})`);
+    else if (s.view === "heads" || s.view === "report") lines.push("", `cs.formation_steps(${opened}.heads, ${JSON.stringify(C.scoreMeasure(run))})`);
+    else if (s.view === "circuit" && run.measures.includes("previous_token")) lines.push("from copyscope.analyses.formation import order_of_appearance", "", `run = ${opened}`, "order_of_appearance(run.heads, run.model)");
+    else lines.push("", `# ${C.data.headName(run, C.head())} at step ${s.step}; the page opens at the same view`, `cs.explore(${opened}, ${JSON.stringify(C.writeHash())})`);
+    return lines.join("\n") + "\n";
   };
 
   async function copy(title, text) {
