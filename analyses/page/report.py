@@ -31,8 +31,10 @@ def report(
     or not at all. Raises InputError if a run was not scored, or `out` cannot be written.
     """
     runs = open_runs(sources)
+    if out is not None and not Path(out).parent.is_dir():  # said before anything is computed
+        raise InputError(f"{out}: there is no folder {Path(out).parent}; create it, or choose another place")
     html = report_page(runs, max_megabytes, progress)
-    target = Path(out) if out else runs[0].folder / "report.html"
+    target = runs[0].folder / "report.html" if out is None else Path(out)
     write_text(target, html)
     return target
 

@@ -9,7 +9,7 @@ const Copyscope = {};
   C.failed = function (what) {
     seen.errors = String(Number(seen.errors) + 1);
     seen.lastError = String(what && what.message ? what.message : what);
-    C.notice("Something in this page failed: " + seen.lastError, "error");
+    C.notice("Error in this page: " + seen.lastError, "error");
   };
   window.addEventListener("error", (event) => C.failed(event.message));
   window.addEventListener("unhandledrejection", (event) => C.failed(event.reason));

@@ -17,7 +17,7 @@
   C.embeddedSource = function (page) {
     function text(id) {
       const element = page.getElementById(id);
-      if (!element) throw new Error(`this page holds no ${id}`);
+      if (!element) throw new Error(`this page has no ${id}`);
       return element.textContent;
     }
     return {
@@ -32,7 +32,7 @@
         page.head.append(script);
       },
       prompt: async () => {
-        throw new Error("a saved page shows the prompts saved with it; `copyscope explore` takes new ones");
+        throw new Error("a saved page has only the prompts saved with it; use `copyscope explore` for new ones");
       },
       changed: async () => false,
     };
@@ -46,7 +46,7 @@
       try {
         answer = await fetch(address, options);
       } catch {
-        throw new Error("the explorer's server does not answer; is `copyscope explore` still running?");
+        throw new Error("the server does not answer; is `copyscope explore` still running?");
       }
       if (answer.ok) return answer;
       let why = `${answer.status} for ${address}`;

@@ -140,8 +140,8 @@
   /** Why attention is missing, in words, or null while it is on its way. */
   data.attentionProblem = function (runIndex, promptId, step) {
     const prompt = data.prompt(runIndex, promptId);
-    if (!prompt) return "No prompt was saved with this page.";
-    if (!prompt.steps.length) return "No attention was saved for this prompt.";
+    if (!prompt) return "This page has no prompts.";
+    if (!prompt.steps.length) return "This page has no attention for this prompt.";
     return data.problems.get(`attention/${runIndex}/${promptId}/${data.nearest(prompt.steps, step)}`) || null;
   };
 

@@ -3,8 +3,8 @@
 (function (C) {
   C.VIEWS = [["map", "Training"], ["attention", "Attention"], ["compare", "Compare"], ["circuit", "Circuit"], ["heads", "Heads"], ["report", "Report"]];
   C.SORTS = [["layer", "layer and head"], ["now", "score at this step"], ["final", "final score"], ["formation", "formation step"], ["effect", "effect of removal"]];
-  C.FILTERS = [["all", "all heads"], ["formed", "formed"], ["null", "above the null"], ["pinned", "pinned"]];
-  C.ROWS = [["heads", "every head"], ["layers", "layers (largest head)"]];
+  C.FILTERS = [["all", "all heads"], ["formed", "formed"], ["null", "above their null"], ["pinned", "pinned"]];
+  C.ROWS = [["heads", "every head"], ["layers", "layers (highest head)"]];
   const NUMBERS = ["run", "step", "a", "b", "runb", "query", "from", "to"];
   const TEXTS = ["measure", "head", "prompt", "axis", "view", "pins", "sort", "filter", "rows", "beside", "curve", "align", "flip"];
   const PREFERRED = ["prefix_matching_sum", "induction_score", "induction_attention"];
@@ -48,13 +48,15 @@
     return best;
   }
 
-  /** Every field filled in and within what is there; `said` collects what had to be put right. */
+  const IN_RUN = ["measure", "beside", "prompt", "curve"];
+  const NAMES = { runb: "run", beside: "measure", curve: "curves" };
+  /** Every field filled in and within range; `said` collects what had to be corrected. */
   C.normal = function (raw, said = []) {
     const { index } = C.data;
     const s = { ...raw };
     const pick = (field, allowed, fallback) => {
       if (allowed.includes(s[field])) return;
-      if (s[field] !== undefined && s[field] !== null) said.push(`${field}=${s[field]} is not here; showing ${fallback}.`);
+      if (s[field] !== undefined && s[field] !== null) said.push(`This ${IN_RUN.includes(field) ? "run" : "page"} has no ${NAMES[field] || field} '${s[field]}'; showing ${fallback}.`);
       s[field] = fallback;
     };
     pick("run", index.runs.map((_, i) => i), 0);
@@ -64,7 +66,7 @@
     pick("view", C.VIEWS.map(([v]) => v), "map");
     pick("axis", C.AXES.map(([v]) => v), "log");
     if (s.axis === "tokens" && !C.hasTokens(run)) {
-      said.push("This series does not say how many tokens it saw; showing steps.");
+      said.push("This series does not record tokens; showing steps.");
       s.axis = "log";
     }
     for (const [field, names] of [["sort", C.SORTS], ["filter", C.FILTERS], ["rows", C.ROWS]]) pick(field, names.map(([v]) => v), names[0][0]);
@@ -86,7 +88,7 @@
     for (const field of ["from", "to"]) if (typeof s[field] !== "number" || !(s[field] >= 0)) s[field] = null;
     if (s.from !== null && s.to !== null && s.from >= s.to) [s.from, s.to] = [null, null];
     const head = C.headNumber(run, s.head);
-    if (head === null && s.head) said.push(`Head ${s.head} is not in this model; showing another.`);
+    if (head === null && s.head) said.push(`This model has no head ${s.head}; showing another.`);
     s.head = C.headText(run, head ?? bestHead(s.run, s.measure));
     const pins = (s.pins || "").split(",").map((pin) => C.headNumber(run, pin)).filter((pin) => pin !== null);
     s.pins = [...new Set(pins)].map((pin) => C.headText(run, pin)).join(",");
@@ -95,7 +97,7 @@
     const prompt = C.data.prompt(s.run, s.prompt);
     const last = prompt ? prompt.tokens.length - 1 : 0;
     if (!(Number.isInteger(s.query) && s.query >= 0 && s.query <= last)) {
-      if (s.query !== undefined && s.query !== null) said.push(`Token ${s.query} is not in this prompt.`);
+      if (s.query !== undefined && s.query !== null) said.push(`This prompt has no token ${s.query}.`);
       s.query = prompt ? firstWithTarget(prompt) : 0;
     }
     return s;
@@ -164,9 +166,17 @@
     if (runB && wanted.runb !== before.runb && patch.b === undefined && wanted.b !== undefined) wanted.b = C.data.nearest(runB.steps, wanted.b);
     if (wanted.prompt !== before.prompt && patch.query === undefined) wanted.query = undefined;
     state = C.normal(wanted, said);
+    if (before.view !== undefined && state.view !== before.view) C.toTabs();
     C.notice(said.join(" "), "note");
     remember();
     C.redraw();
+  };
+
+  /** Another view begins at its top: a page scrolled past the tabs goes back to them. */
+  C.toTabs = function () {
+    const bar = document.querySelector(".bar").offsetHeight;
+    const above = C.byId("tabs").getBoundingClientRect().top + window.scrollY - bar;
+    if (window.scrollY > above) window.scrollTo(0, above);
   };
 
   C.run = () => C.data.index.runs[state.run];

@@ -5,7 +5,7 @@
   const LOSS = ["train_loss", "validation_loss"];
   const TOGETHER = [
     ["copying", "copying accuracy", ["copying_accuracy_token", "copying_accuracy_exact", "copying_accuracy_token_averaged"]],
-    ["copying_loss", "loss on random tokens, first time and repeated", ["copying_loss_first", "copying_loss_second"]],
+    ["copying_loss", "loss on random tokens, first and second occurrence", ["copying_loss_first", "copying_loss_second"]],
     ["natural", "loss on natural text", ["natural_loss", "natural_loss_predictable", "natural_loss_other"]],
   ];
   const CONFIG = { showSendToCloud: false, displaylogo: false, responsive: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "zoomIn2d", "zoomOut2d", "pan2d"] };
@@ -41,7 +41,7 @@
     });
   }
 
-  const SHORT = { train_loss: "training", validation_loss: "validation", copying_accuracy_token: "per token", copying_accuracy_exact: "whole suffix", copying_accuracy_token_averaged: "per token, mean of weights", copying_loss_first: "first time", copying_loss_second: "repeated" };
+  const SHORT = { train_loss: "training", validation_loss: "validation", copying_accuracy_token: "per token", copying_accuracy_exact: "whole suffix", copying_accuracy_token_averaged: "per token, mean of weights", copying_loss_first: "first occurrence", copying_loss_second: "second occurrence" };
   const shortTitle = (n) => SHORT[n] || C.data.words(n).title;
 
   function traces(found, axis, panel) {
@@ -144,7 +144,7 @@
           ready = true;
         })
       );
-      C.byId("curves").setAttribute("aria-label", `Loss and ${C.curveGroups(run)[s.curve].title} over training. The tables under Report hold the numbers.`);
+      C.byId("curves").setAttribute("aria-label", `Loss and ${C.curveGroups(run)[s.curve].title} over training. The Report tab has the numbers.`);
       C.fill(C.byId("curves-caption"), caption(run));
     }
     const x = axis.x(axis.position(s.step), frame.left, frame.plot);
@@ -163,8 +163,8 @@
 
   function caption(run) {
     const words = [];
-    if (run.settled && run.settled.step !== null) words.push(`Dotted line: the loss had settled at step ${C.number(Math.round(run.settled.step))}${run.settled.rule ? ` (${C.ruleWords(run.settled.rule)})` : ""}.`);
-    words.push("Shading around a line: 95 % interval over prompts, where it was measured. Drag sideways to zoom, double-click to zoom out.");
+    if (run.settled && run.settled.step !== null) words.push(`Dotted line: the loss had plateaued at step ${C.number(Math.round(run.settled.step))}${run.settled.rule ? ` (${C.ruleWords(run.settled.rule)})` : ""}.`);
+    words.push("Shading: 95 % interval over prompts. Drag sideways to zoom, double-click to zoom out.");
     return words.join(" ");
   }
 

@@ -53,7 +53,7 @@
     map.title.textContent = words.title;
     map.measure = measure;
     if (!scores) {
-      map.read.textContent = problem ? `These scores could not be read: ${problem}` : measure ? "Reading scores …" : "No head was scored in this run.";
+      map.read.textContent = problem ? `Cannot read these scores: ${problem}` : measure ? "Reading scores …" : "No heads were scored in this run.";
       return;
     }
     const axis = C.currentAxis();
@@ -64,11 +64,11 @@
     Object.assign(map, { axis, frame, rows, height, range, scores, top: TOP, steps: scores.steps });
     C.colorBar(map.bar, range, words.unit, "");
     if (!rows.length) {
-      map.read.textContent = "No head passes the choice made under “Show”.";
-    } else if (map.read.textContent.startsWith("No head") || map.read.textContent.startsWith("Reading")) map.read.textContent = "";
+      map.read.textContent = "No heads match the filter.";
+    } else if (map.read.textContent.startsWith("No heads") || map.read.textContent.startsWith("Reading")) map.read.textContent = "";
     const key = JSON.stringify([s.run, measure, s.axis, s.from, s.to, s.rows, s.flip, s.sort, rows.map((r) => r.label), frame.width, C.isDark(), C.generation, C.pins()]);
     C.once(map.base, key, () => paintBase(map, run, s));
-    map.over.setAttribute("aria-label", `${words.title}: ${rows.length} rows, ${scores.steps.length} checkpoints. Arrow keys move between heads and steps; Enter shows the attention. The view Heads has the numbers in a table.`);
+    map.over.setAttribute("aria-label", `${words.title}: ${rows.length} rows, ${scores.steps.length} checkpoints. Arrow keys move between heads and steps; Enter shows the attention. The Heads tab has the numbers.`);
     paintCursor(map, run, s);
   };
 

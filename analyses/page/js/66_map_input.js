@@ -9,9 +9,9 @@
     const beside = (suffix) => C.data.value(s.run, measure + suffix, head, step) ?? null;
     const facts = [[words.title, value === null || value === undefined ? "not measured" : C.number(value) + (words.unit ? " " + words.unit : "")]];
     if (beside("_selectivity") !== null) facts.push(["selectivity", `${C.number(beside("_selectivity"))} × uniform attention`]);
-    if (beside("_null") !== null) facts.push(["random target", C.number(beside("_null"))]);
+    if (beside("_null") !== null) facts.push(["null (random targets)", C.number(beside("_null"))]);
     const above = C.data.isAbove(run, measure, head);
-    if (above !== null) facts.push(["at the last step", above ? "above its null" : "not above its null"]);
+    if (above !== null) facts.push(["final step", above ? "above its null" : "not distinguishable from its null"]);
     const found = C.data.formation(run, measure, head);
     if (found) facts.push(["formation", C.formationWords(found)]);
     return facts;
@@ -21,10 +21,12 @@
     ...C.cellFacts(measure, head, step).map(([name, value]) => `${name}: ${value}`),
   ];
 
+  const STATES = { never: "not formed", weak: "weak rise", unconfirmed: "too late to confirm" };
   C.formationWords = function (found) {
-    if (found.step === null) return found.state || "not formed";
+    const state = STATES[found.state] || found.state;
+    if (found.step === null) return state || "not formed";
     const around = found.low !== null && found.low !== undefined ? ` (95 %: ${C.number(Math.round(found.low))} to ${C.number(Math.round(found.high))})` : "";
-    return `${found.state || "formed"} at step ${C.number(Math.round(found.step))}${around}`;
+    return `${state || "formed"} at step ${C.number(Math.round(found.step))}${around}`;
   };
 
   C.mapInput = function (map) {

@@ -74,7 +74,7 @@
     C.once(matrix.over, key, () => overlay(matrix, prompt, labelled));
     const query = C.query();
     matrix.over.setAttribute("aria-label", `Attention of ${C.data.headName(run, head)} at step ${attention.step}, query token ${query}. Up and down move the query.`);
-    matrix.words.textContent = `Rows ask, columns are looked at; white 0 to dark blue 1, grey cannot be seen. Orange squares: where a perfect induction head would look.`;
+    matrix.words.textContent = "Rows: query; columns: key; white 0 to dark blue 1; grey: masked (future). Orange squares: where a perfect induction head attends.";
   };
 
   function overlay(matrix, prompt, labelled) {

@@ -61,10 +61,10 @@
     if (!row) return "";
     const head = C.data.headName(run, C.head());
     const where = `${head} at step ${C.number(attention.step)}, from “${C.tokenText(prompt.tokens[query])}” (token ${query})`;
-    if (!targets.length) return `${where}: no earlier copy, so nothing to expect of an induction head.`;
+    if (!targets.length) return `${where}: no earlier copy, so an induction head has no target.`;
     const sum = targets.reduce((total, k) => total + (row[k] || 0), 0);
     const names = targets.map((k) => `“${C.tokenText(prompt.tokens[k])}” (token ${k})`).join(", ");
-    return `${where}: ${C.number(sum)} of its attention is on the expected ${targets.length > 1 ? "targets" : "target"} ${names}.`;
+    return `${where}: ${Math.round(sum * 100)} % of its attention goes to the expected ${targets.length > 1 ? "targets" : "target"} ${names}.`;
   }
 
   /** The chosen query's largest sources and its targets, as a table. */
@@ -79,6 +79,6 @@
     const order = row.map((_, i) => i).sort((x, y) => row[y] - row[x]);
     const shown = [...new Set([...order.slice(0, 5), ...targets])].sort((x, y) => row[y] - row[x]);
     const rows = shown.map((k) => [k, C.tokenText(prompt.tokens[k]), row[k], targets.includes(k) ? "expected target" : k === query ? "itself" : ""]);
-    C.table(place, { title: "Largest sources of the query", columns: ["token", "text", "attention", ""], rows, name: "sources" });
+    C.table(place, { title: "Tokens the query attends to most", columns: ["token", "text", "attention", ""], rows, name: "sources" });
   };
 })(Copyscope);

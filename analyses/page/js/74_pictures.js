@@ -79,7 +79,7 @@
       );
     });
     place.classList.toggle("waiting", !attention);
-    if (!heads.length) return C.fill(place, C.el("p", {}, "No head passes the choice made under “Show”."));
+    if (!heads.length) return C.fill(place, C.el("p", {}, "No heads match the filter."));
     const [chosen, pins, score] = [C.head(), C.pins(), C.scoreMeasure(run)];
     const formed = new Map(((run.formation || {})[score] || []).filter((f) => f.step !== null).map((f) => [f.head, f.step]));
     heads.forEach((head, i) => {
@@ -118,7 +118,7 @@
     shown = { wholeLayer, key: visKey(attention) };
     if (attention.nTokens > 48) {
       C.fill(C.byId("vis"));
-      words.textContent = `This prompt has ${attention.nTokens} tokens; CircuitsVis draws one object a cell and is too slow beyond 48. The matrix above has no such limit.`;
+      words.textContent = `This prompt has ${attention.nTokens} tokens; CircuitsVis is too slow beyond 48. The matrix above has no such limit.`;
       return;
     }
     words.textContent = "Loading …";

@@ -60,7 +60,7 @@
       found.note ? C.el("p", { class: "note" }, found.note) : null,
       rows.length
         ? C.el("div", { class: "saves", role: "group", "aria-label": `Download: ${title || "table"}` }, C.el("button", { type: "button", onclick: () => C.saveTable(file, plain(), "csv") }, "CSV"), C.el("button", { type: "button", onclick: () => C.saveTable(file, plain(), "json") }, "JSON"))
-        : C.el("p", { class: "note" }, "Nothing here.")
+        : C.el("p", { class: "note" }, "No rows.")
     );
   }
 })(Copyscope);

@@ -42,7 +42,7 @@
     const place = C.byId("compare-scores");
     const table = C.byId("compare-table");
     if (!same) {
-      C.fill(place, C.el("p", { class: "note" }, "These runs have different numbers of layers or heads; only their curves compare."));
+      C.fill(place, C.el("p", { class: "note" }, "These runs have different numbers of layers or heads; only their curves can be compared."));
       C.fill(table);
       place.copyscopeKey = table.copyscopeKey = null;
       return;
@@ -101,7 +101,7 @@
     const a = C.data.attention(s.run, s.prompt, s.a);
     const b = promptB && C.data.attention(s.runb, s.prompt, stepB);
     if (!promptA || !promptB || !same) {
-      C.fill(place, C.el("p", { class: "note" }, promptA ? "The other run has no attention for this prompt." : "No attention was saved with this page."));
+      C.fill(place, C.el("p", { class: "note" }, !same ? "Models of different shapes cannot be compared head by head." : promptA ? "The other run has no attention for this prompt." : "This page has no attention."));
       place.copyscopeKey = null;
       return;
     }
@@ -128,7 +128,7 @@
         place,
         picture("A: " + saved(a, runA, s.a), (canvas) => C.paintAttention(canvas, a, head)),
         picture("B: " + saved(b, runB, stepB), (canvas) => C.paintAttention(canvas, b, headB)),
-        comparable ? picture("B − A: blue less, red more", (canvas) => C.paintDifference(canvas, a, b, head)) : C.el("p", { class: "note" }, "The prompts differ token by token, so B − A has no meaning.")
+        comparable ? picture("B − A; blue: B lower, red: B higher", (canvas) => C.paintDifference(canvas, a, b, head)) : C.el("p", { class: "note" }, "The two runs have different tokens here, so B − A has no meaning.")
       );
     });
   }

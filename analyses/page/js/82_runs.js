@@ -27,7 +27,7 @@
     const known = names(runs);
     if (!known.includes(curve)) curve = known[0];
     C.options(C.byId("runs-curve"), [["", known.map((n) => [n, C.data.words(n).title])]], curve);
-    C.options(C.byId("align"), [["", [["step", "step"], ["tokens", "tokens"], ["formation", "step ÷ own formation step of copying"]]]], s.align);
+    C.options(C.byId("align"), [["", [["step", "step"], ["tokens", "tokens"], ["formation", "step ÷ formation step of copying"]]]], s.align);
     const words = C.data.words(curve);
     const drawn = [];
     const left = [];
@@ -64,12 +64,12 @@
     const found = (run) => run.copying || {};
     C.table(C.byId("runs-table"), {
       title: "When copying formed", name: "runs",
-      columns: ["run", "step", "95 % from", "to", "last value of the curve"],
+      columns: ["run", "step", "95 % from", "to", "last value"],
       rows: runs.map((run) => {
         const line = (run.curves || {})[curve];
         return [run.name, ...[found(run).step, found(run).low, found(run).high].map((v) => (v === null || v === undefined ? null : Math.round(v))), line ? line.values[line.values.length - 1] : null];
       }),
-      note: left.length ? `Left out of the figure, since it cannot be aligned this way: ${left.join(", ")}.` : "",
+      note: left.length ? `Not in the figure, because it cannot be aligned this way: ${left.join(", ")}.` : "",
     });
   };
 })(Copyscope);

@@ -27,17 +27,17 @@
       for (const f of formed.slice(0, MOST)) lines.push({ ...f, name: C.data.headName(run, f.head), sign, color });
       for (const f of formed) rows.push([C.data.words(measure).title, C.data.headName(run, f.head), f.step, whole(f.low), whole(f.high), f.state]);
     }
-    for (const [title, found] of [["Copying", run.copying], ["Loss settled", run.settled]]) {
+    for (const [title, found] of [["Copying", run.copying], ["Loss plateaued", run.settled]]) {
       if (!found || found.step === null || found.step === undefined) continue;
       lines.push({ title, step: found.step, low: found.low, high: found.high, sign: "★", color: C.color("ink") });
       rows.push([title, "the model", whole(found.step), whole(found.low), whole(found.high), found.rule || ""]);
     }
     C.once(place, JSON.stringify([s.run, s.axis, s.from, s.to, width, C.isDark(), C.generation, s.head]), () => {
-      if (!rows.length) return C.fill(place, C.el("p", { class: "note" }, "Nothing has formed in this run, or it has too few checkpoints to say when."));
+      if (!rows.length) return C.fill(place, C.el("p", { class: "note" }, "Nothing formed in this run, or it has too few checkpoints to tell when."));
       const frame = C.frame(width);
       const tall = lines.length * ROW + 40;
       const soft = C.color("soft");
-      const picture = C.svg("svg", { width, height: tall, viewBox: `0 0 ${width} ${tall}`, role: "img", "aria-label": "Formation steps in order; the table under it holds the same" });
+      const picture = C.svg("svg", { width, height: tall, viewBox: `0 0 ${width} ${tall}`, role: "img", "aria-label": "Formation steps in order; the table below has the same" });
       const x = (step) => Math.max(frame.left, Math.min(frame.left + frame.plot, axis.x(axis.position(step), frame.left, frame.plot)));
       for (const [at, text] of axis.ticks(frame.plot < 420 ? 6 : 12)) {
         const tick = axis.x(at, frame.left, frame.plot);
@@ -62,6 +62,6 @@
       });
       return C.fill(place, picture);
     });
-    C.table(table, { title: "Formation steps", name: "formation", columns: ["measure", "head", "step", "95 % from", "to", "state or rule"], rows });
+    C.table(table, { title: "Formation steps", name: "formation", columns: ["measure", "head", "step", "95 % from", "to", "status or rule"], rows });
   };
 })(Copyscope);

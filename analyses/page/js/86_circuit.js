@@ -37,7 +37,7 @@
     table.hidden = !here.length;
     C.table(table, {
       title: "The strongest pairs", name: "pairs",
-      columns: ["earlier head", "later head", "K-composition", "previous-token score of the earlier", "induction score of the later", ...(effect ? ["effect of the path"] : [])],
+      columns: ["earlier head", "later head", "K-composition", ...[[first, "earlier"], [second, "later"]].map(([m, which]) => `${m ? C.data.words(m).title : "score"} (${which} head)`), ...(effect ? ["effect of the path"] : [])],
       rows: here.map((p) => [C.data.headName(run, p.earlier), C.data.headName(run, p.later), p.k_composition, scores[p.earlier][0], scores[p.later][1], ...(effect ? [p.effect ?? null] : [])]),
       links: (i) => C.go({ head: C.headText(run, here[i].later) }),
     });
@@ -45,10 +45,10 @@
 
   function words(first, second, here) {
     const lines = here.length
-      ? `A line joins an earlier head to a later one that reads it: the thicker, the more K-composition${here.some((p) => p.effect) ? "; orange: cutting the path changes copying" : ""}.`
-      : "No pairs of heads were measured in this run, so no lines are drawn.";
+      ? `Lines join an earlier head to a later head that reads it; thicker: more K-composition${here.some((p) => p.effect) ? "; orange: cutting the path changes copying" : ""}.`
+      : "No pairs of heads were measured in this run.";
     const halves = `${first ? "left half: " + C.data.words(first).title : ""}${first && second ? "; " : ""}${second ? "right half: " + C.data.words(second).title : ""}`;
-    return C.el("figcaption", {}, `Colour of a circle, dark 0 to yellow 1: ${halves}. ${lines} Layer 0 on top.`);
+    return C.el("figcaption", {}, `Circle colour, dark 0 to yellow 1: ${halves}. ${lines} Layer 0 on top.`);
   }
 
   function picture(run, pairs, scores, measures, width) {
@@ -59,7 +59,7 @@
     const spread = Math.min((width - left - 10) / run.n_heads, radius * 6);
     const at = (head) => [left + (head % run.n_heads + 0.5) * spread, (Math.floor(head / run.n_heads) + 0.5) * rowTall + 5];
     const full = left + run.n_heads * spread + 10;
-    const svg = C.svg("svg", { width: full, height: tall, viewBox: `0 0 ${full} ${tall}`, role: "group", "aria-label": "Graph of head pairs; the table under it holds the same" });
+    const svg = C.svg("svg", { width: full, height: tall, viewBox: `0 0 ${full} ${tall}`, role: "group", "aria-label": "Graph of head pairs; the table below has the same" });
     const top = Math.max(...pairs.map((p) => p.k_composition), 1e-9);
     const strongest = Math.max(...pairs.map((p) => Math.abs(p.effect || 0)), 0);
     const chosen = C.head();

@@ -13,11 +13,11 @@
     const effectStep = effects ? C.data.nearest(effects.steps, s.step) : null;
     const has = (suffix) => run.measures.includes(score + suffix);
     const columns = ["head", `at step ${C.number(s.step)}`, "final"];
-    if (has("_null")) columns.push("random target");
+    if (has("_null")) columns.push("null");
     if (has("_selectivity")) columns.push("× uniform");
     if ((run.above_null || {})[score]) columns.push("above null");
-    if ((run.formation || {})[score]) columns.push("formed at", "95 % from", "to", "state");
-    if (effect) columns.push(`removed${effectStep === null ? "" : ` (step ${C.number(effectStep)})`}`);
+    if ((run.formation || {})[score]) columns.push("formed at", "95 % from", "to", "status");
+    if (effect) columns.push(`ablated${effectStep === null ? "" : ` (step ${C.number(effectStep)})`}`);
     const rows = heads.map((h) => {
       const row = [C.data.headName(run, h), C.data.value(s.run, s.measure, h, s.step) ?? null, last === null ? null : C.data.value(s.run, s.measure, h, last) ?? null];
       if (has("_null")) row.push(C.data.value(s.run, score + "_null", h, s.step) ?? null);
@@ -40,7 +40,7 @@
     const { columns, rows, heads, effect } = C.headRows();
     C.byId("heads-title").textContent = words.title;
     const shown = heads.length === run.n_layers * run.n_heads ? `All ${heads.length} heads` : `${heads.length} of ${run.n_layers * run.n_heads} heads`;
-    C.byId("heads-words").textContent = `${shown}. ${effect ? `“Removed”: ${C.data.words(effect).title}.` : "No head was removed in this run."} Choose a head by its name; columns sort.`;
+    C.byId("heads-words").textContent = `${shown}. ${effect ? `“Ablated”: ${C.data.words(effect).title}.` : "No head was ablated in this run."} Click a head's name to select it, a column to sort.`;
     C.table(C.byId("heads-table"), {
       title: `Heads at step ${C.number(s.step)}`, name: "heads", columns, rows,
       pressed: heads.map((h, i) => (h === C.head() || C.pins().includes(h) ? i : -1)).filter((i) => i >= 0),
@@ -61,7 +61,7 @@
         formed.length, formed.length ? Math.min(...formed.map((f) => f.step)) : null,
       ];
     });
-    C.table(C.byId("layers-table"), { title: `Layers at step ${C.number(s.step)}`, name: "layers", columns: ["layer", "largest", "of head", "mean", "heads formed", "first formed at"], rows });
+    C.table(C.byId("layers-table"), { title: `Layers at step ${C.number(s.step)}`, name: "layers", columns: ["layer", "highest", "head", "mean", "heads formed", "first formed at"], rows });
   }
 
   C.drawSide = function () {
@@ -78,7 +78,7 @@
       const at = C.data.nearest(effects.steps, s.step);
       const control = run.ablations[effect].control;
       const others = control ? C.data.block(control, effects, head, at) : null;
-      facts.push([`removed, at step ${C.number(at)}`, `${C.signed(C.data.value(s.run, effect, head, at) ?? null)} ${C.data.words(effect).title.replace(/: change.*/, "").toLowerCase()}${others === null ? "" : ` (mean of the layer's others: ${C.signed(others)})`}`]);
+      facts.push([`ablated, at step ${C.number(at)}`, `${C.signed(C.data.value(s.run, effect, head, at) ?? null)} ${C.data.words(effect).title.replace(/: change.*/, "").toLowerCase()}${others === null ? "" : ` (others in the layer: ${C.signed(others)} on average)`}`]);
     }
     const place = C.byId("side-facts");
     C.once(place, JSON.stringify(facts), () => C.fill(place, facts.map(([key, value]) => C.el("div", {}, C.el("dt", {}, key), C.el("dd", {}, value)))));

@@ -10,14 +10,20 @@
       const parts = [];
       const section = (title, ...children) => parts.push(C.el("section", {}, C.el("h2", {}, title), ...children));
       if (index.summary && index.summary.length) section("What happened", C.el("ul", { class: "lines" }, index.summary.map((line) => C.el("li", {}, line))));
-      if (index.claims && index.claims.length) section("Claims of the paper, on these runs", C.el("div", { class: "claims" }, index.claims.map(claim)));
+      const decided = (index.claims || []).filter((found) => found.verdict !== "undecided");
+      const undecided = (index.claims || []).filter((found) => found.verdict === "undecided");
+      if (decided.length) section("The paper's claims, tested on these runs", C.el("div", { class: "claims" }, decided.map(claim)));
       for (const [name, table] of Object.entries(run.tables || {})) {
         const holder = C.el("div", {});
         const words = table.rows.some((row) => row.some((v) => typeof v === "string" && v.length > 60));
         C.table(holder, { ...table, title: "", name, words });
         section(table.title || name, holder);
       }
-      if (index.left_out && index.left_out.length) section("What was left out of this page", C.el("ul", {}, index.left_out.map((line) => C.el("li", {}, line))));
+      if (undecided.length) {
+        const cards = C.el("div", { class: "claims" }, undecided.map(claim));
+        section("Undecided claims", C.el("details", {}, C.el("summary", {}, `${undecided.length} of ${index.claims.length} claims cannot be decided from these runs`), cards));
+      }
+      if (index.left_out && index.left_out.length) section("Left out of this page", C.el("ul", {}, index.left_out.map((line) => C.el("li", {}, line))));
       section("Provenance", facts(run.provenance));
       section("Config", run.config ? C.el("pre", { tabindex: "0", "aria-label": "Config" }, run.config) : C.el("p", {}, "Not given."));
       section("Made with", facts(index.made));
@@ -34,7 +40,7 @@
   function details(found) {
     const holder = C.el("div", {});
     C.table(holder, { ...found.details, title: found.details.title || found.claim, name: "claim" });
-    return C.el("details", {}, C.el("summary", {}, "The numbers behind it"), holder);
+    return C.el("details", {}, C.el("summary", {}, "Details"), holder);
   }
 
   function claim(found) {
@@ -46,7 +52,7 @@
       C.el("p", { class: "verdict" }, `${SIGNS[verdict] || "?"} ${verdict}`),
       C.el("h3", {}, found.claim),
       found.text ? C.el("p", {}, found.text) : null,
-      C.el("dl", { class: "facts" }, small("effect", found.effect), small("interval", found.interval), small("runs", found.runs), small("rule", found.rule), small("would be broken by", found.break_condition)),
+      C.el("dl", { class: "facts" }, small("effect", found.effect), small("interval", found.interval), small("runs", found.runs), small("rule", found.rule), small("would be contradicted by", found.break_condition)),
       found.details ? details(found) : null
     );
   }

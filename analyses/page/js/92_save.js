@@ -1,5 +1,5 @@
 "use strict";
-// What one takes along: tables as CSV or JSON, figures as SVG or PNG, a link, and the Python that makes the figure.
+// Downloads: tables as CSV or JSON, figures as SVG or PNG, a link, and the Python that makes the figure.
 (function (C) {
   const boxed = window.parent !== window && window.origin === "null"; // a sandboxed frame may neither save nor copy
 
@@ -15,8 +15,8 @@
   C.save = function (name, type, content) {
     C.lastSaved = { name, type, content };
     if (boxed) {
-      if (typeof content === "string") C.showText(name, "This frame may not save files; the text can be copied.", content);
-      else C.notice("This frame may not save pictures; open the page by itself.", "note");
+      if (typeof content === "string") C.showText(name, "This frame cannot save files; copy the text instead.", content);
+      else C.notice("This frame cannot save pictures; open the page in a window of its own.", "note");
       return;
     }
     const address = URL.createObjectURL(content instanceof Blob ? content : new Blob([content], { type }));

@@ -2,8 +2,8 @@
 // The step cursor, the menus, the views and the keys: everything that changes the state.
 (function (C) {
   const KEYS = [
-    ["← →", "one checkpoint back or on (Shift: ten)"], ["Home End", "first, last checkpoint"], ["Space", "play and stop"], ["↑ ↓", "on a map: next head; on the attention matrix: next query token"], ["[ ]", "previous, next query token"],
-    ["j k", "next, previous head in the order shown"], ["p", "pin or unpin the head"], ["m", "next measure"], ["1 … 6", "the views"], ["Enter", "on a map: its attention"], ["?", "this list"],
+    ["← →", "previous or next checkpoint (Shift: ten)"], ["Home End", "first, last checkpoint"], ["Space", "play or stop"], ["↑ ↓", "on a map: next head; on the attention matrix: next query token"], ["[ ]", "previous, next query token"],
+    ["j k", "next, previous head"], ["p", "pin or unpin the head"], ["m", "next measure"], ["1 … 6", "the views"], ["Enter", "on a map: its attention"], ["?", "this list"],
   ];
   let playing = null;
 
@@ -121,7 +121,7 @@
     C.options(C.byId("run"), [["", runs.map((r, i) => [i, r.name])]], String(s.run));
     const { scores, effects } = C.choices(run);
     const named = (names) => names.map((m) => [m, C.data.words(m).title]);
-    const groups = [[effects.length ? "Scores" : "", named(scores)], ...(effects.length ? [["When a head is removed", named(effects)]] : [])];
+    const groups = [[effects.length ? "Scores" : "", named(scores)], ...(effects.length ? [["Effect of ablating a head", named(effects)]] : [])];
     C.options(C.byId("measure"), groups, s.measure);
     C.options(C.byId("beside"), [["", [["", "none"]]], ...groups], s.beside);
     const heads = [...Array(run.n_layers * run.n_heads).keys()];
@@ -155,7 +155,7 @@
     C.byId("pin").setAttribute("aria-pressed", String(pinned));
     const about = C.data.words(s.measure);
     C.byId("measure-name").textContent = "About this measure";
-    C.byId("measure-meaning").textContent = [about.meaning, about.cannot_tell && `It cannot tell ${about.cannot_tell}.`, about.source && `Source: ${about.source}.`, about.scale && `Range: ${about.scale}.`].filter(Boolean).join(" ") || "The glossary says nothing about it.";
+    C.byId("measure-meaning").textContent = [about.meaning, about.cannot_tell && `Cannot tell: ${about.cannot_tell}.`, about.source && `Source: ${about.source}.`, about.scale && `Range: ${about.scale}.`].filter(Boolean).join(" ") || "No description.";
     for (const [view] of C.VIEWS) {
       const chosen = view === s.view;
       const tab = C.byId("tab-" + view);

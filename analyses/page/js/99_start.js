@@ -46,7 +46,7 @@
         if (s.beside) C.drawMap(parts.two, s.beside);
       });
       const band = run.copying && run.copying.start !== null && run.copying.start !== undefined;
-      C.byId("band-words").textContent = band ? `Dashed outline: the phase change, from step ${C.number(Math.round(run.copying.start))} to ${C.number(Math.round(run.copying.end))} (${C.ruleWords(run.copying.rule || "10 to 90 % of the rise of copying")}).` : "Copying has not formed in this run, or it has too few checkpoints to say when; there is no phase change to outline.";
+      C.byId("band-words").textContent = band ? `Dashed outline: the phase change, from step ${C.number(Math.round(run.copying.start))} to ${C.number(Math.round(run.copying.end))} (${C.ruleWords(run.copying.rule || "10 to 90 % of the rise of copying")}).` : "No phase change to outline: copying did not form in this run, or there are too few checkpoints to tell when.";
       C.drawSide();
       C.drawMatrix(parts.side);
       C.drawTokens(parts.sideTokens);
@@ -57,7 +57,7 @@
       const near = prompt ? C.data.nearest(prompt.steps, s.step) : null;
       C.byId("prompt-words").textContent = prompt ? `${prompt.tokens.length} tokens, attention at ${prompt.steps.length >= run.steps.length ? "every checkpoint" : `${prompt.steps.length} of ${run.steps.length} checkpoints`}.` : "";
       const problem = C.data.attentionProblem(s.run, s.prompt, s.step);
-      C.byId("attention-step").textContent = problem || (near !== null && near !== s.step ? `Attention is shown at step ${C.number(near)}, the nearest one saved to step ${C.number(s.step)}.` : "");
+      C.byId("attention-step").textContent = problem || (near !== null && near !== s.step ? `Showing attention at step ${C.number(near)}, the saved checkpoint nearest to step ${C.number(s.step)}.` : "");
       C.byId("matrix-title").textContent = `${C.data.headName(run, C.head())} at step ${C.number(near ?? s.step)}`;
       C.drawMatrix(parts.matrix);
       C.drawTokens(parts.tokens);
@@ -99,7 +99,7 @@
     const saver = (id, name) => C.byId(id).after(group(name, button("SVG", () => C.saveSvg(C.byId(id), name))));
     saver("order-figure", "formation-order");
     saver("circuit-figure", "circuit");
-    C.byId("made").textContent = `copyscope ${(index.made || {}).copyscope || ""}${source.live ? ", live" : ", saved page: it asks nobody for anything"}`;
+    C.byId("made").textContent = `copyscope ${(index.made || {}).copyscope || ""}${source.live ? ", live" : ", offline copy (no network requests)"}`;
     C.byId("prompt-form").hidden = !source.live;
     C.byId("prompt-form").addEventListener("submit", (event) => {
       event.preventDefault();
@@ -154,7 +154,7 @@
     const live = document.getElementById("index") === null;
     await C.data.load(live ? C.liveSource() : C.embeddedSource(document));
     if (!C.data.index.runs.length) {
-      C.notice("There is no run in this page.", "error");
+      C.notice("This page has no run.", "error");
       return;
     }
     setUp();

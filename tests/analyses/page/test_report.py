@@ -49,6 +49,9 @@ def test_what_cannot_be_reported_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(InputError, match="choose another place"):
         report(folder, tmp_path / "file" / "report.html")
+    with pytest.raises(InputError, match="create it"):
+        report(folder, tmp_path / "no" / "such" / "report.html")
+    assert not (tmp_path / "no").exists()
     for path in (folder / "results" / "heads").iterdir():
         path.unlink()
     with pytest.raises(InputError, match="copyscope score"):
