@@ -70,7 +70,7 @@ def explorer_app(explored: Explored) -> Starlette:
         return JSONResponse({"stamp": explored.stamp()})
 
     async def prompt(request: Request) -> Response:
-        # A page elsewhere cannot send this type without asking first, and is never told yes.
+        # A page of another origin needs permission to send this type, and never gets it.
         if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
             return _error("send the prompt as application/json", 415)
         body = b""

@@ -82,16 +82,16 @@ class Explored:
             stamp = self.stamp()
             if self._payload is None or stamp != self._stamp:
                 self._runs = [open_run(source) for source in self._sources]
-                found = payload(self._runs, live=True)
+                content = payload(self._runs, live=True)
                 self._forget_replaced()
-                for place, entry in enumerate(found.entries):
+                for place, entry in enumerate(content.entries):
                     try:
                         texts = self._texts_of(place)
                         shown = self._known(place).values()
                         entry.fields["prompts"] = [p.entry(texts, _steps(self._runs[place])) for p in shown]
                     except InputError as error:
-                        found.index["left_out"].append(f"{entry.fields['name']}: attention: {error}")
-                self._payload, self._stamp = found, stamp
+                        content.index["left_out"].append(f"{entry.fields['name']}: attention: {error}")
+                self._payload, self._stamp = content, stamp
             return self._payload
 
     def _run(self, place: int) -> Run:
@@ -128,13 +128,13 @@ class Explored:
 
                 self._models[key[0]] = Models(self._runs[key[0]])
             models = self._models[key[0]]
-        found = models.attention(key[2], shown.ids)  # waits for its own model only
+        patterns = models.attention(key[2], shown.ids)  # waits for its own model only
         with self._lock:
-            self._patterns[key] = found
+            self._patterns[key] = patterns
             total = sum(map(len, self._patterns.values()))
             while total > PATTERN_BYTES and len(self._patterns) > 1:
                 total -= len(self._patterns.popitem(last=False)[1])
-        return found
+        return patterns
 
     def _forget_replaced(self) -> None:
         """After the runs were opened again: models know the new checkpoints, and nothing of replaced ones is kept."""

@@ -2,7 +2,7 @@
 
 Colours: [0, 1] scores viridis from 0 to 1, signed ones red-blue around 0, both fixed over all steps, since scaling
 each step to itself would fake formation. Curves in the Okabe-Ito colours, told apart by marker and dash as well;
-vermillion is kept for what the analysis found (formation steps, settled loss). Missing checkpoints are gaps.
+vermillion is kept for what the analysis found (formation steps, the plateau of the loss). Missing checkpoints are gaps.
 """
 
 from collections.abc import Mapping, Sequence
@@ -59,11 +59,11 @@ def formation_map_figure(
     InputError as `formation_map` does. Cannot tell: anything between two checkpoints; cells meet half-way by
     convention.
     """
-    found = formation_map(heads, measure, steps)
-    axis = step_axis(found.steps.tolist())
-    title = f"{describe(measure).title}, {scale_words(measure, scale_of(measure, found.values))}"
-    figure, panels = stack([map_height(len(found.rows))], [escape(title)], axis)
-    draw_map(panels[0], axis, found, formation, band=band)
+    grid = formation_map(heads, measure, steps)
+    axis = step_axis(grid.steps.tolist())
+    title = f"{describe(measure).title}, {scale_words(measure, scale_of(measure, grid.values))}"
+    figure, panels = stack([map_height(len(grid.rows))], [escape(title)], axis)
+    draw_map(panels[0], axis, grid, formation, band=band)
     return figure
 
 
@@ -96,10 +96,10 @@ def story_figure(
     axis = step_axis({*measured, *metrics["step"].to_list()})
     if not measured and metrics.is_empty():
         raise InputError("nothing to draw: the model and metrics tables are empty; train and score the run first")
-    found = {measure: formation_map(heads, measure, measured) for measure in maps} if heads is not None else {}
+    grids = {measure: formation_map(heads, measure, measured) for measure in maps} if heads is not None else {}
     titles = ["Loss on natural text", "Copying accuracy (0 to 1)", "Loss on random tokens"]
-    heights = [CURVE, CURVE, CURVE, *(map_height(len(one.rows)) for one in found.values())]
-    figure, panels = stack(heights, [*titles, *(measure_title(measure) for measure in found)], axis)
+    heights = [CURVE, CURVE, CURVE, *(map_height(len(grid.rows)) for grid in grids.values())]
+    figure, panels = stack(heights, [*titles, *(measure_title(measure) for measure in grids)], axis)
     draw_loss(panels[0], axis, metrics, settled)
     accuracies = (
         ("copying_accuracy_token", "per token"),
@@ -116,8 +116,8 @@ def story_figure(
             draw_copying(panels[1], axis, row)
         elif row["measure"] == "copying_loss_difference":
             draw_copying(panels[2], axis, row, low=True)
-    for panel, (measure, one) in zip(panels[3:], found.items(), strict=True):
-        draw_map(panel, axis, one, maps[measure])
+    for panel, (measure, grid) in zip(panels[3:], grids.items(), strict=True):
+        draw_map(panel, axis, grid, maps[measure])
     return figure
 
 
@@ -187,11 +187,9 @@ def null_figure(heads: pl.DataFrame, measure: str = "prefix_matching_sum") -> go
     Raises InputError: the measure or its null is not there. Cannot tell: how far the null itself would scatter; it is
     one number a head.
     """
-    found, null = formation_map(heads, measure), formation_map(heads, f"{measure}_null")
-    step = int(found.steps[-1])
-    score = {
-        row: float(value) for row, value in zip(found.rows, found.values[:, -1], strict=True) if np.isfinite(value)
-    }
+    grid, null = formation_map(heads, measure), formation_map(heads, f"{measure}_null")
+    step = int(grid.steps[-1])
+    score = {row: float(value) for row, value in zip(grid.rows, grid.values[:, -1], strict=True) if np.isfinite(value)}
     chance = {row: float(value) for row, value in zip(null.rows, null.values[:, -1], strict=True)}
     names = sorted(score, key=lambda row: -score[row])[:MOST_HEADS]
     figure = go.Figure()

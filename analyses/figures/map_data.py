@@ -80,23 +80,23 @@ def scale_words(measure: str, scale: Scale) -> str:
     return f"−{scale.high:.2g} to {scale.high:.2g} {words.unit}".strip()
 
 
-def blocks(found: FormationMap, axis: StepAxis) -> list[Block]:
+def blocks(grid: FormationMap, axis: StepAxis) -> list[Block]:
     """The map's cells: positive steps, then step 0 in its slot."""
-    positive = found.steps > 0
+    positive = grid.steps > 0
     out = []
     if positive.any():
-        steps = found.steps[positive]
-        out.append(Block(axis.edges(steps), steps, found.values[:, positive]))
+        steps = grid.steps[positive]
+        out.append(Block(axis.edges(steps), steps, grid.values[:, positive]))
     if not positive.all() and axis.zero is not None:
-        out.append(Block(np.array(axis.zero), found.steps[~positive], found.values[:, ~positive]))
+        out.append(Block(np.array(axis.zero), grid.steps[~positive], grid.values[:, ~positive]))
     return out
 
 
-def marks(found: FormationMap, axis: StepAxis, formation: pl.DataFrame) -> list[Mark]:
+def marks(grid: FormationMap, axis: StepAxis, formation: pl.DataFrame) -> list[Mark]:
     """Where and how each formed head is marked."""
     formed = {(r["layer"], r["head"]): r for r in formation.iter_rows(named=True) if r["formed"]}
     out = []
-    for i, name in enumerate(found.rows):
+    for i, name in enumerate(grid.rows):
         if name in formed:
             row = formed[name]
             fell = ", fell back later" if row["fell_back"] else ""

@@ -21,7 +21,7 @@ FORMATS = ("html", "pdf", "svg", "png")
 
 
 class FormationResult(NamedTuple):
-    """What `map_formation` found and wrote."""
+    """What `map_formation` computed and wrote."""
 
     formation: dict[str, Any]
     """What results/formation.json holds."""

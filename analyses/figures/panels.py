@@ -169,7 +169,7 @@ def draw_loss(panel: Panel, axis: StepAxis, metrics: pl.DataFrame, settled: Loss
         if rows.height:
             panel.add(_curve(axis, rows, "validation_loss", "validation", BLUE, "circle"))
     if settled is not None and settled.step is not None:
-        words = f"settled at {step_label(settled.step)} (a doubling brings < {settled.share:.0%})"
+        words = f"plateaued at {step_label(settled.step)} (a doubling brings < {settled.share:.0%})"
         _mark(panel, axis, settled.step, words)
     panel.figure.update_yaxes(title_text="nats per token", row=panel.row, col=1)
     _legend(panel)
@@ -191,18 +191,18 @@ def draw_model(
 def draw_map(
     panel: Panel,
     axis: StepAxis,
-    found: FormationMap,
+    grid: FormationMap,
     formation: pl.DataFrame | None,
     colorbar: bool = True,
     band: Band | None = None,
 ) -> None:
     """One heatmap: a row a head, layer 0 on top, lines between layers, formation steps marked and written out."""
-    rows, scale = found.rows, scale_of(found.measure, found.values)
+    rows, scale = grid.rows, scale_of(grid.measure, grid.values)
     bottom, top = panel.domain
-    title = {"text": bar_title(found.measure), "side": "top"}
+    title = {"text": bar_title(grid.measure), "side": "top"}
     bar = {"title": title, "thickness": 12, "len": top - bottom, "lenmode": "fraction",
            "y": (top + bottom) / 2, "x": 1, "xpad": 62, "outlinewidth": 0}  # fmt: skip
-    for number, block in enumerate(blocks(found, axis)):
+    for number, block in enumerate(blocks(grid, axis)):
         # Grey under every cell: what shows through was not measured, and cannot be taken for a score near 0.
         panel.figure.add_shape(
             type="rect", x0=float(block.edges[0]), x1=float(block.edges[-1]), y0=-0.5, y1=len(rows) - 0.5,
@@ -218,7 +218,7 @@ def draw_map(
     if band is not None:
         _draw_band(panel, axis, len(rows), band)
     if formation is not None:
-        _draw_formation(panel, axis, found, formation)
+        _draw_formation(panel, axis, grid, formation)
 
 
 def _draw_band(panel: Panel, axis: StepAxis, rows: int, band: Band) -> None:
@@ -253,9 +253,9 @@ def _rows_axis(panel: Panel, rows: list[tuple[int, int]]) -> None:
         panel.figure.add_hline(y=start - 0.5, line={"color": "#9a9a9a", "width": 1}, row=panel.row, col=1)  # type: ignore[arg-type]
 
 
-def _draw_formation(panel: Panel, axis: StepAxis, found: FormationMap, formation: pl.DataFrame) -> None:
+def _draw_formation(panel: Panel, axis: StepAxis, grid: FormationMap, formation: pl.DataFrame) -> None:
     """A marker at each formation step, and the step in words at the row's right end."""
-    rows, shown = found.rows, marks(found, axis, formation)
+    rows, shown = grid.rows, marks(grid, axis, formation)
     panel.add(go.Scatter(
         x=[mark.x for mark in shown], y=[mark.row for mark in shown], mode="markers", name="formed", showlegend=False,
         marker={"symbol": "diamond", "size": 9, "color": VERMILLION, "line": {"color": "white", "width": 1.2}},

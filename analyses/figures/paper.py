@@ -59,39 +59,39 @@ def paper_map(
     Arguments and errors as there. Steps lie on the same axis (log, step 0 in a slot of its own), layer 0 is on top,
     what was not measured is grey, and the phase change is an outline whose rule is written above it.
     """
-    found = formation_map(heads, measure, steps)
-    axis, scale = step_axis(found.steps.tolist()), scale_of(measure, found.values)
-    row = 0.16 if len(found.rows) <= NAMED else 0.06
+    grid = formation_map(heads, measure, steps)
+    axis, scale = step_axis(grid.steps.tolist()), scale_of(measure, grid.values)
+    row = 0.16 if len(grid.rows) <= NAMED else 0.06
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, max(row * len(found.rows), 0.8) + 1.0), layout="constrained")
+        figure = Figure(figsize=(WIDTH, max(row * len(grid.rows), 0.8) + 1.0), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
-        _cells(figure, axes, found, axis, scale)
-        _frame(axes, found, axis)
+        _cells(figure, axes, grid, axis, scale)
+        _frame(axes, grid, axis)
         axes.set_title(f"{describe(measure).title}, {scale_words(measure, scale)}", loc="left", fontweight="bold",
                        fontsize=9, pad=14 if band else 6)  # fmt: skip
         if band is not None:
             _band(axes, axis, band)
         if formation is not None:
-            _marks(axes, found, axis, formation)
+            _marks(axes, grid, axis, formation)
         figure.draw_without_rendering()
         figure.set_layout_engine("none")  # laid out once: every file shows the same
     return figure
 
 
-def _cells(figure: Figure, axes: Axes, found: FormationMap, axis: StepAxis, scale: Scale) -> None:
+def _cells(figure: Figure, axes: Axes, grid: FormationMap, axis: StepAxis, scale: Scale) -> None:
     places = [(place, _rgb(color)) for place, color in scale.colors]
     colors = LinearSegmentedColormap.from_list("scores", places, 256).with_extremes(bad=NO_SCORE)
-    rows = np.arange(len(found.rows) + 1) - 0.5
+    rows = np.arange(len(grid.rows) + 1) - 0.5
     mesh = None
-    for block in blocks(found, axis):
+    for block in blocks(grid, axis):
         mesh = axes.pcolormesh(
             block.edges, rows, np.ma.masked_invalid(block.values), cmap=colors, vmin=scale.low, vmax=scale.high,
-            rasterized=found.values.size > MOST_VECTOR_CELLS, linewidth=0,
+            rasterized=grid.values.size > MOST_VECTOR_CELLS, linewidth=0,
         )  # fmt: skip
     if mesh is not None:
         bar = figure.colorbar(mesh, ax=axes, pad=0.09, fraction=0.03, aspect=30)
-        bar.ax.set_title(bar_title(found.measure), fontsize=8)
+        bar.ax.set_title(bar_title(grid.measure), fontsize=8)
         bar.outline.set_visible(False)  # type: ignore[operator]
 
 
@@ -102,21 +102,21 @@ def _rgb(color: str) -> str | tuple[float, ...]:
     return color
 
 
-def _frame(axes: Axes, found: FormationMap, axis: StepAxis) -> None:
+def _frame(axes: Axes, grid: FormationMap, axis: StepAxis) -> None:
     """Axes, ticks and the lines between layers."""
     axes.set_xlim(axis.low, axis.high)
-    axes.set_ylim(len(found.rows) - 0.5, -0.5)
+    axes.set_ylim(len(grid.rows) - 0.5, -0.5)
     at, words = axis.ticks()
     axes.set_xticks(at, words)
     axes.set_xticks(axis.minor_ticks(), minor=True)
     axes.set_xlabel("step (log scale, step 0 in its own slot)")
-    starts = layer_starts(found.rows)
-    if len(found.rows) <= NAMED:
-        axes.set_yticks(range(len(found.rows)), [head_name(*row) for row in found.rows], fontsize=6.5)
+    starts = layer_starts(grid.rows)
+    if len(grid.rows) <= NAMED:
+        axes.set_yticks(range(len(grid.rows)), [head_name(*row) for row in grid.rows], fontsize=6.5)
     else:
-        ends = [*starts[1:], len(found.rows)]
+        ends = [*starts[1:], len(grid.rows)]
         middle = [(a + b - 1) / 2 for a, b in zip(starts, ends, strict=True)]
-        axes.set_yticks(middle, [head_name(found.rows[i][0], None) for i in starts], fontsize=7)
+        axes.set_yticks(middle, [head_name(grid.rows[i][0], None) for i in starts], fontsize=7)
     axes.tick_params(axis="y", length=0)
     for start in starts[1:]:
         axes.axhline(start - 0.5, color="#9a9a9a", linewidth=0.6)
@@ -136,15 +136,15 @@ def _band(axes: Axes, axis: StepAxis, band: Band) -> None:
                   ha="right" if right else "left", va="bottom", color=VERMILLION, fontsize=7)  # fmt: skip
 
 
-def _marks(axes: Axes, found: FormationMap, axis: StepAxis, formation: pl.DataFrame) -> None:
-    shown = marks(found, axis, formation)
+def _marks(axes: Axes, grid: FormationMap, axis: StepAxis, formation: pl.DataFrame) -> None:
+    shown = marks(grid, axis, formation)
     axes.scatter([mark.x for mark in shown], [mark.row for mark in shown], marker="D", s=22, color=VERMILLION,
                  edgecolor="white", linewidth=0.8, zorder=3, clip_on=False, label="formed")  # fmt: skip
     words = {mark.row: mark.word for mark in shown}
     early = {(r["layer"], r["head"]) for r in formation.iter_rows(named=True) if r["status"] == "from the start"}
-    words |= {i: "start" for i, name in enumerate(found.rows) if name in early}
+    words |= {i: "start" for i, name in enumerate(grid.rows) if name in early}
     side = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "va": "center", "color": VERMILLION}
-    spacing = 1 if len(found.rows) <= NAMED else 3  # rows that a word takes
+    spacing = 1 if len(grid.rows) <= NAMED else 3  # rows that a word takes
     last = -spacing
     for i, word in sorted(words.items()):
         if i - last >= spacing:

@@ -76,9 +76,9 @@ def attention_bytes(model: HookedTransformer, ids: Sequence[int]) -> bytes:
     patterns = np.zeros((config.n_layers, config.n_heads, length, length), dtype=np.uint8)
 
     def read(block: PatternBlock) -> None:
-        found = (block.pattern[0] * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
-        _, queries, keys = found.shape
-        patterns[block.layer, :, block.first_query : block.first_query + queries, :keys] = found
+        rounded = (block.pattern[0] * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+        _, queries, keys = rounded.shape
+        patterns[block.layer, :, block.first_query : block.first_query + queries, :keys] = rounded
 
     read_patterns(model, torch.tensor([list(ids)], dtype=torch.long), read)
     return lower_triangles(patterns.reshape(-1, length, length)).tobytes()

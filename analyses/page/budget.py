@@ -27,38 +27,38 @@ class Embedded(NamedTuple):
 
 
 def embed_attention(
-    runs: Sequence[Run], found: Payload, max_bytes: int, progress: Progress | None = None
+    runs: Sequence[Run], content: Payload, max_bytes: int, progress: Progress | None = None
 ) -> dict[str, bytes]:
     """The page's blocks with attention of the default prompts, as far as `max_bytes` reaches.
 
     Fills in the `prompts` and `left_out` of the index. Runs share what room there is; what one does not need is the
     next one's. A checkpoint that cannot be read is left out and named.
     """
-    blocks = dict(found.blocks)
-    room = max_bytes - len(page(found.index, blocks).encode())
+    blocks = dict(content.blocks)
+    room = max_bytes - len(page(content.index, blocks).encode())
     if room <= 0:
-        found.index["left_out"].append(
+        content.index["left_out"].append(
             f"all attention: the page takes {(max_bytes - room) / 1e6:.1f} MB without it, more than the "
             f"{max_bytes / 1e6:g} MB asked for (--max-megabytes)"
         )
         return blocks
     for place, run in enumerate(runs):
-        several = f"{found.entries[place].fields['name']}: " if len(runs) > 1 else ""
+        several = f"{content.entries[place].fields['name']}: " if len(runs) > 1 else ""
         try:
-            one = _of_run(run, place, found, room // (len(runs) - place), progress)
+            one = _of_run(run, place, content, room // (len(runs) - place), progress)
         except InputError as error:
-            found.index["left_out"].append(f"{several}all attention: {error}")
+            content.index["left_out"].append(f"{several}all attention: {error}")
             continue
         blocks |= one.blocks
         room -= one.size
-        found.index["left_out"] += [several + note for note in one.notes]
+        content.index["left_out"] += [several + note for note in one.notes]
     return blocks
 
 
-def _of_run(run: Run, place: int, found: Payload, room: int, progress: Progress | None) -> Embedded:
+def _of_run(run: Run, place: int, content: Payload, room: int, progress: Progress | None) -> Embedded:
     texts = texts_of(run)
     prompts = default_prompts(run, texts)
-    entry = found.entries[place]
+    entry = content.entries[place]
     known = [checkpoint.step for checkpoint in run.series.checkpoints]
     steps = [step for step in known if step in set(entry.fields["steps"])]
     if not prompts or not steps:

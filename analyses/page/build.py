@@ -30,8 +30,8 @@ def page(index: Mapping[str, Any], blocks: Mapping[str, bytes], live: bool = Fal
     """The whole page as HTML.
 
     Offline, `index` (docs/explorer.md has its fields) and `blocks` (name to bytes) are in it, with the libraries, and
-    it asks nobody; live, it holds neither and fetches both from its own server. Raises ValueError if the index holds
-    a number that JSON has no word for (NaN, infinities).
+    it makes no requests; live, it holds neither and fetches both from its own server. Raises ValueError if the index
+    holds a number that JSON has no word for (NaN, infinities).
     """
     return Template(_file("page.html")).substitute(
         title=escape(visible(str(index["title"]))),

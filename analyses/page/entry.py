@@ -88,7 +88,7 @@ def run_entry(run: Run, place: int) -> Entry:
         "settled": _settled(notes, metrics),
         "copying": _copying(copying),
         "measures": measures,
-        "formation": {measure: _formation(found, grid) for measure, found in formed.items() if found is not None},
+        "formation": {measure: _formation(frame, grid) for measure, frame in formed.items() if frame is not None},
         "above_null": significant(heads, grid),
         "ablations": removed,
         "pairs": _pairs(run, grid, band, notes),
@@ -113,8 +113,8 @@ def _stored(run: Run, kind: str, notes: list[str]) -> pl.DataFrame | None:
     """A kind of table under results/; None where none was computed."""
     if not any((run.folder / "results" / kind).glob("step*.parquet")):
         return None
-    found = _tried(notes, lambda: read_tables(run, kind))
-    return None if found is None or found.is_empty() else found
+    frame = _tried(notes, lambda: read_tables(run, kind))
+    return None if frame is None or frame.is_empty() else frame
 
 
 def _tokens(heads: pl.DataFrame, grid: Grid) -> list[int | None]:
@@ -125,11 +125,11 @@ def _tokens(heads: pl.DataFrame, grid: Grid) -> list[int | None]:
 def _settled(notes: list[str], metrics: pl.DataFrame) -> dict[str, Any] | None:
     if metrics.is_empty():
         return None
-    found = _tried(notes, lambda: loss_settled(metrics))
-    if found is None or found.step is None:
+    plateau = _tried(notes, lambda: loss_settled(metrics))
+    if plateau is None or plateau.step is None:
         return None
-    rule = f"loss settled: a doubling of the steps brings less than {found.share:.0%} of the fall so far"
-    return {"step": found.step, "low": number(found.low, 7), "high": number(found.high, 7), "rule": rule}
+    rule = f"loss plateau: a doubling of the steps brings less than {plateau.share:.0%} of the fall so far"
+    return {"step": plateau.step, "low": number(plateau.low, 7), "high": number(plateau.high, 7), "rule": rule}
 
 
 def _copying(copying: pl.DataFrame | None) -> dict[str, Any] | None:
@@ -146,30 +146,30 @@ def _copying(copying: pl.DataFrame | None) -> dict[str, Any] | None:
     }  # fmt: skip
 
 
-def _formation(found: pl.DataFrame, grid: Grid) -> list[dict[str, Any]]:
+def _formation(frame: pl.DataFrame, grid: Grid) -> list[dict[str, Any]]:
     return [
         {"head": row["layer"] * grid.n_heads + row["head"], "step": row["step"], "low": number(row["low"], 7),
          "high": number(row["high"], 7), "state": row["status"]}
-        for row in found.iter_rows(named=True)
+        for row in frame.iter_rows(named=True)
     ]  # fmt: skip
 
 
 def _band(formed: list[pl.DataFrame | None], copying: pl.DataFrame | None) -> tuple[float, float] | None:
-    tables = [found for found in (*formed, copying) if found is not None]
-    rows = [row for found in tables for row in found.filter("formed").iter_rows(named=True)]
+    tables = [frame for frame in (*formed, copying) if frame is not None]
+    rows = [row for frame in tables for row in frame.filter("formed").iter_rows(named=True)]
     if not rows:
         return None
     return float(min(row["bracket_low"] for row in rows)), float(max(row["bracket_high"] for row in rows))
 
 
 def _pairs(run: Run, grid: Grid, band: tuple[float, float] | None, notes: list[str]) -> list[dict[str, Any]]:
-    found = _stored(run, "pairs", notes)
-    if found is None:
+    frame = _stored(run, "pairs", notes)
+    if frame is None:
         return []
-    steps = sorted(set(found["step"].to_list()))
+    steps = sorted(set(frame["step"].to_list()))
     around = [step for step in steps if band and band[0] <= step <= band[1]]
     every = max(1, -(-len(around) // (MOST_PAIR_STEPS - 1)))
-    return pairs(found, _stored(run, "ablations/paths", notes), grid, sorted({*around[::every], steps[-1]}))
+    return pairs(frame, _stored(run, "ablations/paths", notes), grid, sorted({*around[::every], steps[-1]}))
 
 
 def _tables(
@@ -192,7 +192,7 @@ def _tables(
         out["heads"] = table("The heads with the highest final score", head_table(heads, main, formed[main], ablations))
     if copying is not None:
         out["copying"] = table("Copying", copying_table(copying))
-    leaders = [carrier_table(heads, measure) for measure, found in formed.items() if found is not None]
+    leaders = [carrier_table(heads, measure) for measure, frame in formed.items() if frame is not None]
     if any(not leader.is_empty() for leader in leaders):
         out["carriers"] = table("Which head scores highest, and from when to when", pl.concat(leaders))
     if main is not None and formed[main] is not None:
@@ -209,5 +209,5 @@ def _tables(
 
 
 def _kind_lines(run: Run, kind: str, notes: list[str]) -> list[str]:
-    found = _stored(run, f"ablations/{kind}", notes)
-    return [] if found is None else in_words(kind, found)
+    frame = _stored(run, f"ablations/{kind}", notes)
+    return [] if frame is None else in_words(kind, frame)

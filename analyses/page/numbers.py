@@ -71,7 +71,7 @@ def significant(heads: pl.DataFrame, grid: Grid) -> dict[str, list[int]]:
     for row in above_null(heads).iter_rows(named=True):
         if row["measure"] in out:
             out[row["measure"]].append(row["layer"] * grid.n_heads + row["head"])
-    return {measure: sorted(found) for measure, found in out.items()}
+    return {measure: sorted(above) for measure, above in out.items()}
 
 
 def curves(model: pl.DataFrame, metrics: pl.DataFrame) -> dict[str, dict[str, list[Any] | None]]:

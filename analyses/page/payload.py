@@ -63,8 +63,8 @@ def _names(runs: Sequence[Run]) -> list[str]:
 
 
 def _made() -> dict[str, str]:
-    found = {name: _version(package) for name, package in PACKAGES.items()}
-    return found | {"python": platform.python_version(), "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")}
+    versions = {name: _version(package) for name, package in PACKAGES.items()}
+    return versions | {"python": platform.python_version(), "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")}
 
 
 def _version(package: str) -> str:

@@ -66,7 +66,7 @@ def default_prompts(run: Run, texts: Texts) -> list[Shown]:
 
 
 def typed_prompt(texts: Texts, text: str) -> Shown:
-    """A prompt that somebody typed; the same text gets the same id. Raises InputError as `Texts.encode`."""
+    """A typed prompt; the same text gets the same id. Raises InputError as `Texts.encode`."""
     ids = texts.encode(text)
     name = hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:10]
     title = text if len(text) <= 60 else text[:59] + "…"

@@ -1,4 +1,4 @@
-"""The report: the page about scored runs as one file that opens offline and asks nobody."""
+"""The report: the page about scored runs as a self-contained HTML file."""
 
 import logging
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from copyscope.training.progress import Progress
 logger = logging.getLogger(__name__)
 
 MEGABYTES = 8.0
-"""What a report may weigh unless told otherwise: small enough to be mailed."""
+"""The default size limit of a report: small enough for an e-mail."""
 
 
 def report(
@@ -53,8 +53,8 @@ def report_page(
     """
     if not 0 <= max_megabytes < 1e6:
         raise InputError(f"--max-megabytes {max_megabytes:g}: give a size such as 8")
-    found = payload(runs)
-    blocks = embed_attention(runs, found, round(max_megabytes * 1e6), progress)
-    for line in found.index["left_out"]:
+    content = payload(runs)
+    blocks = embed_attention(runs, content, round(max_megabytes * 1e6), progress)
+    for line in content.index["left_out"]:
         logger.info(f"left out: {line}")
-    return page(found.index | {"start": start}, blocks)
+    return page(content.index | {"start": start}, blocks)

@@ -22,8 +22,9 @@
   ];
 
   const STATES = { never: "not formed", weak: "weak rise", unconfirmed: "too late to confirm" };
+  C.stateWords = (state) => STATES[state] || state;
   C.formationWords = function (found) {
-    const state = STATES[found.state] || found.state;
+    const state = C.stateWords(found.state);
     if (found.step === null) return state || "not formed";
     const around = found.low !== null && found.low !== undefined ? ` (95 %: ${C.number(Math.round(found.low))} to ${C.number(Math.round(found.high))})` : "";
     return `${state || "formed"} at step ${C.number(Math.round(found.step))}${around}`;

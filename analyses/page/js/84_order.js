@@ -25,7 +25,7 @@
       const more = formed.length - MOST;
       lines.push({ title: `${sign} ${C.data.words(measure).title}${formed.length ? "" : ": none formed"}${more > 0 ? ` (the first ${MOST}; ${more} more in the table)` : ""}` });
       for (const f of formed.slice(0, MOST)) lines.push({ ...f, name: C.data.headName(run, f.head), sign, color });
-      for (const f of formed) rows.push([C.data.words(measure).title, C.data.headName(run, f.head), f.step, whole(f.low), whole(f.high), f.state]);
+      for (const f of formed) rows.push([C.data.words(measure).title, C.data.headName(run, f.head), f.step, whole(f.low), whole(f.high), C.stateWords(f.state)]);
     }
     for (const [title, found] of [["Copying", run.copying], ["Loss plateaued", run.settled]]) {
       if (!found || found.step === null || found.step === undefined) continue;

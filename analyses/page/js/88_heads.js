@@ -26,7 +26,7 @@
       if ((run.formation || {})[score]) {
         const found = C.data.formation(run, score, h) || {};
         const whole = (v) => (v === null || v === undefined ? null : Math.round(v));
-        row.push(found.step ?? null, whole(found.low), whole(found.high), found.state || "");
+        row.push(found.step ?? null, whole(found.low), whole(found.high), C.stateWords(found.state) || "");
       }
       if (effect) row.push(effectStep === null ? null : C.data.value(s.run, effect, h, effectStep) ?? null);
       return row;
