@@ -22,7 +22,7 @@ from copyscope.training.schedule import checkpoint_steps
 
 COMMON_SHARE = 0.05
 """Share of tokens at each end of the counts that random prompts leave out (`interp.prompts.random_token_vocab`)."""
-SCORES_VERSION = 3
+SCORES_VERSION = 4
 """Raised when a measure or its prompts change, so that stored scores are computed anew."""
 
 

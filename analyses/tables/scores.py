@@ -22,17 +22,20 @@ from copyscope.analyses.tables.run import (
     selected,
     store_table,
 )
-from copyscope.analyses.tables.run_prompts import COPYING_SAMPLES, Prompts, run_prompts
+from copyscope.analyses.tables.run_prompts import COPYING_SAMPLES, LOSS_PROMPTS, Prompts, run_prompts
 from copyscope.interp.measures.behavior import (
+    CopyingAccuracy,
     copying_accuracy,
     copying_loss,
-    icl_of,
+    icl_score,
     induction_predictable,
     natural_losses,
+    shuffled_copying_loss,
     split_loss,
+    standard_error,
 )
 from copyscope.interp.measures.circuits import composition_table
-from copyscope.interp.measures.heads import MEASURES, check_names, score_heads
+from copyscope.interp.measures.heads import HEAD_PROMPTS, MEASURES, check_names, score_heads
 from copyscope.interp.models.hooked import (
     HookedModel,
     load_hooked,
@@ -45,8 +48,9 @@ from copyscope.training.progress import Progress
 
 logger = logging.getLogger(__name__)
 
-KINDS = ("heads", "model", "pairs", "positions")
-"""Tables under results/; `pairs` are of earlier and later heads, `positions` of held-out text."""
+KINDS = ("heads", "model", "pairs", "positions", "copying")
+"""Tables under results/; `pairs` are of earlier and later heads, `positions` of held-out text, `copying` of the copying
+test by place in the suffix and by subsequence."""
 
 
 def score(
@@ -110,12 +114,17 @@ class Scorer:
         with as_trained(model, run, checkpoint):
             heads = score_heads(model, self._measures, prompts.seeds, vocab=prompts.vocab, bos_id=prompts.bos_id)
             losses = None if prompts.natural is None else natural_losses(model, prompts.natural)
-            tables = {"heads": heads, "model": score_model(model, prompts, losses), "pairs": score_pairs(model, heads)}
+            accuracy = copying_accuracy(model, prompts.test)
+            tables = {
+                "heads": heads, "model": score_model(model, prompts, losses, accuracy),
+                "pairs": score_pairs(model, heads), "copying": copying_table(accuracy),
+            }  # fmt: skip
         if losses is not None and prompts.natural is not None:
             tables["positions"] = split_loss(losses, induction_predictable(prompts.natural)).by_position
         facts = {
             "version": SCORES_VERSION, "measures": self._measures, "seeds": [*prompts.seeds],
-            "copying_samples": self._samples, "vocabulary": prompts.vocabulary,
+            "copying_samples": self._samples, "head_prompts": HEAD_PROMPTS, "loss_prompts": LOSS_PROMPTS,
+            "windows": 0 if prompts.natural is None else len(prompts.natural), "vocabulary": prompts.vocabulary,
         }  # fmt: skip
         key, paths = self._key(run, checkpoint), self._paths(run, checkpoint)
         for kind in reversed([kind for kind in KINDS if kind in tables]):  # heads last: then all is there
@@ -142,40 +151,65 @@ class Scorer:
 
 
 def score_model(
-    model: HookedModel, prompts: Prompts, losses: Float[Tensor, "window pos_less_1"] | None = None
+    model: HookedModel,
+    prompts: Prompts,
+    losses: Float[Tensor, "window pos_less_1"] | None = None,
+    accuracy: CopyingAccuracy | None = None,
 ) -> pl.DataFrame:
     """What the whole model does: measure, value. Losses and ICL score in nats, accuracies in [0, 1].
 
     `_se` are standard errors, over contexts, prompts or windows. What is of natural text needs its `losses`
-    (`natural_losses` of `prompts.natural`).
+    (`natural_losses` of `prompts.natural`). `accuracy` on `prompts.test`, if at hand.
     """
-    accuracy = copying_accuracy(model, prompts.test)
+    accuracy = copying_accuracy(model, prompts.test) if accuracy is None else accuracy
     loss = copying_loss(model, prompts.repeated)
+    shuffled, shuffled_se = shuffled_copying_loss(model, prompts.repeated)
     values = {
         "copying_accuracy_exact": accuracy.exact,
         "copying_accuracy_exact_se": accuracy.exact_se,
         "copying_accuracy_token": accuracy.token,
         "copying_accuracy_token_se": accuracy.token_se,
+        "copying_accuracy_greedy": accuracy.greedy,
+        "copying_accuracy_greedy_se": accuracy.greedy_se,
         "copying_samples": float(len(prompts.test.index)),
         "copying_subsequences": float(prompts.test.n_subsequences),
         "copying_loss_first": loss.first_half,
         "copying_loss_second": loss.second_half,
+        "copying_loss_shuffled": shuffled,
+        "copying_loss_shuffled_se": shuffled_se,
         "copying_loss_difference": loss.difference,
         "copying_loss_difference_se": loss.difference_se,
     }
     if losses is not None and prompts.natural is not None:
-        icl, split = icl_of(losses), split_loss(losses, induction_predictable(prompts.natural))
+        icl, split = (
+            icl_score(model, prompts.natural, losses),
+            split_loss(losses, induction_predictable(prompts.natural)),
+        )
         windows = losses.double().mean(dim=1)
         values |= {
             "icl_score": icl.score,
             "icl_score_se": icl.score_se,
             "natural_loss": windows.mean().item(),
-            "natural_loss_se": windows.std().item() / len(windows) ** 0.5,
+            "natural_loss_se": standard_error(windows),
             "natural_loss_predictable": split.predictable,
             "natural_loss_other": split.other,
             "natural_predictable_share": split.share,
         }
     return pl.DataFrame({"measure": list(values), "value": list(values.values())})
+
+
+def copying_table(accuracy: CopyingAccuracy) -> pl.DataFrame:
+    """The copying test in parts: by (`place`, the suffix token from 1, or `subsequence`, which is asked for; 0 is the
+    furthest back), number, samples, measure, value."""
+    parts = [("place", accuracy.by_place.rename({"place": "number"}))]
+    parts.append(("subsequence", accuracy.by_index.rename({"index": "number"})))
+    return pl.concat(
+        part.rename({name: f"copying_accuracy_{name}" for name in part.columns[2:]})
+        .with_columns(pl.col("number", "samples").cast(pl.Int64))
+        .unpivot(index=["number", "samples"], variable_name="measure")
+        .select(pl.lit(by).alias("by"), "number", "samples", "measure", "value")
+        for by, part in parts
+    )
 
 
 def score_pairs(model: HookedModel, heads: pl.DataFrame) -> pl.DataFrame:

@@ -127,20 +127,27 @@ MEASURES: dict[str, Measure] = {
         "whether copying breaks without the head: that takes ablation",
     ),
     "copying_accuracy_token": Measure(
-        "Copying accuracy per token", 0, 1, "",
-        "Share of suffix tokens continued correctly after a prefix that occurred once before in random context.",
+        "Copying accuracy per token (teacher-forced)", 0, 1, "",
+        "Share of suffix tokens that are the likeliest, with the right tokens put in before each, after a prefix that "
+        "occurred once before in random context.",
         "arXiv 2409.09281",
-        "how far below the top choice the right token lies; it stays near 0 while the copying loss already moves",
+        "what the model generates, which is less; how far below the top choice the right token lies",
+    ),
+    "copying_accuracy_greedy": Measure(
+        "Copying accuracy per token (as generated)", 0, 1, "",
+        "Share of suffix tokens that are right when the model continues the prefix with its own likeliest tokens.",
+        "arXiv 2409.09281",
+        "which tokens it would get right after a right one: a single wrong token costs those that follow",
     ),
     "copying_accuracy_token_averaged": Measure(
-        "Copying accuracy of averaged weights, per token", 0, 1, "",
+        "Copying accuracy of averaged weights, per token (teacher-forced)", 0, 1, "",
         "That of the mean of the weights of the last third of the steps so far.",
         "arXiv 2409.09281; mean of weights: Izmailov et al. 2018",
         "when copying formed: a mean lags behind the run",
     ),
     "copying_accuracy_exact": Measure(
         "Copying accuracy, whole suffix", 0, 1, "",
-        "Share of samples in which all six suffix tokens are right.",
+        "Share of samples in which all six suffix tokens are right, as generated.",
         "arXiv 2409.09281",
         "partial success: one wrong token in six counts as failure",
     ),
@@ -148,7 +155,8 @@ MEASURES: dict[str, Measure] = {
         "Loss on the first half", None, None, "nats",
         "Mean loss on random tokens seen for the first time.",
         "Olsson et al. 2022",
-        "anything about copying by itself; it can exceed the log of the vocabulary size",
+        "anything about copying by itself; it can exceed the log of the vocabulary size: a model of text expects other "
+        "tokens than random ones",
     ),
     "copying_loss_second": Measure(
         "Loss on the repeated half", None, None, "nats",
@@ -156,11 +164,17 @@ MEASURES: dict[str, Measure] = {
         "Olsson et al. 2022",
         "which heads lower it",
     ),
+    "copying_loss_shuffled": Measure(
+        "Loss on a shuffled second half", None, None, "nats",
+        "Control: mean loss on the same random tokens the second time, in random order.",
+        "control of Olsson et al. 2022's repeated sequences",
+        "copying by itself; as low as the repeated half, the model raises every token that it has seen",
+    ),
     "copying_loss_difference": Measure(
         "Copying loss difference (second half minus first)", None, None, "nats",
         "Below 0: having seen the tokens before helps.",
         "Olsson et al. 2022",
-        "whether the help comes from copying in order or from raising every token seen before",
+        "whether the help comes from copying in order or from raising every token seen before: the shuffled half does",
     ),
     "copying_loss": Measure(
         "Copying loss", None, None, "nats",
@@ -170,7 +184,7 @@ MEASURES: dict[str, Measure] = {
     ),
     "icl_score": Measure(
         "In-context-learning score", None, None, "nats",
-        "Loss at a late position minus loss at an early one, on natural text; below 0: context helps.",
+        "Loss of the same natural-text tokens late in a context minus early in one; below 0: context helps.",
         "Olsson et al. 2022",
         "which skill helps: copying is one of many",
     ),

@@ -12,13 +12,12 @@ from copyscope.interp.ablation.parts import METHODS, Head, Part, Parts, all_head
 from copyscope.interp.ablation.questions import Question, questions
 from copyscope.interp.ablation.rerun import MAX_BYTES, Answers, Rerun
 from copyscope.interp.forward.layers import can_run
+from copyscope.interp.measures.behavior import standard_error
 from copyscope.interp.measures.heads import check_names
 from copyscope.interp.models.hooked import HookedModel
 from copyscope.interp.prompts.generate import CopyingTest
 from copyscope.training.errors import InputError
 from copyscope.training.progress import Progress
-
-"""Called with (prompts × ablations done, of how many)."""
 
 
 def runs_of(
@@ -183,11 +182,6 @@ def _of_variant(question: Question, answers: Answers, variant: int) -> list[tupl
 
 def _mean(values: Float[Tensor, "row"], weight: Float[Tensor, "row"]) -> float:
     return ((values * weight).sum() / weight.sum()).item()
-
-
-def standard_error(values: Float[Tensor, "row"]) -> float:
-    """Of the mean over rows; NaN with a single one."""
-    return (values.double().std() / len(values) ** 0.5).item() if len(values) > 1 else float("nan")
 
 
 class _Count:

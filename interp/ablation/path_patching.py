@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from copyscope.interp.ablation.effects import standard_error
 from copyscope.interp.ablation.parts import NOTHING, Head, check_parts
 from copyscope.interp.ablation.questions import loss_question
 from copyscope.interp.ablation.rerun import MAX_BYTES, Rerun, Start
 from copyscope.interp.forward.layers import can_run
+from copyscope.interp.measures.behavior import standard_error
 from copyscope.interp.measures.circuits import composition_table
 from copyscope.interp.measures.heads import check_names
 from copyscope.interp.models.hooked import HookedModel

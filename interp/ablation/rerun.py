@@ -163,7 +163,10 @@ class Rerun:
             x = torch.cat([own[None], x])
         for i in later:
             layer, read = self.layers[i], self.read_in(i)
-            z = layer.z(x.flatten(0, 1), read, n if self.method == "frozen_patterns" else 0).unflatten(0, (-1, n))
+            rows = x.flatten(0, 1)
+            frozen = self.method == "frozen_patterns"
+            z = layer.z_with_patterns_of_first(rows, n, read) if frozen else layer.z(rows, read)
+            z = z.unflatten(0, (-1, n))
             own = self._put(z[clean:], i, variants, z[0] if beside else None, start.donor, heads=True)
             attention = layer.write(torch.cat([z[:clean], own]) if clean else own)
             mid, written = layer.rest(x if read is None else x[:, :, read], attention)

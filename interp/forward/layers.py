@@ -109,9 +109,11 @@ class Layer:
         """Queries at the positions `at` (None: all)."""
         return self._rotate(self._heads(normed, self.w_q, self.b_q), at).transpose(1, 2)
 
-    def keys(self, normed: Float[Tensor, "n key d_model"]) -> Float[Tensor, "n head key d_head"]:
-        """Keys at all positions; grouped ones repeated for each query head."""
-        return self._repeated(self._rotate(self._heads(normed, self.w_k, self.b_k), None)).transpose(1, 2)
+    def keys(
+        self, normed: Float[Tensor, "n key d_model"], at: Tensor | None = None
+    ) -> Float[Tensor, "n head key d_head"]:
+        """Keys at the positions `at` (None: all); grouped ones repeated for each query head."""
+        return self._repeated(self._rotate(self._heads(normed, self.w_k, self.b_k), at)).transpose(1, 2)
 
     def values(self, normed: Float[Tensor, "n key d_model"]) -> Float[Tensor, "n head key d_head"]:
         """Values at all positions; grouped ones repeated for each query head."""
@@ -138,23 +140,25 @@ class Layer:
         return turned
 
     def z(
-        self, x: Float[Tensor, "n pos d_model"], read: Int[Tensor, "query"] | None = None, held: int = 0
+        self, x: Float[Tensor, "n pos d_model"], read: Int[Tensor, "query"] | None = None
     ) -> Float[Tensor, "n query head d_head"]:
-        """The heads' outputs at the positions `read` (None: all).
-
-        With `held`, attention patterns are those of the first `held` rows, for every `held` rows after them too.
-        """
+        """The heads' outputs at the positions `read` (None: all)."""
         normed = self.normed(x)
-        v = self.values(normed)
-        normed = normed[:held] if held else normed
-        k = self.keys(normed)
         q = self.queries(normed if read is None else normed[:, read], read)
-        if held:
-            mask = self.layout.mask if read is None else self.layout.mask[read]
-            pattern = ((q @ k.transpose(2, 3)) * self.scale + mask).softmax(dim=-1)
-            mixed = pattern @ v.unflatten(0, (-1, held))
-            return mixed.flatten(0, 1).transpose(1, 2)
-        return self.attend(q, k, v, read).transpose(1, 2)
+        return self.attend(q, self.keys(normed), self.values(normed), read).transpose(1, 2)
+
+    def z_with_patterns_of_first(
+        self, x: Float[Tensor, "n pos d_model"], n_first: int, read: Int[Tensor, "query"] | None = None
+    ) -> Float[Tensor, "n query head d_head"]:
+        """The heads' outputs if every row attended as the row in its place among the first `n_first` does; values are
+        each row's own. The number of rows is a multiple of `n_first`."""
+        normed = self.normed(x)
+        first = normed[:n_first]
+        q = self.queries(first if read is None else first[:, read], read)
+        mask = self.layout.mask if read is None else self.layout.mask[read]
+        pattern = ((q @ self.keys(first).transpose(2, 3)) * self.scale + mask).softmax(dim=-1)
+        values = self.values(normed).unflatten(0, (-1, n_first))  # (set of rows, first row, head, pos, d_head)
+        return (pattern @ values).flatten(0, 1).transpose(1, 2)
 
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, read: Tensor | None = None
@@ -187,11 +191,21 @@ class Layer:
             return mid, None
         return mid, _mlp(self.block.mlp, normed(self.block.ln2, x if self.parallel else mid))
 
+    def residual_after(
+        self, x: Float[Tensor, "n query d_model"], z: Float[Tensor, "n query head d_head"]
+    ) -> Float[Tensor, "n query d_model"]:
+        """The residual stream after the layer, whose heads' outputs are `z`."""
+        mid, written = self.rest(x, self.write(z))
+        return mid if written is None else mid + written
 
-def embed(model: HookedTransformer, tokens: Int[Tensor, "row pos"], layout: Layout) -> Float[Tensor, "row pos d_model"]:
-    """The residual stream before the first layer."""
+
+def embed(
+    model: HookedTransformer, tokens: Int[Tensor, "row pos"], layout: Layout, at: Int[Tensor, "pos"] | None = None
+) -> Float[Tensor, "row pos d_model"]:
+    """The residual stream before the first layer, of tokens at the positions `at` of a row (None: all)."""
     x = model.embed(tokens.to(layout.device))
-    return x + model.pos_embed.W_pos[layout.positions] if model.cfg.positional_embedding_type == "standard" else x
+    positions = layout.positions if at is None else layout.positions[at]
+    return x + model.pos_embed.W_pos[positions] if model.cfg.positional_embedding_type == "standard" else x
 
 
 @torch.no_grad()
@@ -204,9 +218,7 @@ def run_layers(
     for i in range(model.cfg.n_layers):
         layer = Layer(model, i, layout)
         at = read if i == model.cfg.n_layers - 1 else None
-        attention = layer.write(layer.z(x, at))
-        mid, written = layer.rest(x if at is None else x[:, at], attention)
-        x = mid if written is None else mid + written
+        x = layer.residual_after(x if at is None else x[:, at], layer.z(x, at))
     return x
 
 

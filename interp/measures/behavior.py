@@ -1,5 +1,6 @@
 """What the model does: copying accuracy, copying loss, natural-text loss, in-context-learning score."""
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import polars as pl
@@ -7,8 +8,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from copyscope.interp.forward.layers import Layout, can_run, run_layers, slices
-from copyscope.interp.forward.residual import batches, final_residual, logits_of, token_losses
+from copyscope.interp.forward.greedy import continue_packed, continue_whole
+from copyscope.interp.forward.layers import Layer, Layout, can_run, slices
+from copyscope.interp.forward.residual import token_losses
 from copyscope.interp.models.hooked import HookedModel
 from copyscope.interp.prompts.generate import SUFFIX, CopyingTest, copying_test, natural_windows
 from copyscope.interp.prompts.packing import pack
@@ -16,6 +18,7 @@ from copyscope.training.errors import InputError
 
 __all__ = [
     "CopyingAccuracy",
+    "CopyingHits",
     "CopyingLoss",
     "CopyingTest",
     "ICLScore",
@@ -24,27 +27,43 @@ __all__ = [
     "copying_hits",
     "copying_loss",
     "copying_test",
-    "icl_of",
     "icl_score",
     "induction_predictable",
     "natural_loss",
     "natural_losses",
+    "shuffled_copying_loss",
     "split_loss",
+    "standard_error",
 ]
 
 
-class CopyingAccuracy(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class CopyingAccuracy:
     """Result of the copying test; shares in [0, 1]."""
 
     exact: float
     """Share of samples whose greedy continuation is the whole 6-token suffix."""
     token: float
     """Share of suffix tokens that are the most likely next token, given the right ones before (teacher forcing)."""
+    greedy: float
+    """Share of suffix tokens that are right as generated: after a wrong token the model goes on from that."""
     by_index: pl.DataFrame
-    """index (of the subsequence asked for), samples, exact, token."""
+    """index (of the subsequence asked for; 0 is the furthest back), samples, exact, token, greedy."""
+    by_place: pl.DataFrame
+    """place (of the suffix token, from 1), samples, token, greedy. At place 1 the two are equal."""
     exact_se: float
     """Standard error over contexts: samples of one context are not independent. NaN with a single context."""
     token_se: float
+    greedy_se: float
+
+
+class CopyingHits(NamedTuple):
+    """Which suffix tokens are the most likely next token, sample by sample."""
+
+    forced: Bool[Tensor, "sample 6"]
+    """Given the right tokens before (teacher forcing)."""
+    greedy: Bool[Tensor, "sample 6"]
+    """As generated. All six are right exactly where all six of `forced` are."""
 
 
 class CopyingLoss(NamedTuple):
@@ -59,13 +78,16 @@ class CopyingLoss(NamedTuple):
 
 
 class ICLScore(NamedTuple):
-    """Loss at a late position minus loss at an early one, in nats, with what it was taken from."""
+    """Loss late in a context minus loss of the same tokens early in one, in nats, with what it was taken from."""
 
     score: float
     early_loss: float
     late_loss: float
     early_position: int
+    """Middle of the early positions."""
     late_position: int
+    positions: int
+    """How many positions on each side."""
     score_se: float
     """Standard error over windows; NaN with a single window."""
 
@@ -73,55 +95,60 @@ class ICLScore(NamedTuple):
 def copying_accuracy(model: HookedModel, test: CopyingTest) -> CopyingAccuracy:
     """Accuracy on the random-token copying test (2409.09281; definition 9).
 
-    One forward pass with the suffix appended decides the greedy continuation: it is right in full exactly if each
-    suffix token is the most likely one given those before it. Samples that share a context share its forward pass,
-    unless hooks are on the model. The number cannot tell *how* the model copies, and random tokens are far from its
-    training text.
+    `exact` and `greedy` are of the tokens that the model generates from the prefix; `token` puts the right ones before
+    each (teacher forcing), so it is at least as high as what is generated gets. Samples that share a context share its
+    forward pass, unless hooks are on the model. The number cannot tell *how* the model copies, and random tokens are
+    far from its training text.
 
     Raises:
         InputError: the test is longer than n_ctx or has token ids outside the vocabulary.
     """
     hits = copying_hits(model, test)
+    shares = ("exact", "token", "greedy")
     table = pl.DataFrame(
         {
             "index": test.index.tolist(),
-            "exact": hits.all(dim=1).double().tolist(),
-            "token": hits.double().mean(dim=1).tolist(),
+            "context": test.context.tolist(),
+            "exact": hits.forced.all(dim=1).double().tolist(),
+            "token": hits.forced.double().mean(dim=1).tolist(),
+            "greedy": hits.greedy.double().mean(dim=1).tolist(),
         }
     )
-    by_index = table.group_by("index").agg(pl.len().alias("samples"), pl.col("exact", "token").mean()).sort("index")
-    contexts = table.group_by(pl.Series(test.context.tolist()), maintain_order=True).agg(
-        pl.col("exact", "token").mean()
+    contexts = table.group_by("context", maintain_order=True).agg(pl.col(shares).mean())
+    places = range(1, SUFFIX + 1)
+    return CopyingAccuracy(
+        **{name: table[name].to_torch().mean().item() for name in shares},
+        **{f"{name}_se": standard_error(contexts[name].to_torch()) for name in shares},
+        by_index=table.group_by("index").agg(pl.len().alias("samples"), pl.col(shares).mean()).sort("index"),
+        by_place=pl.DataFrame(
+            {
+                "place": places,
+                "samples": [len(table)] * SUFFIX,
+                "token": hits.forced.double().mean(dim=0).tolist(),
+                "greedy": hits.greedy.double().mean(dim=0).tolist(),
+            }
+        ),
     )
-    exact_se, token_se = (_standard_error(contexts[name].to_torch()) for name in ("exact", "token"))
-    exact, token = hits.all(dim=1).double().mean().item(), hits.double().mean().item()
-    return CopyingAccuracy(exact, token, by_index, exact_se, token_se)
 
 
-@torch.no_grad()
-def copying_hits(model: HookedModel, test: CopyingTest) -> Bool[Tensor, "sample 6"]:
-    """Which suffix tokens are the most likely next token, sample by sample; for standard errors (over contexts)."""
+def copying_hits(model: HookedModel, test: CopyingTest) -> CopyingHits:
+    """Which suffix tokens the model gets right, sample by sample; for standard errors (over contexts)."""
     check_test(model, test)
+    suffix = test.suffix.cpu()
     if not can_run(model):
-        return _hits_row_by_row(model, test)
+        found = continue_whole(model, test.tokens, suffix)
+        return CopyingHits(found.forced == suffix, found.greedy == suffix)
     packed = pack(test)
     n_pos = packed.tokens.shape[1]
     layout = Layout(packed.length, packed.block, n_pos, model.cfg.device)
-    hits = torch.zeros(len(test.tokens), SUFFIX, dtype=torch.bool)
+    layers = [Layer(model, i, layout) for i in range(model.cfg.n_layers)]
+    read = packed.read.to(layout.device)
+    hits = CopyingHits(*(torch.zeros(suffix.shape, dtype=torch.bool) for _ in CopyingHits._fields))
     for rows in slices(len(packed.tokens), n_pos):
-        residual = run_layers(model, packed.tokens[rows], layout, packed.read.to(layout.device))
-        best = logits_of(model, residual).argmax(dim=-1).cpu().view(packed.suffix[rows].shape)
-        hits[packed.sample[rows]] = best == packed.suffix[rows]
+        found = continue_packed(model, layers, packed.tokens[rows], read, SUFFIX)
+        for hit, best in zip(hits, found, strict=True):
+            hit[packed.sample[rows]] = best == packed.suffix[rows]
     return hits
-
-
-def _hits_row_by_row(model: HookedModel, test: CopyingTest) -> Tensor:
-    tokens = torch.cat([test.tokens, test.suffix[:, :-1]], dim=1)
-    hits = []
-    for rows in batches(model, *tokens.shape):
-        residual = final_residual(model, tokens[rows])[:, -SUFFIX:]
-        hits.append(logits_of(model, residual).argmax(dim=-1).cpu() == test.suffix[rows].cpu())
-    return torch.cat(hits)
 
 
 def copying_loss(model: HookedModel, tokens: Int[Tensor, "prompt pos"]) -> CopyingLoss:
@@ -144,8 +171,27 @@ def copying_loss(model: HookedModel, tokens: Int[Tensor, "prompt pos"]) -> Copyi
     check_tokens(model, tokens)
     losses = token_losses(model, tokens).double()
     first, second = losses[:, :-half].mean(dim=1), losses[:, -half:].mean(dim=1)
-    error = _standard_error(second - first)
+    error = standard_error(second - first)
     return CopyingLoss(first.mean().item(), second.mean().item(), (second - first).mean().item(), error)
+
+
+def shuffled_copying_loss(
+    model: HookedModel, tokens: Int[Tensor, "prompt pos"], n_prompts: int = 8, seed: int = 0
+) -> tuple[float, float]:
+    """Control of `copying_loss`: mean loss on the second half with its tokens in random order, in nats, and its
+    standard error over prompts.
+
+    The same tokens have been seen, but nothing can be copied in order. Where it is as low as the second half of
+    `copying_loss`, the model raises every token that it has seen; where it is above the first half, the model expects
+    the old order. `tokens` as for `copying_loss`; the first `n_prompts` of them are taken.
+    """
+    chosen = tokens[:n_prompts].cpu()
+    half = chosen.shape[1] // 2
+    draws = torch.rand(len(chosen), half, generator=torch.Generator().manual_seed(seed))
+    shuffled = chosen[:, -half:].gather(1, draws.argsort(dim=1))
+    check_tokens(model, chosen)
+    losses = token_losses(model, torch.cat([chosen[:, :-half], shuffled], dim=1)).double()[:, -half:].mean(dim=1)
+    return losses.mean().item(), standard_error(losses)
 
 
 def natural_losses(model: HookedModel, windows: Int[Tensor, "window pos"]) -> Float[Tensor, "window pos_less_1"]:
@@ -158,24 +204,47 @@ def natural_loss(model: HookedModel, windows: Int[Tensor, "window pos"]) -> floa
     return natural_losses(model, windows).mean().item()
 
 
-def icl_score(model: HookedModel, windows: Int[Tensor, "window pos"]) -> ICLScore:
-    """In-context-learning score (Olsson et al. 2022; definition 10): loss of token 500 minus loss of token 50, in
-    nats.
+ICL_POSITIONS = 16
+"""Tokens of each window that the ICL score averages over."""
 
-    Mean over windows; negative when context helps. For windows under 512 tokens both positions are scaled by the
-    length (and recorded). The number says that a longer context helps, not by which means, and it mixes in that later
-    tokens may be easier or harder in themselves.
+
+def icl_score(
+    model: HookedModel,
+    windows: Int[Tensor, "window pos"],
+    losses: Float[Tensor, "window pos_less_1"] | None = None,
+) -> ICLScore:
+    """In-context-learning score (Olsson et al. 2022; definition 10): loss around the 500th token of a context minus
+    loss around the 50th, in nats; negative when context helps.
+
+    Mean over windows and 16 positions on each side. For windows under 512 tokens both positions are scaled by the
+    length (and recorded). The early loss is of the very tokens of the late one, which are read again with less text
+    before them: that some tokens are harder than others then cancels. A first token that all
+    windows share (BOS) begins the shorter texts too.
+    `losses`: `natural_losses` of the windows, if at hand. The number says that a longer context helps, not by which
+    means.
     """
-    return icl_of(natural_losses(model, windows))
-
-
-def icl_of(losses: Float[Tensor, "window pos_less_1"]) -> ICLScore:
-    """`icl_score` of losses at hand (`natural_losses`)."""
-    length = losses.shape[1] + 1
-    at, after = (50, 500) if length >= 512 else (max(1, 50 * length // 512), 500 * length // 512)
-    early, late = (losses[:, p - 1].double() for p in (at, after))  # entry p is the loss of predicting token p + 1
-    error = _standard_error(late - early)
-    return ICLScore((late - early).mean().item(), early.mean().item(), late.mean().item(), at, after, error)
+    windows = natural_windows(windows, model.cfg.d_vocab, model.cfg.n_ctx)
+    losses = natural_losses(model, windows) if losses is None else losses
+    length = windows.shape[1]
+    early, late = (50, 500) if length >= 512 else (max(1, 50 * length // 512), 500 * length // 512)
+    count = max(1, min(ICL_POSITIONS, 2 * early - 2))
+    first_early, first_late = early - count // 2, min(late - count // 2, length - count)
+    short = windows[:, first_late - first_early : first_late + count].clone()
+    if len(windows) > 1 and bool((windows[:, 0] == windows[0, 0]).all()):
+        short[:, 0] = windows[:, 0]
+    # Entry p is the loss of predicting token p + 1.
+    late_losses = losses[:, first_late - 1 : first_late - 1 + count].double().mean(dim=1)
+    early_losses = token_losses(model, short)[:, first_early - 1 :].double().mean(dim=1)
+    change = late_losses - early_losses
+    return ICLScore(
+        score=change.mean().item(),
+        early_loss=early_losses.mean().item(),
+        late_loss=late_losses.mean().item(),
+        early_position=first_early + count // 2,
+        late_position=first_late + count // 2,
+        positions=count,
+        score_se=standard_error(change),
+    )
 
 
 class SplitLoss(NamedTuple):
@@ -223,7 +292,8 @@ def split_loss(losses: Float[Tensor, "window pos_less_1"], predictable: Bool[Ten
     return SplitLoss(means[0], means[1], share, by_position.sort("position", "kind"))
 
 
-def _standard_error(values: Tensor) -> float:
+def standard_error(values: Float[Tensor, "sample"]) -> float:
+    """Of the mean over samples (contexts, prompts or windows) that are drawn independently; NaN with a single one."""
     return (values.double().std() / len(values) ** 0.5).item() if len(values) > 1 else float("nan")
 
 

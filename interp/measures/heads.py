@@ -96,6 +96,8 @@ def attention_entropy(pattern: Pattern) -> Float[Tensor, "head"]:
 
 # --------------------------------------------------------------------------------------------------- all heads at once
 
+HEAD_PROMPTS = 16
+"""Prompts of each kind that heads are scored on, unless told otherwise."""
 CALIBRATION = ("null", "selectivity", "se", "p", "value_weighted")
 WITH_NULL = (*TARGET_MEASURES, *OFFSET_MEASURES)
 MEASURES = (
@@ -116,7 +118,7 @@ def score_heads(
     *,
     vocab: Int[Tensor, "vocab"] | Sequence[int] | None = None,
     bos_id: int | None = None,
-    n_prompts: int = 16,
+    n_prompts: int = HEAD_PROMPTS,
     layers: Sequence[int] | None = None,
 ) -> pl.DataFrame:
     """Every measure of every head, as a table with columns layer, head, measure, value.

@@ -226,7 +226,7 @@ def whole_score(folder: Path, n: int = 3) -> None:
     prompts = prompts_for(model, 16)
     fast: dict[str, Callable[[], Tensor]] = {
         "attention": lambda: torch.stack(list(ours(model, prompts).values())),
-        "copying accuracy": lambda: copying_hits(model, test).double(),
+        "copying accuracy": lambda: copying_hits(model, test).forced.double(),
         "copying loss": lambda: token_losses(model, repeated),
         "natural loss": lambda: token_losses(model, windows),
         "eigenvalue positivity": lambda: model_eigenvalue_positivity(head_weights(model), folded=False),

@@ -12,11 +12,11 @@ from copyscope.interp.measures.behavior import (
     copying_hits,
     copying_loss,
     copying_test,
-    icl_of,
     icl_score,
     induction_predictable,
     natural_loss,
     natural_losses,
+    shuffled_copying_loss,
     split_loss,
 )
 from copyscope.interp.models.hooked import load_hooked
@@ -41,14 +41,20 @@ def greedy(model, tokens, n):
 
 
 def test_the_circuit_copies(circuit):
-    test = copying_test(range(1, 600), 128, n_samples=40, seed=0, bos_id=0)
+    test = copying_test(range(1, 600), 128, n_samples=20, seed=0, bos_id=0)
     result = copying_accuracy(circuit, test)
     # Tokens drawn with replacement sometimes occur twice, and one token back is all that the circuit looks at.
     assert result.token > 0.85
     assert result.by_index["index"].to_list() == [0, 5]
-    assert result.by_index["samples"].sum() == 40
-    continued = greedy(circuit, test.tokens, 6)
-    assert (continued == test.suffix).all(dim=1).double().mean().item() == pytest.approx(result.exact)
+    assert result.by_index["samples"].sum() == 20
+    right = greedy(circuit, test.tokens, 6) == test.suffix
+    assert right.all(dim=1).double().mean().item() == pytest.approx(result.exact)
+    assert right.double().mean().item() == pytest.approx(result.greedy)
+    assert result.exact <= result.greedy <= result.token
+    assert result.by_place["greedy"].to_list() == pytest.approx(right.double().mean(dim=0).tolist())
+    assert result.by_place["token"][0] == result.by_place["greedy"][0]
+    for index, share in result.by_index.select("index", "greedy").rows():
+        assert share == pytest.approx(right[test.index == index].double().mean().item())
 
 
 def test_the_circuit_copies_everything_if_tokens_are_distinct(circuit):
@@ -67,9 +73,37 @@ def test_shared_contexts_equal_one_pass_a_sample(circuit, small, bos, monkeypatc
         test = copying_test(vocab, 128, n_samples=23, seed=1, bos_id=bos)
         full = torch.cat([test.tokens, test.suffix], dim=1)
         plain = model(full)[:, -7:-1].argmax(dim=-1) == test.suffix
-        assert torch.equal(copying_hits(model, test), plain)
-        with model.hooks(fwd_hooks=[("hook_embed", lambda x, hook: None)]):
-            assert torch.equal(copying_hits(model, test), plain)
+        generated = greedy(model, test.tokens, 6) == test.suffix
+        assert torch.equal(generated.all(dim=1), plain.all(dim=1))
+        for hooks in ([], [("hook_embed", lambda x, hook: None)]):
+            with model.hooks(fwd_hooks=hooks):
+                hits = copying_hits(model, test)
+            assert torch.equal(hits.forced, plain)
+            assert torch.equal(hits.greedy, generated)
+
+
+def test_one_wrong_token_costs_the_rest_of_what_is_generated():
+    """Without its last repeat of a token the circuit loses the thread; given the right token it finds it again."""
+    circuit = induction_model()
+    test = copying_test(range(1, 600), 128, n_samples=8, seed=0, bos_id=0)
+    with torch.no_grad():
+        wrong = test.suffix[:, 2]
+        circuit.unembed.W_U[:, wrong] = 0.0  # these tokens are never the likeliest
+    result = copying_accuracy(circuit, test)
+    assert result.exact == 0
+    assert result.by_place["token"][2] == 0
+    assert result.by_place["greedy"][3:].mean() < 0.5 < result.by_place["token"][3:].mean()
+    assert result.greedy < result.token
+
+
+def test_a_circuit_that_copies_in_order_loses_by_a_shuffled_copy(circuit, small):
+    prompts = repeated_random_tokens(range(1, 600), 40, 4, bos_id=0)
+    loss, (shuffled, error) = copying_loss(circuit, prompts), shuffled_copying_loss(circuit, prompts)
+    assert shuffled > loss.first_half > loss.second_half + 3
+    assert 0 < error < 1
+    assert shuffled_copying_loss(circuit, prompts, n_prompts=2)[0] != shuffled
+    prompts = repeated_random_tokens(range(1, 90), 40, 4, bos_id=0)
+    assert shuffled_copying_loss(small, prompts)[0] == pytest.approx(copying_loss(small, prompts).second_half, abs=0.3)
 
 
 def test_copying_loss(circuit, small):
@@ -90,19 +124,45 @@ def test_icl_score_and_natural_loss(small):
     windows = torch.randint(0, 90, (5, 100), generator=torch.Generator().manual_seed(0))
     loss = small(windows, return_type="loss", loss_per_token=True)
     result = icl_score(small, windows)
-    assert (result.early_position, result.late_position) == (9, 97)
-    assert result.early_loss == pytest.approx(loss[:, 8].mean().item(), abs=1e-5)
-    assert result.late_loss == pytest.approx(loss[:, 96].mean().item(), abs=1e-5)
+    assert (result.early_position, result.late_position, result.positions) == (9, 92, 16)
+    # Tokens 84 to 99, with all before them and with 1 to 16 tokens before them.
+    early = small(windows[:, 83:], return_type="loss", loss_per_token=True)
+    assert result.late_loss == pytest.approx(loss[:, 83:].mean().item(), abs=1e-5)
+    assert result.early_loss == pytest.approx(early.mean().item(), abs=1e-5)
     assert result.score == pytest.approx(result.late_loss - result.early_loss)
     assert natural_loss(small, windows) == pytest.approx(loss.mean().item(), abs=1e-5)
-    assert result == icl_of(natural_losses(small, windows))
-    differences = loss[:, 96] - loss[:, 8]
+    assert result == icl_score(small, windows, natural_losses(small, windows))
+    differences = (loss[:, 83:] - early).mean(dim=1)
     assert result.score_se == pytest.approx(differences.std().item() / 5**0.5, abs=1e-5)
+
+
+def test_a_token_that_all_windows_begin_with_begins_the_short_ones(small):
+    windows = torch.randint(1, 90, (5, 100), generator=torch.Generator().manual_seed(0))
+    windows[:, 0] = 0
+    short = torch.cat([windows[:, :1], windows[:, 84:]], dim=1)
+    early = small(short, return_type="loss", loss_per_token=True)
+    assert icl_score(small, windows).early_loss == pytest.approx(early.mean().item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("length", [4, 5, 12, 31, 60, 128])
+def test_icl_score_of_short_windows(small, length):
+    windows = torch.randint(0, 90, (3, length), generator=torch.Generator().manual_seed(0))
+    result = icl_score(small, windows)
+    assert 1 <= result.early_position < result.late_position < length
+    assert torch.isfinite(torch.tensor([result.score, result.early_loss, result.late_loss])).all()
+
+
+def test_context_helps_a_circuit_that_copies(circuit):
+    """Text that repeats after 60 tokens: early in a context nothing has repeated yet."""
+    tokens = torch.randint(1, 600, (8, 60), generator=torch.Generator().manual_seed(0)).repeat(1, 2)
+    result = icl_score(circuit, tokens)
+    assert result.score < -3
+    assert result.score_se < 0.5
 
 
 def test_standard_errors_are_over_contexts_and_prompts(circuit):
     test = copying_test(range(1, 600), 128, n_samples=20, seed=0, bos_id=0)
-    result, hits = copying_accuracy(circuit, test), copying_hits(circuit, test).double()
+    result, hits = copying_accuracy(circuit, test), copying_hits(circuit, test).forced.double()
     contexts = torch.stack([hits[test.context == i].mean() for i in range(10)])
     assert result.token_se == pytest.approx(contexts.std().item() / 10**0.5)
     prompts = repeated_random_tokens(range(1, 600), 40, 4, bos_id=0)
