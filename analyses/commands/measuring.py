@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -43,23 +43,47 @@ def score(
     from copyscope.analyses.formation.nulls import above_null
     from copyscope.analyses.tables.run import open_run
     from copyscope.analyses.tables.scores import score as run_score
+    from copyscope.analyses.tables.text_measured import measure_text
 
     with Console(silent) as console:
         chosen = numbers(seeds, "--seeds")
         result = run_score(
             series, names(measures), numbers(steps), console.advance, seeds=chosen, samples=samples,
         )  # fmt: skip
+        measure_text(open_run(series))
     above, folder = above_null(result.heads), open_run(series).folder / "results"
     if as_json:
         last = result.model.filter(pl.col("step") == pl.col("step").max())
         echo_json({"results": folder, "step": last["step"][0], "model": dict(last.select("measure", "value").rows()),
                    "heads_above_null": above})  # fmt: skip
         return
-    for (measure,), found in above.group_by("measure", maintain_order=True):
-        best = [f"L{r['layer']}H{r['head']} {r['value']:.2f} ({r['null']:.2f})" for r in found.head(5).to_dicts()]
-        more = ", …" if found.height > 5 else ""
-        typer.echo(f"{measure}: {found.height} heads above their null (in brackets): {', '.join(best)}{more}")
-    typer.echo(f"{result.heads.height} scores of heads and {result.model.height} of models in {folder}")
+    for line in score_lines(above, result.heads):
+        typer.echo(line)
+    typer.echo(f"{result.heads.height:,} scores of heads and {result.model.height:,} of the model in {folder}")
+
+
+def score_lines(above: Any, heads: Any) -> list[str]:
+    """A line for each measure with a null: how many heads are strong, the best of them, and how many exceed their null
+    at all. `above`: table of `above_null`; `heads`: of scores."""
+    import polars as pl
+
+    from copyscope.interp.head_names import head_name
+
+    last = heads.filter(pl.col("step") == pl.col("step").max())
+    count = last.select("layer", "head").n_unique()
+    lines = []
+    for name in sorted(set(last.filter(pl.col("measure").str.ends_with("_p"))["measure"])):
+        measure = name.removesuffix("_p")
+        exceed = above.filter(pl.col("measure") == measure)
+        strong = exceed.filter(pl.col("strong"))
+        shown = strong.head(5) if strong.height else exceed.head(1)
+        best = ", ".join(f"{head_name(r['layer'], r['head'])} {r['value']:.2f}" for r in shown.iter_rows(named=True))
+        best = f" ({'' if strong.height else 'highest '}{best}{', …' if strong.height > 5 else ''})" if best else ""
+        lines.append(
+            f"{measure}: {strong.height or 'no'} strong head{'s' * (strong.height != 1)} of {count}{best}; "
+            f"{exceed.height} above the null"
+        )
+    return lines
 
 
 def ablate(

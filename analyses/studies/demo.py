@@ -11,12 +11,18 @@ from copyscope.analyses.tables.run import open_run
 from copyscope.analyses.tables.run_prompts import check_context
 from copyscope.analyses.tables.scores import score
 from copyscope.analyses.tables.summary import summary_lines
+from copyscope.analyses.tables.text_measured import measure_text
 from copyscope.analyses.tables.watch import Watch
 from copyscope.training.checkpoints.average import average
 from copyscope.training.checkpoints.series import Checkpoint
 from copyscope.training.config import RunConfig
 from copyscope.training.progress import Progress
 from copyscope.training.trainer import train
+
+ABLATIONS = ("zero", "frozen_patterns")
+"""Holding attention shows which heads act only on what later heads attend to."""
+ABLATION_SAMPLES = 200
+"""Of the copying test: enough for effects of whole heads."""
 
 
 class DemoResult(NamedTuple):
@@ -45,7 +51,8 @@ def demo(
     check_context(config.model.n_ctx, config.data.vocab_size)
     run = train(config, out, on_checkpoint=Watch(out, config, on_scored), progress=progress)
     score(run, progress=progress)  # what a call that was killed between writing and scoring left
-    ablate(run, progress=progress)
+    measure_text(open_run(run))
+    ablate(run, methods=ABLATIONS, samples=ABLATION_SAMPLES, progress=progress)
     if open_run(run).series.checkpoints:  # else they were taken away, and only tables are left
         means = average(run, progress=progress)
         # Earlier means lag behind a rise that is still going on.

@@ -1,4 +1,4 @@
-"""What happened in a run, in ten lines, and where the run comes from."""
+"""What happened in a run, in at most ten short lines, and where the run comes from."""
 
 from typing import Any
 
@@ -6,174 +6,244 @@ import polars as pl
 
 from copyscope.analyses.formation.emergence import emergence
 from copyscope.analyses.formation.heads import copying_formation, formation_steps, loss_settled, order_of_appearance
+from copyscope.analyses.formation.loss import LossSettled
 from copyscope.analyses.formation.step_rule import CONFIRM
+from copyscope.analyses.formation.step_text import step_text
+from copyscope.analyses.tables.ablation_text import removal_lines
 from copyscope.analyses.tables.averages import averaged
-from copyscope.analyses.tables.run import Run, chance, read_metrics, read_tables, score_tables, scored_table
+from copyscope.analyses.tables.run import (
+    Run,
+    chance,
+    computed_with,
+    read_metrics,
+    read_tables,
+    score_tables,
+    scored_table,
+)
+from copyscope.analyses.tables.text_read import TextRead, stored_text, training_loss
+from copyscope.interp.head_names import head_name
+from copyscope.training.checkpoints.series import step_folder
 from copyscope.training.environment import environments
 from copyscope.training.errors import InputError
 
-CARRIERS = 3
-"""Heads named in the summary."""
-KINDS = (("previous_token", "Previous-token"), ("prefix_matching_sum", "Induction"))
+NAMED = 3
+"""Heads named in a line."""
+KINDS = (("previous_token", "Previous-token heads"), ("prefix_matching_sum", "Induction heads (prefix matching)"))
 """Measures that the summary speaks of, and what heads are called that score high."""
-METHOD_WORDS = {
-    "zero": "zeroed", "mean": "replaced by its mean", "mean_over_positions": "replaced by its mean over positions",
-    "resample": "taken from another prompt", "frozen_patterns": "zeroed with all attention held",
-}  # fmt: skip
 
 
 def summary_lines(run: Run) -> list[str]:
-    """What happened, a sentence a line: settling of the loss, order of formation, copying, carriers, ablation."""
+    """What happened, verdict first: copying, order of formation, heads, what removing them does, loss, text.
+
+    A part that cannot be told (too few checkpoints, say) is a line that says what is missing. Raises InputError if the
+    run was not scored.
+    """
     heads, model = score_tables(run)
-    lines = [_data_line(run, heads)]
     few = heads["step"].n_unique() <= CONFIRM
-    for part in (_final_lines,) if few else (_loss_line, _head_lines, _copying_lines):
+    lines = []
+    for part in (_copying_now, _final_heads) if few else (_verdict, _order, _heads):
         try:
             lines += part(run, heads, model)
-        except InputError as error:  # too few checkpoints, say: the line then says what is missing
+        except InputError as error:
             lines.append(str(error))
-    return lines + _ablation_lines(run)
+    lines += _removal(run, heads, model)
+    for part in (_plateau, _text):
+        try:
+            lines += part(run, heads, model)
+        except InputError as error:
+            lines.append(str(error))
+    return lines
 
 
-def _data_line(run: Run, heads: pl.DataFrame) -> str:
-    steps = heads["step"].n_unique()
-    if not run.data or not run.config:
-        return f"Measured {steps} checkpoint{'s' * (steps != 1)} of {run.name}."
-    tokens = run.config.train.steps * run.config.train.batch_size * run.config.model.n_ctx
-    share = tokens / run.data["train"]["tokens"]
-    return (
-        f"Trained {run.config.train.steps:,} updates on {tokens / 1e6:.1f} M tokens of the corpus {run.data['corpus']} "
-        f"({share:.2f} of its {run.data['train']['tokens'] / 1e6:.1f} M) and measured {steps} checkpoints."
+def unfinished(run: Run, step: int) -> str:
+    """ " (unfinished: step 1,250 of 6,000)" where training has not come to its end, or only part of it was scored; else
+    empty. `step`: the last that was scored."""
+    last = run.config.train.steps if run.config else step
+    if step >= last:
+        return ""
+    logged = read_metrics(run)["step"].max()
+    trained = max([c.step for c in run.series.checkpoints] + [int(logged or 0), step])  # type: ignore[arg-type]
+    return f" ({'unfinished: step' if trained < last else 'scored up to step'} {step:,} of {last:,})"
+
+
+def _verdict(run: Run, heads: pl.DataFrame, model: pl.DataFrame) -> list[str]:
+    row = _copying_row(run, model)
+    words = {
+        "not yet": "No copying yet",
+        "begun": f"Copying has begun (clear of chance from step {row['onset'] or 0:,}) but has not formed",
+        "formed": "Copying formed",
+        "formed, fell back": "Copying formed and fell back",
+    }
+    verdict = words.get(row["status"], f"Copying: {row['status']}")
+    return [verdict + line.removeprefix("Copying") for line in _copying_now(run, heads, model)]
+
+
+def _copying_row(run: Run, model: pl.DataFrame, measure: str = "copying_accuracy_token") -> dict[str, Any]:
+    return copying_formation(model, chance(run)).row(by_predicate=pl.col("measure") == measure, named=True)
+
+
+def _copying_now(run: Run, heads: pl.DataFrame, model: pl.DataFrame) -> list[str]:
+    """Accuracies at the last step, each named by what it is."""
+    step, value = _last(model)
+    kinds = (
+        ("copying_accuracy_token", "per token (each given the right tokens before it)"),
+        ("copying_accuracy_greedy", "per token as generated"),
+        ("copying_accuracy_exact", "for whole suffixes"),
     )
+    said = [f"{value[name]:.3f} {words}" for name, words in kinds if name in value]
+    if not said:
+        return []
+    guess = f"; guessing {chance(run):.4f}" if chance(run) else ""
+    return [f"Copying{unfinished(run, step)}: accuracy {', '.join(said)}{guess}{_of_averages(run)}."]
 
 
-def _final_lines(run: Run, heads: pl.DataFrame, model: pl.DataFrame) -> list[str]:
+def _of_averages(run: Run) -> str:
+    """What the mean of the last weights does, where there are means of this run."""
+    try:
+        means = averaged(run)
+        if means is None:
+            return ""
+        _, value = _last(scored_table(means, "model"))
+    except InputError as error:  # the run's own numbers are right all the same
+        return f"; mean of the weights: {error}"
+    return f"; mean of the last third of the weights {value['copying_accuracy_token']:.3f}"
+
+
+def _order(run: Run, heads: pl.DataFrame, model: pl.DataFrame) -> list[str]:
+    stages = []
+    for row in order_of_appearance(heads, model, chance=chance(run)).drop_nulls("step").iter_rows(named=True):
+        if row["head"] is None:
+            stages.append((_copying_row(run, model, row["measure"]), row["stage"]))
+        else:
+            at = (pl.col("layer") == row["layer"]) & (pl.col("head") == row["head"])
+            event = formation_steps(heads, row["measure"]).row(by_predicate=at, named=True)
+            stages.append((event, f"{row['stage']} {_name(row)}"))
+    if not stages:
+        return ["Order of formation: nothing formed yet."]
+    said = " → ".join(f"{stage} {step_text(event)}" for event, stage in sorted(stages, key=lambda s: s[0]["step"]))
+    return [f"Order of formation, by step (95 % interval): {said}."]
+
+
+def _heads(run: Run, heads: pl.DataFrame, model: pl.DataFrame) -> list[str]:
+    lines = []
+    for measure, kind in KINDS:
+        table = formation_steps(heads, measure).sort("final", descending=True)
+        stays = table.filter(pl.col("formed") & ~pl.col("fell_back"))
+        early = table.filter(pl.col("status") == "from the start")
+        unconfirmed = table.filter(pl.col("status") == "unconfirmed")
+        counts = [
+            (stays.height, "formed"), (early.height, "there from the start"),
+            (table["fell_back"].sum(), "formed and fell back"), ((table["status"] == "weak").sum(), "partial"),
+            (unconfirmed.height, f"at the level but unconfirmed (for fewer than {CONFIRM} checkpoints)"),
+        ]  # fmt: skip
+        said = [f"{count} {words}" for count, words in counts if count] or ["none formed"]
+        best = [f"{_name(row)} {row['final']:.2f}, step {step_text(row)}" for row in _first(stays)]
+        best += [f"{_name(row)} {row['final']:.2f}" for shown in (early, unconfirmed) for row in _first(shown)]
+        if not best:
+            best = [f"highest {_name(row)} {row['final']:.2f}" for row in _first(table, 1)]
+        null = table["null"].drop_nulls()
+        nulls = f"; null {null.median():.2f}" if len(null) else ""
+        lines.append(f"{kind}: {', '.join(said)}; {'; '.join(best)}{nulls}.")
+    return lines
+
+
+def _final_heads(run: Run, heads: pl.DataFrame, model: pl.DataFrame) -> list[str]:
     """Where there are too few checkpoints to say when anything formed: how things are at the last."""
     last = heads.filter(pl.col("step") == pl.col("step").max())
     lines = []
     for measure, kind in KINDS:
-        rows = last.filter(pl.col("measure") == measure).sort("value", descending=True).head(CARRIERS)
-        null = last.filter(pl.col("measure") == f"{measure}_null").select("layer", "head", null="value")
-        named = "; ".join(
-            f"{_head(row)} {row['value']:.2f}" + ("" if row["null"] is None else f" (null {row['null']:.2f})")
-            for row in rows.join(null, on=["layer", "head"], how="left", maintain_order="left").iter_rows(named=True)
-        )
+        rows = last.filter(pl.col("measure") == measure).sort("value", descending=True).head(NAMED)
+        null = last.filter(pl.col("measure") == f"{measure}_null")["value"]
+        named = ", ".join(f"{_name(row)} {row['value']:.2f}" for row in rows.iter_rows(named=True))
         if named:
-            lines.append(f"{kind} heads ({measure}), the highest: {named}.")
-    value = dict(model.filter(pl.col("step") == pl.col("step").max()).select("measure", "value").iter_rows())
-    if {"copying_accuracy_token", "copying_accuracy_exact"} <= value.keys():
-        lines.append(
-            f"Copying accuracy on random tokens: {value['copying_accuracy_token']:.3f} per token, "
-            f"{value['copying_accuracy_exact']:.3f} exact."
-        )
+            nulls = f"; null {null.median():.2f}" if len(null) else ""
+            lines.append(f"{kind}, the highest: {named}{nulls}.")
     return lines
 
 
-def _loss_line(run: Run, heads: pl.DataFrame, model: pl.DataFrame) -> list[str]:
-    metrics = read_metrics(run)
-    if metrics.is_empty():  # somebody else's series: its losses are not known
-        return []
-    settled = loss_settled(metrics)
-    fall = f"Loss: {settled.start:.2f} nats at step 0, {settled.lowest:.2f} at its lowest"
-    if settled.lowest >= settled.start:
-        return ["The loss did not fall."]
-    rule = f"a doubling of the steps bringing less than {settled.share:.0%} of the fall so far"
-    if settled.step is None:
-        return [f"{fall}; not settled by step {settled.last // 2:,} ({rule})."]
-    return [f"{fall}; settled at step {settled.step:,} ({rule})."]
-
-
-def _head_lines(run: Run, heads: pl.DataFrame, model: pl.DataFrame) -> list[str]:
-    lines = []
-    for measure, kind in KINDS:
-        table = formation_steps(heads, measure)
-        stays = table.filter(pl.col("formed") & ~pl.col("fell_back"))
-        strongest = stays.sort("final", descending=True).head(CARRIERS)
-        others = [
-            (table["fell_back"].sum(), "fell back later"),
-            ((table["status"] == "weak").sum(), "rose a little only"),
-        ]
-        rest = "".join(f", {count} {words}" for count, words in others if count)
-        if strongest.is_empty():
-            best = table.sort("final", descending=True).row(0, named=True)
-            lines.append(
-                f"{kind} heads: none formed{rest} (highest {measure} is {_head(best)} with {best['final']:.2f})."
-            )
-            continue
-        named = "; ".join(
-            f"{_head(row)} at step {row['bracket_low']:,}–{row['bracket_high']:,} (now {row['final']:.2f}"
-            + ("" if row["null"] is None else f", null {row['null']:.2f}")
-            + ")"
-            for row in strongest.iter_rows(named=True)
-        )
-        lines.append(f"{kind} heads ({measure}): {stays.height} formed{rest}; strongest {named}.")
-    order = order_of_appearance(heads, model, chance=chance(run)).filter(pl.col("step").is_not_null())
-    stages = [f"{row['stage']} ({row['measure']}) {row['step']:,}" for row in order.iter_rows(named=True)]
-    lines.append(f"Order of appearance, by step: {', '.join(stages) if stages else 'nothing formed yet'}.")
-    return lines
-
-
-def _copying_lines(run: Run, heads: pl.DataFrame, model: pl.DataFrame) -> list[str]:
-    table = {row["measure"]: row for row in copying_formation(model, chance(run)).iter_rows(named=True)}
-    last = model.filter(pl.col("step") == pl.col("step").max())
-    value = dict(zip(last["measure"], last["value"], strict=True))
-    token = table["copying_accuracy_token"]
-    when = {
-        "not yet": "has not appeared",
-        "begun": f"began at step {token['onset'] or 0:,} and has not formed yet",
-    }.get(token["status"], f"began at step {token['onset'] or 0:,} and was half-way up at step {token['step'] or 0:,}")
-    lines = [
-        f"Copying accuracy on random tokens {when}; at the end {value['copying_accuracy_token']:.3f} per token, "
-        f"{value['copying_accuracy_exact']:.3f} exact (chance {chance(run):.4f}).",
-        f"Copying loss at the end: {value['copying_loss_first']:.2f} nats the first time, "
-        f"{value['copying_loss_second']:.2f} when repeated.",
-    ]
-    lines += _averaged_lines(run)
-    if token["formed"]:
-        found = emergence(model, read_metrics(run), chance(run))
-        words = {"after": "Copying surged after the loss had settled", "before": "Copying did not wait for the loss"}
-        lines.append(f"{words.get(found.verdict, 'Whether copying came after the loss settled is undecided')}: "
-                     f"{found.reason}.")  # fmt: skip
-    return lines
-
-
-def _averaged_lines(run: Run) -> list[str]:
-    """What the mean of the last weights does, where there are means of this run."""
-    found = averaged(run)
-    if found is None:
-        return []
-    model = scored_table(found, "model")
-    last = int(model["step"].max())  # type: ignore[arg-type]
-    value = dict(model.filter(pl.col("step") == last).select("measure", "value").iter_rows())
-    token, exact = value["copying_accuracy_token"], value["copying_accuracy_exact"]
-    return [
-        f"The mean of the weights of the last third of the steps to {last:,} copies {token:.3f} per token, {exact:.3f} "
-        f"exact ({found.folder})."
-    ]
-
-
-def _ablation_lines(run: Run) -> list[str]:
-    table = _ablations(run)
-    if table is None:
+def _removal(run: Run, heads: pl.DataFrame, model: pl.DataFrame) -> list[str]:
+    if not any((run.folder / "results" / "ablations").glob("step*.parquet")):
         return ["No head was ablated."]
-    last = table.filter((pl.col("step") == pl.col("step").max()) & (pl.col("method") == pl.col("method").first()))
-    wide = last.pivot("measure", index=["layer", "head"], values="value")
-    strongest = wide.sort("copying_loss", descending=True).head(CARRIERS)
-    named = "; ".join(
-        f"{_head(row)} {row['copying_loss']:+.2f} nats, {row['copying_accuracy_token']:+.3f} per token"
-        for row in strongest.iter_rows(named=True)
-    )
-    typical = wide["copying_loss"].median()
-    how = METHOD_WORDS.get(str(last["method"][0]), str(last["method"][0]))
-    return [f"Removing one head ({how}) changes copying most for: {named} (median head {typical:+.2f} nats)."]
+    table = read_tables(run, "ablations")
+    if table.is_empty():
+        return ["No head was ablated."]
+    last = table.filter(pl.col("step") == pl.col("step").max())
+    step = int(last["step"][0])
+    at = pl.col("step") == step
+    clean = computed_with(run.folder / "results" / "ablations" / f"{step_folder(step)}.parquet").get("clean", {})
+    scored = dict(model.filter(at).select("measure", "value").iter_rows())
+    accuracy = clean.get("copying_accuracy_token", scored.get("copying_accuracy_token"))
+    return removal_lines(last, accuracy, heads.filter(at))
 
 
-def _ablations(run: Run) -> pl.DataFrame | None:
-    return read_tables(run, "ablations") if any((run.folder / "results" / "ablations").glob("step*.parquet")) else None
+def _plateau(run: Run, heads: pl.DataFrame, model: pl.DataFrame) -> list[str]:
+    """When the loss had plateaued, and whether copying came after that."""
+    metrics = read_metrics(run)
+    if metrics.is_empty() or heads["step"].n_unique() <= CONFIRM:  # a third-party series: its losses are not known
+        return []
+    if not _copying_row(run, model)["formed"]:
+        return [f"Loss: {_plateaued(loss_settled(metrics))}."]
+    verdict = emergence(model, metrics, chance(run))
+    words = {
+        "after": "Copying surged after the loss had plateaued",
+        "before": "Copying did not wait for the loss to plateau",
+    }
+    first = words.get(verdict.verdict, "Undecided whether copying came after the loss had plateaued")
+    lenient = _plateaued(verdict.settled_leniently).partition(" (")[0]
+    return [f"{first}: {_plateaued(verdict.settled)}; by a rule half as strict, {lenient}."]
 
 
-def _head(row: dict[str, Any]) -> str:
-    return f"L{row['layer']}H{row['head']}"
+def _plateaued(settled: LossSettled) -> str:
+    if settled.step is not None:
+        return f"plateau from step {settled.step:,}"
+    return f"no plateau by step {settled.last // 2:,} (half of the run: each step is compared with twice that step)"
+
+
+def _text(run: Run, heads: pl.DataFrame, model: pl.DataFrame) -> list[str]:
+    """Which text was read, and the loss on each kind of it."""
+    step, value = _last(model)
+    count = heads["step"].n_unique()
+    measured = f"{count} checkpoint{'s' * (count != 1)} measured"
+    if not run.data or not run.config:
+        return [_losses(value, None, None), f"{measured} of {run.name}."]
+    read, choice = stored_text(run), run.config.data.repeat_choice
+    tokens = step * run.config.train.batch_size * run.config.model.n_ctx
+    corpus = f"the {run.data['train']['tokens'] / 1e6:.1f} M of {run.data['corpus']}"
+    passes = f", one window in {choice} kept" if choice > 1 else ""
+    if read is None:
+        share = f"{tokens / run.data['train']['tokens']:.2f} times {corpus}{passes}"
+    else:
+        share = f"{read.seen_before:.0%} of them not for the first time; {read.distinct_share:.1%} of {corpus}{passes}"
+    lines = [f"Text: {tokens / 1e6:.1f} M tokens read, {share}; {measured}."]
+    return [_losses(value, training_loss(run, step), read), *lines]
+
+
+def _losses(value: dict[str, float], training: float | None, read: TextRead | None) -> str:
+    """Each loss by its name; what is not known is left out."""
+    losses = [
+        (training, "training windows"),
+        (read and read.loss_held_out_chosen, "held-out windows chosen alike"),
+        (value.get("natural_loss"), "held-out at random"),
+        (read and read.loss_training_text, "training text at random"),
+        (value.get("copying_loss_first"), "random tokens the first time"),
+        (value.get("copying_loss_second"), "random tokens repeated"),
+    ]
+    said = ", ".join(f"{loss:.2f} on {words}" for loss, words in losses if loss is not None)
+    return f"Loss at the end, nats: {said}."
+
+
+def _last(model: pl.DataFrame) -> tuple[int, dict[str, float]]:
+    """The last step and its values by measure."""
+    last = model.filter(pl.col("step") == pl.col("step").max())
+    return int(last["step"][0]), dict(last.select("measure", "value").iter_rows())
+
+
+def _first(table: pl.DataFrame, count: int = NAMED) -> list[dict[str, Any]]:
+    return table.head(count).to_dicts()
+
+
+def _name(row: dict[str, Any]) -> str:
+    return head_name(row["layer"], row["head"])
 
 
 def provenance(run: Run) -> dict[str, str]:
@@ -184,7 +254,7 @@ def provenance(run: Run) -> dict[str, str]:
     for field in ("corpus", "fingerprint", "documents", "tokenizer_sha256"):
         if field in run.data:
             facts[f"corpus {field}" if field != "corpus" else field] = run.data[field]
-    for one in environments(run.folder):
-        words = ", ".join(f"{name} {value}" for name, value in one.items() if name != "from_step")
-        facts[f"trained from step {one['from_step']:,} with"] = words
+    for setting in environments(run.folder):
+        words = ", ".join(f"{name} {value}" for name, value in setting.items() if name != "from_step")
+        facts[f"trained from step {setting['from_step']:,} with"] = words
     return {name: str(value) for name, value in facts.items()}

@@ -11,7 +11,7 @@ from copyscope.analyses.formation.nulls import strong
 from copyscope.analyses.tables.run import Run, open_run
 from copyscope.analyses.tables.run_prompts import COPYING_SAMPLES
 from copyscope.analyses.tables.scores import Scorer
-from copyscope.analyses.words.text import head_name
+from copyscope.interp.head_names import head_name
 from copyscope.training.checkpoints.series import Checkpoint, step_folder
 from copyscope.training.config import RunConfig
 from copyscope.training.schedule import checkpoint_steps

@@ -1,9 +1,4 @@
-"""Names and text as they are shown: heads, and text that may hold anything (tokens, file names) made visible."""
-
-
-def head_name(layer: int, head: int) -> str:
-    """As heads are written everywhere: L3H1."""
-    return f"L{layer}H{head}"
+"""Text that may hold anything (tokens, file names) made visible: what cannot be printed is shown, not passed on."""
 
 
 def visible(text: str) -> str:

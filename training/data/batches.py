@@ -18,7 +18,7 @@ def n_windows(tokens: np.ndarray | ShardedArray, length: int) -> int:
 
 
 @lru_cache(maxsize=4)
-def _epoch(seed: int, epoch: int, count: int, length: int) -> tuple[np.ndarray, int]:
+def epoch_order(seed: int, epoch: int, count: int, length: int) -> tuple[np.ndarray, int]:
     """The order of the windows, and how many tokens further in this epoch cuts the text (the first not at all)."""
     draw = np.random.default_rng([seed, epoch])
     return draw.permutation(count), int(draw.integers(length)) if epoch else 0
@@ -32,7 +32,7 @@ def sequence_starts(seed: int, first: int, n: int, total: int, length: int) -> l
     count = (total - 1) // length
     starts = []
     for number in range(first, first + n):
-        order, offset = _epoch(seed, number // count, count, length)
+        order, offset = epoch_order(seed, number // count, count, length)
         starts.append(min(int(order[number % count]) * length + offset, total - 1 - length))
     return starts
 

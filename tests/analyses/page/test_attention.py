@@ -179,8 +179,7 @@ def test_a_report_names_a_damaged_checkpoint_and_is_written_all_the_same(tmp_pat
     folder = tiny_series(tmp_path / "tiny", (0, 1, 8))
     (folder / "step1" / "model.safetensors").write_bytes(b"\0" * 100)
     index = json.loads(read(report(folder).read_text()).data["index"])
-    assert index["summary"][0] == "Measured 3 checkpoints of tiny."
-    assert "Induction heads (prefix_matching_sum), the highest: L1H1 0.17; L1H0 0.12; L0H1 0.07." in index["summary"]
+    assert any("L1H1 0.17, L1H0 0.12, L0H1 0.07" in line for line in index["summary"])
     assert index["runs"][0]["prompts"][0]["steps"] == [0, 8]
     assert any("attention at step 1" in line and "step1" in line for line in logged)
     assert index["left_out"] == [line.removeprefix("left out: ") for line in logged]

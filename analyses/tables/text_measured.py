@@ -1,0 +1,137 @@
+"""Measures how much of its text a run has read, how much of that twice, and its loss on each kind of text."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+
+import numpy as np
+from jaxtyping import Float
+
+from copyscope.analyses.tables.run import Run, result_key
+from copyscope.analyses.tables.text_read import FILE, TextRead, stored_text
+from copyscope.interp.measures.behavior import natural_losses
+from copyscope.interp.models.hooked import load_hooked
+from copyscope.training.config import RunConfig
+from copyscope.training.data.batches import batch, epoch_order, n_windows, sequence_starts, windows
+from copyscope.training.data.repeats import repeat_value
+from copyscope.training.data.shards import ShardedArray
+from copyscope.training.data.store import TokenStore, open_store
+from copyscope.training.files import write_json
+
+VERSION = 1
+WINDOWS = 64
+"""Windows behind each loss."""
+POSITIONS = 2000
+"""Tokens of the text that are looked up; the standard error of a share of it is then at most 0.011."""
+LOOKUPS = 10_000
+"""Most look-ups of a token in a pass: runs of many passes look up fewer tokens."""
+MAX_PAIRS = 1 << 24
+"""Largest square of a vocabulary for which held-out windows are chosen as those of training are."""
+
+
+def measure_text(run: Run) -> TextRead | None:
+    """Looks up what the run had read by its last checkpoint, takes two losses, and keeps both in results/text.json.
+
+    None for a series that copyscope did not train, or that keeps no checkpoints. Stored results are not computed again.
+    Raises InputError where the run's tokens are gone.
+    """
+    if not run.data or not run.config or not run.series.checkpoints:
+        return None
+    last = run.series.checkpoints[-1]
+    path, key = run.folder / "results" / FILE, result_key(last, VERSION, run.config.run_id)
+    if path.is_file() and json.loads(path.read_text("utf-8")).get("key") == key:
+        return stored_text(run)
+    store = open_store(run.store)
+    read = share_read(run.config, store, last.step)
+    losses = _losses(run, run.config, store, last.path)
+    write_json(path, {"key": key, **asdict(read), **losses})
+    return stored_text(run)
+
+
+def share_read(config: RunConfig, store: TokenStore, step: int, positions: int = POSITIONS) -> TextRead:
+    """What updates 0 … `step` - 1 read of the training text, without the losses.
+
+    Exact where no window can have come twice; else an estimate from `positions` tokens drawn at random, each looked up
+    in every pass: in which group of `repeat_choice` windows it lay, and whether the window that was chosen holds it.
+    """
+    length, k, total = config.model.n_ctx, config.data.repeat_choice, len(store.train)
+    sequences = step * config.train.batch_size
+    tokens, count = sequences * length, n_windows(store.train, length)
+    if sequences * k <= count:
+        distinct = float(tokens)
+    elif k == 1:
+        distinct = float(min(tokens, total))
+    else:
+        distinct = _share_of_positions(config, store, sequences, positions) * total
+    distinct = min(distinct, float(tokens))
+    return TextRead(
+        step=step, tokens=tokens, text_tokens=total, passes=sequences * k / count, distinct_share=distinct / total,
+        seen_before=1 - distinct / tokens if tokens else 0.0,
+    )  # fmt: skip
+
+
+def _share_of_positions(config: RunConfig, store: TokenStore, sequences: int, positions: int) -> float:
+    """Share of random tokens of the text that lie in one of the first `sequences` windows trained on."""
+    length, k, seed, total = config.model.n_ctx, config.data.repeat_choice, config.seeds.data, len(store.train)
+    count = n_windows(store.train, length)
+    passes = math.ceil(sequences * k / count)
+    chosen: dict[int, int] = {}  # group of k windows to where the chosen one starts
+    positions = max(min(positions, LOOKUPS // passes), 100)
+    drawn = np.random.default_rng(0).integers(count * length, size=positions)
+    unread = np.ones(positions, bool)
+    for epoch in range(passes):
+        order, offset = epoch_order(seed, epoch, count, length)
+        place = np.argsort(order)
+        for i in np.flatnonzero(unread):
+            window = (int(drawn[i]) - offset) // length
+            if window < 0:
+                continue
+            group = (epoch * count + int(place[window])) // k
+            if group >= sequences:
+                continue
+            if group not in chosen:
+                chosen[group] = _chosen_start(store, seed, group, k, total, length)
+            unread[i] = not chosen[group] <= drawn[i] < chosen[group] + length
+    return 1 - float(unread.mean())
+
+
+def _chosen_start(store: TokenStore, seed: int, group: int, k: int, total: int, length: int) -> int:
+    """Where the window starts that training took of a group, as `training.data.batches.batch` takes it."""
+    starts = sequence_starts(seed, group * k, k, total, length)
+    tokens = np.stack([store.train[start : start + length + 1] for start in starts])
+    weights = np.stack([store.surprisal[start + 1 : start + length + 1] for start in starts])
+    return starts[int(repeat_value(tokens, weights).argmax())]
+
+
+def _losses(run: Run, config: RunConfig, store: TokenStore, checkpoint: str) -> Mapping[str, float | None]:
+    model = load_hooked(checkpoint, prove=False)
+    length, k = config.model.n_ctx - 1, config.data.repeat_choice
+    text = windows(store.train, length, WINDOWS, run.eval_seed)
+    losses: dict[str, float | None] = {"loss_training_text": natural_losses(model, text).mean().item()}
+    groups = min(WINDOWS, n_windows(store.validation, length) // k)
+    if k > 1 and groups and store.index["vocab_size"] ** 2 <= MAX_PAIRS:
+        weights = held_out_surprisal(store)
+        alike = batch(store.validation, length, groups, run.eval_seed, 0, k, weights)
+        losses["loss_held_out_chosen"] = natural_losses(model, alike).mean().item()
+    return losses
+
+
+def held_out_surprisal(store: TokenStore) -> Float[np.ndarray, "token"]:
+    """How hard each held-out token is to predict from the one before it, in nats, by the training text's pair counts;
+    a pair that the training text does not have counts as its rarest."""
+    size = store.index["vocab_size"]
+    table = np.full((size, size), np.nan, np.float16)
+    before = np.zeros(0, np.uint16)
+    for tokens, values in zip(_pieces(store.train), _pieces(store.surprisal), strict=True):
+        joined = np.concatenate([before, tokens])
+        table[joined[:-1], joined[1:]] = values[len(values) - len(joined) + 1 :]
+        before = tokens[-1:]
+    held_out = store.validation[:]
+    weights = np.zeros(len(held_out))
+    weights[1:] = table[held_out[:-1], held_out[1:]]
+    return np.nan_to_num(weights, nan=float(np.nanmax(table)))
+
+
+def _pieces(array: ShardedArray, size: int = 1 << 22) -> list[np.ndarray]:
+    return [array[start : start + size] for start in range(0, len(array), size)]
