@@ -1,7 +1,7 @@
-"""The `copyscope` command: which commands there are, and how it ends. The commands are in `analyses/commands`.
+"""The `copyscope` command: its subcommands and exit codes. The commands themselves are in `analyses/commands`.
 
-They parse arguments and print; everything else is in functions of the same names. Nothing heavy is imported until a
-command runs, so that `--help` answers at once.
+They parse arguments and print; all else is in functions of the same names. Nothing heavy is imported until a command
+runs, so `--help` answers at once.
 """
 
 import contextlib
@@ -17,9 +17,9 @@ from copyscope.analyses.words.text import visible
 app = typer.Typer(
     name="copyscope",
     help="Watch a language model learn to copy: train, score every head at every checkpoint, ablate, map.",
-    epilog="Exit codes: 0 done; 1 `verify` or `zoom` found something wrong; 2 bad input, which one line names; 130 "
-    "interrupted, and the same command goes on where it was. Results are on standard output, progress on standard "
-    "error. Example: copyscope demo",
+    epilog="Exit codes: 0 success; 1 `verify` found a problem, `zoom` a difference, or a run of `sweep` failed; 2 bad "
+    "input, named in one line; 130 interrupted. Every command is safe to interrupt; rerun the same command to resume. "
+    "Results go to standard output, progress to standard error. Start here: copyscope demo",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -61,8 +61,8 @@ def _options(
 
 
 def main() -> None:
-    """Runs the command. Exit codes: 0 success, 1 `verify` found problems, 2 bad input, 130 interrupted; 141 if the
-    reader of the output went away."""
+    """Runs the command. Exit codes: 0 success; 1 `verify`, `zoom` or `sweep` found a problem; 2 bad input; 130
+    interrupted; 141 if the reader of the output went away."""
     from copyscope.training.errors import InputError, Stopped
 
     # How long idle OpenMP threads spin. On 2 idle cores the demo's updates ran at 30 k tokens/s so, and at 19 k with
@@ -80,12 +80,12 @@ def main() -> None:
     except Stopped as error:
         _fail(str(error), 130)
     except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted; the same command goes on where it was", 130)
+        _fail("interrupted; rerun the same command to resume", 130)
     except BrokenPipeError:  # as in `copyscope verify RUN | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python tries to write it on its way out
         sys.exit(141)
     except OSError as error:  # what the system refuses, wherever: a name too long, a folder that may not be read
-        _fail(f"{error.filename or 'the system'}: {error.strerror or error}", 2)
+        _fail(f"{error.filename or 'operating system'}: {error.strerror or error}", 2)
     except Exception as error:
         show = getattr(error, "show", None)  # wrong usage; typer does not export the base class of these
         if show is None:

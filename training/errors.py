@@ -1,15 +1,15 @@
-"""What reaches a user as a single line."""
+"""Errors that a user sees as one line."""
 
 
 class InputError(ValueError):
-    """Bad input: the message names the field or file and says how to mend it.
+    """Bad input: the message names the field or file and says how to fix it.
 
     The command line prints it as one line and exits with code 2; anything else that escapes is a bug.
     """
 
 
-class Stopped(Exception):  # noqa: N818 - not an error: the run was asked to stop, and can go on
-    """The run was interrupted and saved; the message says at which step and how to go on."""
+class Stopped(Exception):  # noqa: N818 - not an error: the run was asked to stop, and can be resumed
+    """The run was interrupted and saved; the message says at which step and how to resume."""
 
 
 def first_line(error: BaseException, longest: int = 120) -> str:

@@ -20,18 +20,19 @@ from copyscope.analyses.commands.options import (
 
 def score(
     series: Source,
-    measures: Annotated[str | None, typer.Option(help="Comma-separated measures of heads.  [default: all]")] = None,
+    measures: Annotated[str | None, typer.Option(help="Comma-separated head measures.  [default: all]")] = None,
     steps: Steps = None,
     seeds: Annotated[
-        str | None, typer.Option(help="Comma-separated seeds of the random tokens.  [default: the run's own]")
+        str | None, typer.Option(help="Comma-separated seeds of the random tokens.  [default: seeds.eval of the run]")
     ] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Samples of the copying test; fewer are faster.")] = 500,
+    samples: Annotated[int, typer.Option(min=1, help="Samples of the copying test; fewer is faster.")] = 500,
     as_json: AsJson = False,
     silent: Silent = False,
 ) -> None:
-    """Score every head and the whole model at every checkpoint, into results/heads and results/model.
+    """Score every head and the whole model at every checkpoint; writes results/heads and results/model.
 
-    Prints which heads exceed their random-target null at the last step (p <= 0.05, corrected for the number of heads).
+    Prints for each measure how many heads are strong at the last step (above their random-target null by 0.3 of the
+    room up to 1, p <= 0.05 corrected for the number of heads), and how many are above the null at all.
 
     \b
     Example: copyscope score runs/demo --measures previous_token,prefix_matching_sum
@@ -88,36 +89,38 @@ def score_lines(above: Any, heads: Any) -> list[str]:
 
 def ablate(
     series: Source,
-    steps: Annotated[str | None, typer.Option(help="Comma-separated steps.  [default: the last]")] = None,
+    steps: Annotated[str | None, typer.Option(help="Comma-separated training steps.  [default: the last]")] = None,
     method: Annotated[
         str | None,
         typer.Option(
-            help="Comma-separated: zero, mean, mean_over_positions, resample, frozen_patterns.  "
-            "[default: zero; mean for pairs, sets and paths]"
+            help="What replaces a head's output; comma-separated: zero, mean, mean_over_positions, resample, "
+            "frozen_patterns.  [default: zero; mean for pairs, sets and paths]"
         ),
     ] = None,
     what: Annotated[
-        str, typer.Option(help="Comma-separated: heads, layers, pairs, sets, paths, attribution; or all.")
+        str,
+        typer.Option(help="What to remove; comma-separated: heads, layers, pairs, sets, paths, attribution; or all."),
     ] = "heads",
     over_training: Annotated[
         bool,
-        typer.Option("--over-training", help="At --map-steps steps, half of them where copying formed."),
+        typer.Option("--over-training", help="Ablate at --map-steps steps, half of them around where copying formed."),
     ] = False,
-    map_steps: Annotated[int, typer.Option(min=2, help="Steps of --over-training.")] = 12,
-    samples: Annotated[int, typer.Option(min=1, help="Samples of the copying test; fewer are faster.")] = 500,
+    map_steps: Annotated[int, typer.Option(min=2, help="Number of steps for --over-training.")] = 12,
+    samples: Annotated[int, typer.Option(min=1, help="Samples of the copying test; fewer is faster.")] = 500,
     heads: Annotated[
-        str | None, typer.Option(help="Only these, of heads and pairs, as in L2H1,L3.  [default: all]")
+        str | None,
+        typer.Option(help="With heads or pairs: only these, as in L2H1,L3 (L3: all of layer 3).  [default: all]"),
     ] = None,
-    prompts: Annotated[int, typer.Option(min=1, help="Prompts of the copying loss; fewer are faster.")] = 32,
-    memory: Annotated[int, typer.Option(min=1, help="Megabytes for activations, beside the model.")] = 64,
+    prompts: Annotated[int, typer.Option(min=1, help="Prompts for the copying loss; fewer is faster.")] = 32,
+    memory: Annotated[int, typer.Option(min=1, help="Memory for activations, in MB, beside the model.")] = 64,
     as_json: AsJson = False,
     silent: Silent = False,
 ) -> None:
-    """Remove heads and layers, find the smallest set that copying needs, patch paths; into results/ablations.
+    """Remove heads and layers, find the smallest set copying needs, patch paths; writes results/ablations.
 
-    heads: each in turn. layers: each attention layer and MLP. pairs: which heads back each other up. sets: the fewest
-    heads and layers that are enough for copying, and the fewest that break it. paths: from previous-token heads into
-    induction heads' keys. attribution: a quick estimate beside the exact effect.
+    heads: each head in turn. layers: each attention layer and MLP. pairs: which heads back each other up. sets: the
+    fewest heads and layers that suffice for copying, and the fewest whose removal breaks it. paths: from previous-token
+    heads into the keys of induction heads. attribution: a fast gradient estimate beside the exact effect.
 
     \b
     Example: copyscope ablate runs/demo --what heads,sets,paths
@@ -156,7 +159,7 @@ def ablate(
     for kind, table in tables.items():
         for line in in_words(kind, table):
             typer.echo(line)
-    typer.echo(f"{sum(t.height for t in tables.values())} rows in {folder}")
+    typer.echo(f"{sum(t.height for t in tables.values()):,} rows in {folder}")
 
 
 def map_(
@@ -164,14 +167,14 @@ def map_(
     measures: Annotated[
         str | None,
         typer.Option(
-            help="Comma-separated measures to draw, or the effect of an ablation such as zero:copying_loss.  "
-            "[default: previous_token, prefix_matching_sum, induction_score; an effect where several steps have one]"
+            help="Measures to draw, comma-separated; also ablation effects such as zero:copying_loss.  [default: "
+            "previous_token, prefix_matching_sum, induction_score, and an effect ablated at several steps]"
         ),
     ] = None,
-    figures: Annotated[str, typer.Option(help="Comma-separated formats: html, pdf, svg, png.")] = "html",
+    figures: Annotated[str, typer.Option(help="File formats, comma-separated: html, pdf, svg, png.")] = "html",
     as_json: AsJson = False,
 ) -> None:
-    """Find when heads formed and draw the formation maps, into results/formation.json and figures/.
+    """Find when heads formed and draw formation maps; writes results/formation.json and figures/.
 
     \b
     Example: copyscope map runs/demo --figures html,pdf
@@ -191,19 +194,22 @@ def map_(
 
 def claims(
     runs: Annotated[
-        list[Path], typer.Argument(help="Scored runs: seeds of a recipe, or runs that differ in a setting.")
+        list[Path], typer.Argument(help="Scored runs: seeds of one recipe, or runs that differ in one setting.")
     ],
     factor: Annotated[
-        str | None, typer.Option(help="A setting such as train.batch_size: refuse runs that differ in anything else.")
+        str | None,
+        typer.Option(
+            help="The setting that differs, such as train.batch_size; runs that differ in others are refused."
+        ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="The HTML file.  [default: claims.html beside the first run]")
+        Path | None, typer.Option(help="HTML file to write.  [default: claims.html beside the first run]")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Judge each claim of "Language Models 'Grok' to Copy" by scored runs: supported, contradicted or undecided.
+    """Test the claims of "Language Models 'Grok' to Copy" on scored runs: supported, contradicted or undecided.
 
-    Writes a page with effect sizes, intervals, rules and break conditions, and the same as JSON beside it.
+    Writes an HTML page with effect sizes, intervals and decision rules, and the same as JSON beside it.
 
     \b
     Example: copyscope claims runs/seed0 runs/seed1 runs/seed2

@@ -1,4 +1,4 @@
-"""What commands share: arguments, options, how their text is read, and how results are written as JSON."""
+"""Arguments and options that commands share, how their text is parsed, and how results are printed as JSON."""
 
 import json
 import os
@@ -11,14 +11,16 @@ import typer
 Source = Annotated[
     Path,
     typer.Argument(
-        help="A run, a folder of Hugging Face models, one model's folder or GGUF file, or org/model@revision,revision."
+        help="A run folder, a folder of Hugging Face checkpoints, one model's folder or GGUF file, or a hub model with "
+        "revisions: org/model@revision,revision."
     ),
 ]
 Assignments = Annotated[
-    list[str] | None, typer.Option("--set", help="A config field, as in --set optimizer.lr=1e-3; may be repeated.")
+    list[str] | None,
+    typer.Option("--set", help="Change a config field, as in --set optimizer.lr=1e-3; may be repeated."),
 ]
-Steps = Annotated[str | None, typer.Option(help="Comma-separated steps, as in 0,100,200.")]
-Silent = Annotated[bool, typer.Option("--quiet", help="No progress on standard error.")]
+Steps = Annotated[str | None, typer.Option(help="Comma-separated training steps, as in 0,100,200.  [default: all]")]
+Silent = Annotated[bool, typer.Option("--quiet", help="Print no progress (standard error).")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 
 
@@ -58,11 +60,11 @@ def numbers(text: str | None, option: str = "--steps") -> list[int] | None:
     try:
         return None if parts is None else [int(part) for part in parts]
     except ValueError:
-        raise InputError(f"{option} {text}: give whole numbers with commas between, as in 0,100,200") from None
+        raise InputError(f"{option} {text}: give whole numbers separated by commas, as in 0,100,200") from None
 
 
 def quiet() -> None:
-    """Libraries that print bars and warnings of their own while loading stay silent; ours are the ones shown."""
+    """Silences the bars and warnings that libraries print while loading; copyscope shows its own."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TQDM_DISABLE", "1")  # the reader of GGUF files heeds nothing else

@@ -11,7 +11,7 @@ from copyscope.analyses.commands.options import Silent, quiet
 Scored = Annotated[
     list[Path],
     typer.Argument(
-        help="Scored runs: run folders, folders of Hugging Face models, GGUF files, or org/model@revision,revision.",
+        help="Scored runs: run folders, folders of Hugging Face checkpoints, GGUF files, org/model@revision,revision.",
     ),
 ]
 
@@ -22,13 +22,13 @@ def report(
         Path | None, typer.Option(help="The HTML file.  [default: report.html in the first run's folder]")
     ] = None,
     max_megabytes: Annotated[
-        float, typer.Option(min=0.0, help="Size of the file up to which attention is embedded.")
+        float, typer.Option(min=0.0, help="Largest size of the file, in MB; attention patterns are left out beyond it.")
     ] = 8.0,
     silent: Silent = False,
 ) -> None:
-    """Write one HTML file that opens offline: curves, formation maps, attention, claims, tables, config, versions.
+    """Write a self-contained HTML report: curves, formation maps, attention, claims, tables, config, versions.
 
-    What did not fit is named on the terminal and in the file.
+    It opens offline. What did not fit is listed on the terminal and in the file.
 
     \b
     Example: copyscope report runs/demo --out demo.html
@@ -44,13 +44,13 @@ def report(
 
 def explore(
     runs: Scored,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")] = 0,
-    host: Annotated[str, typer.Option(help="An address of this machine (127.0.0.0/8).")] = "127.0.0.1",
-    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the browser.")] = True,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 0,
+    host: Annotated[str, typer.Option(help="Address to serve on; this machine only (127.0.0.0/8).")] = "127.0.0.1",
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")] = True,
 ) -> None:
-    """Look at scored runs in the browser: the report's page, with any prompt at every checkpoint.
+    """Serve the interactive page: everything in the report, and attention on any prompt at every checkpoint.
 
-    Serves this machine only, until it is interrupted. A run may be looked at while it is trained and scored.
+    Serves this machine only; stop it with Ctrl-C. The page follows a run that is still being trained and scored.
 
     \b
     Example: copyscope explore runs/demo --port 8000

@@ -10,20 +10,22 @@ from copyscope.analyses.commands.options import AsJson, Assignments, Silent, ech
 from copyscope.analyses.studies import QUESTIONS
 from copyscope.analyses.words.text import visible
 
-Engine = Annotated[str, typer.Option(help="local, ray or slurm.")]
-Jobs = Annotated[int | None, typer.Option(help="Runs at a time.  [default: half the cores; on a cluster all that fit]")]
+Engine = Annotated[str, typer.Option(help="Where runs are computed: local, ray or slurm.")]
+Jobs = Annotated[
+    int | None, typer.Option(help="Number of runs at a time.  [default: half the cores; on a cluster as many as fit]")
+]
 Options = Annotated[
     list[str] | None,
     typer.Option(
         "--option",
-        help="Of the engine: address, cpus, gpus (ray; gpus=0.125 packs eight runs on one), or what submitit takes, "
-        "such as slurm_partition; may be repeated.",
+        help="Engine option NAME=VALUE: address, cpus, gpus (ray; gpus=0.125 packs eight runs on a GPU), or what "
+        "submitit takes, such as slurm_partition; may be repeated.",
     ),
 ]
 
 Samples = Annotated[
     int | None,
-    typer.Option(min=1, help="Samples of the copying test; fewer are faster.  [default: what the file says, or 500]"),
+    typer.Option(min=1, help="Samples of the copying test; fewer is faster.  [default: what the file says, or 500]"),
 ]
 
 
@@ -36,36 +38,37 @@ def parse_options(texts: list[str] | None) -> dict[str, Any]:
     """`["gpus=0.5"]` to `{"gpus": 0.5}`; values are TOML, bare words are strings."""
     from copyscope.training.errors import InputError
 
-    found: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     for text in texts or []:
         name, equals, value = text.partition("=")
         if not equals or not name:
             raise InputError(f"--option {text}: write it as name=value, as in gpus=0.5")
         try:
-            found[name] = tomllib.loads(f"value = {value}")["value"]
+            options[name] = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:
-            found[name] = value
-    return found
+            options[name] = value
+    return options
 
 
 def sweep(
-    file: Annotated[Path, typer.Argument(help="A sweep file (TOML): base, [values], [grid], [[runs]].")],
-    out: Annotated[Path | None, typer.Option(help="The folder of all runs.  [default: runs/FILE]")] = None,
+    file: Annotated[Path, typer.Argument(help="Sweep file (TOML): base, [values], [grid], [[runs]].")],
+    out: Annotated[Path | None, typer.Option(help="Folder for all runs.  [default: runs/FILE]")] = None,
     engine: Engine = "local",
     jobs: Jobs = None,
     options: Options = None,
     assignments: Assignments = None,
     samples: Samples = None,
     update: Annotated[
-        bool, typer.Option("--update", help="Take a file that was changed; runs no longer in it stay where they are.")
+        bool,
+        typer.Option("--update", help="Accept a sweep file that was changed since; runs no longer in it are kept."),
     ] = False,
     silent: Silent = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train every run of a sweep file, each in a folder named by its config's hash, or go on where it was.
+    """Train and score every run of a sweep file, each in a folder named by its config's hash.
 
-    Finished runs are left alone, interrupted ones go on; one that diverges or fails is marked and the others go on.
-    Exit code 1 if a run failed. It can be killed, and started twice at once, without harm.
+    Safe to interrupt, and to start twice at once; rerun the same command to resume. Finished runs are not repeated. A
+    run that diverges or fails is marked, and the others continue. Exit code 1 if a run failed.
 
     \b
     Example: copyscope sweep batch.toml --jobs 2 --set data.corpus=path/to/text
@@ -78,17 +81,18 @@ def sweep(
 
     folder = out or Path("runs") / file.stem
     with Console(silent) as console:
-        found = run_sweep(
+        outcomes = run_sweep(
             file, folder, engine, jobs, options=parse_options(options), values=parse_assignments(assignments or []),
             samples=samples, update=update, progress=console.advance,
         )  # fmt: skip
     if as_json:
-        echo_json({"out": folder, "runs": outcome_table(found)})
+        echo_json({"out": folder, "runs": outcome_table(outcomes)})
     else:
-        for one in found:
-            why = f": {one.status.reason}" if one.status.state in (DIVERGED, FAILED) else ""
-            typer.echo(visible(f"{one.status.state} {one.run.label} {one.folder} {one.status.seconds:.0f} s{why}"))
-    if any(one.status.state == FAILED for one in found):
+        for outcome in outcomes:
+            status = outcome.status
+            why = f": {status.reason}" if status.state in (DIVERGED, FAILED) else ""
+            typer.echo(visible(f"{status.state} {outcome.run.label} {outcome.folder} {status.seconds:.0f} s{why}"))
+    if any(outcome.status.state == FAILED for outcome in outcomes):
         raise typer.Exit(1)
 
 
@@ -101,29 +105,33 @@ def study(
         ),
     ],
     size: Annotated[
-        str, typer.Option(help="laptop (an hour or two on 2 cores) or paper (12 layers, GPUs).")
+        str, typer.Option(help="laptop (one or two hours on 2 cores) or paper (12 layers, needs GPUs).")
     ] = "laptop",
-    out: Annotated[Path | None, typer.Option(help="The folder of its runs.  [default: runs/study-NAME]")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for its runs.  [default: runs/study-NAME]")] = None,
     engine: Engine = "local",
     jobs: Jobs = None,
     options: Options = None,
     corpus: Annotated[
         list[str] | None,
-        typer.Option(help="`python`, a file or folder of text, or hf:<data set>; twice or more for the study corpus."),
+        typer.Option(
+            help="`python`, a file or folder of text, or hf:<data set>; give two or more for the study `corpus`."
+        ),
     ] = None,
     assignments: Assignments = None,
     samples: Samples = None,
     analyse_only: Annotated[
-        bool, typer.Option("--analyse-only", help="Train nothing: judge the runs that are finished.")
+        bool, typer.Option("--analyse-only", help="Do not train; analyse the runs that are finished.")
     ] = False,
-    update: Annotated[bool, typer.Option("--update", help="Take other runs than those the folder holds.")] = False,
+    update: Annotated[
+        bool, typer.Option("--update", help="Accept settings other than those of the runs in the folder.")
+    ] = False,
     silent: Silent = False,
     as_json: AsJson = False,
 ) -> None:
-    """Answer one question by many runs: train what it needs, judge it, draw it, print the verdicts.
+    """Answer one question with many runs: train them, analyse them, draw a figure, print verdicts.
 
-    The cost is said first. Interrupted, the same command goes on; when all runs are done it redoes the analysis only.
-    Tables, figure, verdicts and configs go to OUT/results.
+    Prints the expected cost first. Safe to interrupt; rerun the same command to resume. Once all runs are done it only
+    repeats the analysis. Tables, figure, verdicts and configs go to OUT/results.
 
     \b
     Example: copyscope study corpus --corpus python --corpus path/to/prose --jobs 2
@@ -139,7 +147,7 @@ def study(
             samples=samples, train=not analyse_only, update=update, progress=console.advance,
         )  # fmt: skip
     if as_json:
-        echo_json({"folder": result.folder, "verdicts": [one._asdict() for one in result.verdicts],
+        echo_json({"folder": result.folder, "verdicts": [verdict._asdict() for verdict in result.verdicts],
                    "runs": result.runs})  # fmt: skip
         return
     for line in result.lines():

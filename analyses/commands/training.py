@@ -1,4 +1,4 @@
-"""Commands that make, check and pass on checkpoints."""
+"""Commands that make, check and publish checkpoints."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -27,11 +27,15 @@ Port = Annotated[int, typer.Option(min=0, max=65535, help="Port of the live page
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="The run folder.")] = Path("runs/demo"),
-    preset: Annotated[
-        str, typer.Option(help="A preset's name or a TOML file.", autocompletion=preset_names)
-    ] = "quickstart",
-    corpus: Annotated[str | None, typer.Option(help="`python`, a file or folder of text, or hf:<data set>.")] = None,
+    out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/demo"),
+    preset: Annotated[str, typer.Option(help="Preset name or TOML file.", autocompletion=preset_names)] = "quickstart",
+    corpus: Annotated[
+        str | None,
+        typer.Option(
+            help="`python` (the sources of the Python installation), a file or folder of text, or hf:<data set>.  "
+            "[default: the preset's]"
+        ),
+    ] = None,
     explore: Explore = False,
     port: Port = 0,
     assignments: Assignments = None,
@@ -54,12 +58,12 @@ def demo(
         result = run_demo(out, config, console.advance, show)
     for line in result.summary:
         typer.echo(f"- {line}")
-    typer.echo(f"The report: {result.report}")
+    typer.echo(f"Report: {result.report}")
 
 
 def train(
-    config: Annotated[str, typer.Argument(help="A preset's name or a TOML file.", autocompletion=preset_names)],
-    out: Annotated[Path | None, typer.Option(help="The run folder.  [default: runs/CONFIG]")] = None,
+    config: Annotated[str, typer.Argument(help="Preset name or TOML file.", autocompletion=preset_names)],
+    out: Annotated[Path | None, typer.Option(help="Run folder.  [default: runs/CONFIG]")] = None,
     score: Annotated[
         bool,
         typer.Option(
@@ -112,20 +116,24 @@ def _live_page(folder: Path, port: int, wanted: bool) -> Iterator[Callable[..., 
 
 
 def zoom(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
-    start: Annotated[int | None, typer.Option("--from", help="First step to save.")] = None,
-    end: Annotated[int | None, typer.Option("--to", help="Last step to save.")] = None,
-    every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 1,
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    start: Annotated[
+        int | None, typer.Option("--from", help="First step to save.  [required without --around]")
+    ] = None,
+    end: Annotated[int | None, typer.Option("--to", help="Last step to save.  [required without --around]")] = None,
+    every: Annotated[int, typer.Option(help="Distance between checkpoints, in steps.")] = 1,
     around: Annotated[
         str | None,
-        typer.Option(help="In place of both: formation, previous-token, induction, copying, or a head such as L2H1."),
+        typer.Option(
+            help="Instead of --from and --to: formation, previous-token, induction, copying, or a head such as L2H1."
+        ),
     ] = None,
     silent: Silent = False,
 ) -> None:
-    """Train a part of a run again, exactly, and save a denser series of checkpoints there.
+    """Retrain part of a run exactly and save more checkpoints there.
 
-    Exit code 1 if the replay does not give the run's own weights (another machine, say): it is then
-    kept apart.
+    Exit code 1 if the replay does not reproduce the run's weights (on another machine, say); its checkpoints are then
+    kept in a folder of their own.
 
     \b
     Example: copyscope zoom runs/demo --around induction --every 10
@@ -133,9 +141,9 @@ def zoom(
     from copyscope.training.errors import InputError
 
     if around is None and (start is None or end is None):
-        raise InputError("zoom: give --from and --to, or --around formation")
+        raise InputError("zoom: give both --from and --to, or --around formation")
     if around is not None and (start is not None or end is not None):
-        raise InputError("zoom: give --from and --to, or --around, not both")
+        raise InputError("zoom: give either --from and --to, or --around, not both")
     quiet()
     from copyscope.analyses.commands.console import Console
     from copyscope.analyses.tables.zoom_window import steps_around
@@ -149,11 +157,11 @@ def zoom(
         why = f"its weights differ at step {result.differs[0]}" if result.differs else "no step could be compared"
         changed = differences(at_step(run, first), at_step(result.folder, first))
         why += f"; run and replay had {changed}" if changed else ""
-        typer.echo(f"The replay is not the run ({why}); it is kept apart, a series of its own: {result.folder}")
+        typer.echo(f"The replay differs from the run ({why}); its checkpoints are kept in {result.folder}")
         raise typer.Exit(1)
     typer.echo(
-        f"{len(result.added)} checkpoints added to {run}; at {len(result.compared)} shared steps the replay gave the "
-        "same weights"
+        f"{len(result.added)} checkpoints added to {run}; the replay reproduced the weights at all "
+        f"{len(result.compared)} steps that could be compared"
     )
 
 
@@ -162,15 +170,15 @@ def average(
     share: Annotated[
         float,
         typer.Option(
-            help="Share of the steps so far, the last of them, that a mean is taken over.", show_default="a third"
+            help="Average over the last part of the steps so far: this share of them.", show_default="a third"
         ),
     ] = 1 / 3,
     silent: Silent = False,
 ) -> None:
-    """Average the weights of neighbouring checkpoints into a series of its own, in SERIES/average.
+    """Average the weights of neighbouring checkpoints into a new series, SERIES/average.
 
-    The mean of a run's late weights is often the better model; it lags behind the run, so it dates nothing.
-    Score it as any other: copyscope score runs/demo/average
+    The mean of late weights is often the better model. It lags behind the run, so do not read formation steps from it.
+    Score it like any series: copyscope score runs/demo/average
 
     \b
     Example: copyscope average runs/demo
@@ -182,13 +190,13 @@ def average(
         result = run_average(series, share, console.advance)
     several = sum(len(part) > 1 for part in result.parts.values())
     typer.echo(
-        f"The series: {result.folder}; {len(result.parts)} checkpoints, {several} of them means of several, "
-        f"{len(result.written)} written now"
+        f"{len(result.written)} checkpoints written to {result.folder}, which now has {len(result.parts)}; {several} "
+        "of them average more than one"
     )
 
 
 def verify(series: Source, as_json: AsJson = False, silent: Silent = False) -> None:
-    """Check every checkpoint: files, labels, repeated weights, and weights that do not belong where they are.
+    """Check every checkpoint: files, labels, duplicated weights, and weights that do not fit the series.
 
     Prints one line a problem. Exit code 1 if there is any.
 
@@ -209,20 +217,21 @@ def verify(series: Source, as_json: AsJson = False, silent: Silent = False) -> N
     else:
         for problem in problems:
             typer.echo(visible(f"{problem.where}: {problem.what}"))
-        typer.echo(f"{count} checkpoints, {listed} with a manifest; {len(problems) or 'no'} problems")
+        number = f"{len(problems) or 'no'} problem{'s' * (len(problems) != 1)}"
+        typer.echo(f"{count} checkpoints checked, {listed} with a manifest; {number}")
     if problems:
         raise typer.Exit(1)
 
 
 def push(
     series: Source,
-    repo: Annotated[str, typer.Argument(help="ORG/NAME on the Hugging Face hub; made if it is not there.")],
-    public: Annotated[bool, typer.Option("--public", help="Make a new repository public, not private.")] = False,
+    repo: Annotated[str, typer.Argument(help="ORG/NAME on the Hugging Face hub; created if it does not exist.")],
+    public: Annotated[bool, typer.Option("--public", help="Make a new repository public instead of private.")] = False,
     silent: Silent = False,
 ) -> None:
-    """Upload each checkpoint to the Hugging Face hub, as revision stepN, and the last as main.
+    """Upload checkpoints to the Hugging Face hub: each as revision stepN, the last also as main.
 
-    What is there already is skipped. A series that `verify` finds unsound is refused.
+    Revisions that exist are skipped. A series in which `verify` finds a problem is refused.
 
     \b
     Example: copyscope push runs/demo my-lab/copying-demo
@@ -233,4 +242,4 @@ def push(
 
     with Console(silent) as console:
         result = run_push(series, repo, not public, progress=console.advance)
-    typer.echo(f"{repo}: {len(result.uploaded)} revisions uploaded, {len(result.skipped)} there already")
+    typer.echo(f"{repo}: {len(result.uploaded)} revisions uploaded, {len(result.skipped)} already there")

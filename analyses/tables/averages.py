@@ -20,25 +20,25 @@ def averaged(run: Run) -> Run | None:
     folder = average_folder(run.folder)
     if not (folder / ABOUT).is_file() or not any((folder / "results" / "model").glob("step*.parquet")):
         return None
-    found = open_run(folder)
-    mine = {checkpoint.step: checkpoint for checkpoint in run.series.checkpoints}
-    for checkpoint in found.series.checkpoints:
-        part = mine.get(checkpoint.step)
+    means = open_run(folder)
+    by_step = {checkpoint.step: checkpoint for checkpoint in run.series.checkpoints}
+    for checkpoint in means.series.checkpoints:
+        part = by_step.get(checkpoint.step)
         if part is None or not (Path(checkpoint.path) / MANIFEST).is_file():
             return None
         if read_manifest(Path(checkpoint.path)).get("averaged", {}).get(str(part.step)) != manifest_hash(part):
             return None
-    return found
+    return means
 
 
 def with_averages(run: Run, model: pl.DataFrame) -> pl.DataFrame:
     """The run's model table, with the means' copying accuracy under the name `AVERAGED` where they were scored."""
     try:
-        found = averaged(run)
-        if found is None:
+        means = averaged(run)
+        if means is None:
             return model
-        rows = scored_table(found, "model")
-    except InputError:  # damaged, say: a curve less, and whoever asks for the means themselves is told
+        rows = scored_table(means, "model")
+    except InputError:  # damaged, say: this curve is left out; asking for the means themselves raises the error
         return model
     names = {f"copying_accuracy_token{end}": f"{AVERAGED}{end}" for end in ("", "_se")}
     rows = rows.filter(pl.col("measure").is_in(list(names))).with_columns(pl.col("measure").replace(names))

@@ -56,16 +56,18 @@ def run_prompts(
 ) -> Prompts:
     """The prompts that measure this run; random tokens are ranked by the training text's counts where known.
 
-    `vocabulary`: the model's (`interp.models.model_vocabulary`). `seeds` of random tokens (None: the run's own for
-    evaluation); prompts of several are taken together. `samples` of the copying test and `loss_prompts` of the copying
-    loss for each. Held-out text is that of the run's own seed.
+    `vocabulary`: the model's (`interp.models.model_vocabulary`). `seeds` of random tokens (None: `seeds.eval` of the
+    run); the prompts of several are put together. `samples` of the copying test and `loss_prompts` of the copying loss
+    for each. Held-out windows are those of `seeds.eval`.
     """
     seeds = (run.eval_seed,) if seeds is None else tuple(seeds)
     counts, natural, bos_id = None, None, vocabulary.bos_id
     if run.data:
         store = open_store(run.store)
         if store.index["fingerprint"] != run.data["fingerprint"]:
-            raise InputError(f"{store.folder}: holds other text than this run was trained on; train the run again")
+            raise InputError(
+                f"{store.folder}: is not the text this run was trained on; put that folder back, or train again"
+            )
         counts = torch.from_numpy(store.counts)
         natural = windows(store.validation, n_ctx - 1, NATURAL_WINDOWS, run.eval_seed)
     vocab = drawable(vocabulary, counts)

@@ -27,18 +27,18 @@ def steps_around(run: str | Path, what: str) -> tuple[int, int]:
         head = re.fullmatch(r"[Ll](\d+)[Hh](\d+)", what)
         if head:
             rows = [row for rows in formation["heads"].values() for row in rows]
-            found = [row for row in rows if (row["layer"], row["head"]) == (int(head[1]), int(head[2]))]
-            if not found:
+            events = [row for row in rows if (row["layer"], row["head"]) == (int(head[1]), int(head[2]))]
+            if not events:
                 raise InputError(f"--around {what}: the run has no such head; layers and heads count from 0")
         elif what == "formation":
-            found = formation["order"]
+            events = formation["order"]
         elif what in STAGES:
-            found = [row for row in formation["order"] if row["stage"] == STAGES[what]]
+            events = [row for row in formation["order"] if row["stage"] == STAGES[what]]
         else:
             raise InputError(f"--around {what}: give formation, {', '.join(STAGES)} or a head such as L2H1")
-        return _bracket(found, what)
+        return _bracket(events, what)
     except FileNotFoundError:
-        raise InputError(f"{path}: not there; run `copyscope score {run}` and `copyscope map {run}` first") from None
+        raise InputError(f"{path}: missing; run `copyscope score {run}` and `copyscope map {run}` first") from None
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: damaged ({error}); run `copyscope map {run}` again") from None
 
@@ -46,7 +46,7 @@ def steps_around(run: str | Path, what: str) -> tuple[int, int]:
 def _bracket(rows: list[dict[str, Any]], what: str) -> tuple[int, int]:
     formed = [row for row in rows if row["step"] is not None]
     if not formed:
-        raise InputError(f"--around {what}: it has not formed in this run; give --from and --to instead")
+        raise InputError(f"--around {what}: did not form in this run; give --from and --to instead")
     if what != "formation":
         formed = [min(formed, key=lambda row: row["step"])]
     return min(row["bracket_low"] for row in formed), max(row["step"] for row in formed)
