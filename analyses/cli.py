@@ -36,7 +36,7 @@ for command in (
     app.command()(command)
 for command in (measuring.score, measuring.ablate, measuring.map_, measuring.claims):
     app.command(name=command.__name__.rstrip("_"))(command)
-for command in (showing.report, showing.explore):
+for command in (showing.info, showing.report, showing.explore):
     app.command()(command)
 for command in (sweeps.sweep, sweeps.study):
     app.command()(command)

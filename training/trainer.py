@@ -4,8 +4,8 @@ import hashlib
 import math
 import shutil
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -133,7 +133,8 @@ def run_updates(
                 if not math.isfinite(line["validation_loss"]):  # before it is saved
                     raise diverged(out, run.main, step, validation_loss=line["validation_loss"])
             if step in plan.saved:
-                _save_checkpoint(run, step, plan, on_checkpoint)
+                with recent.paused():  # saving and scoring are no part of the speed of training
+                    _save_checkpoint(run, step, plan, on_checkpoint)
             if line and log:
                 log.write(step=step, tokens=step * tokens_a_step, **line)
             stopping = any_of(run.accelerator, stop.is_set())
@@ -277,6 +278,13 @@ class _Recent:
         self.losses.clear()
         self.left_out.clear()
         return line
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What its body takes does not count for the speed."""
+        before = time.perf_counter()
+        yield
+        self.started += time.perf_counter() - before
 
 
 def _read(config: RunConfig, store: TokenStore, step: int, rows: range | None = None) -> torch.Tensor:

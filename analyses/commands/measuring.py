@@ -174,7 +174,7 @@ def map_(
     figures: Annotated[str, typer.Option(help="File formats, comma-separated: html, pdf, svg, png.")] = "html",
     as_json: AsJson = False,
 ) -> None:
-    """Find when heads formed and draw formation maps; writes results/formation.json and figures/.
+    """Find when heads formed, print it, and draw formation maps; writes results/formation.json and figures/.
 
     \b
     Example: copyscope map runs/demo --figures html,pdf
@@ -182,12 +182,15 @@ def map_(
     quiet()
     from copyscope.analyses.figures.maps import map_formation
     from copyscope.analyses.tables.run import open_run
+    from copyscope.analyses.tables.summary import formation_lines
 
     result = map_formation(series, names(measures), names(figures) or [])
     path = open_run(series).folder / "results" / "formation.json"
     if as_json:
         echo_json({"path": path, "formation": result.formation, "figures": result.figures})
         return
+    for line in formation_lines(open_run(series)):
+        typer.echo(line)
     for written in [path, *result.figures]:
         typer.echo(str(written))
 

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from copyscope.analyses.commands.options import Silent, quiet
+from copyscope.analyses.commands.options import AsJson, Silent, Source, echo_json, quiet
+from copyscope.analyses.words.text import visible
 
 Scored = Annotated[
     list[Path],
@@ -14,6 +15,24 @@ Scored = Annotated[
         help="Scored runs: run folders, folders of Hugging Face checkpoints, GGUF files, org/model@revision,revision.",
     ),
 ]
+
+
+def info(series: Source, as_json: AsJson = False) -> None:
+    """Show what is in a run in ten lines: model, text, progress, what was measured, and the next command.
+
+    \b
+    Example: copyscope info runs/demo
+    """
+    from dataclasses import asdict
+
+    from copyscope.analyses.tables.info import info as run_info
+    from copyscope.analyses.tables.info import info_lines
+
+    if as_json:
+        echo_json(asdict(run_info(series)))
+        return
+    for line in info_lines(series):
+        typer.echo(visible(line))
 
 
 def report(

@@ -1,5 +1,7 @@
 from .ablations import ablate as ablate
 from .causal_map import CausalMap as CausalMap
+from .info import RunInfo as RunInfo
+from .info import info_lines as info_lines
 from .run import Run as Run
 from .run import open_run as open_run
 from .run import read_metrics as read_metrics

@@ -55,6 +55,13 @@ def summary_lines(run: Run) -> list[str]:
     return lines
 
 
+def formation_lines(run: Run) -> list[str]:
+    """The lines about formation alone: whether the model copies, in which order heads and copying formed, the
+    strongest heads. Raises InputError if the run was not scored, or has too few checkpoints."""
+    heads, model = score_tables(run)
+    return [line for part in (_verdict, _order, _heads) for line in part(run, heads, model)]
+
+
 def unfinished(run: Run, step: int) -> str:
     """ " (unfinished: step 1,250 of 6,000)" where training has not come to its end, or only part of it was scored; else
     empty. `step`: the last that was scored."""

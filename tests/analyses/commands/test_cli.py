@@ -1,5 +1,6 @@
 """The command line: exit codes, one clear line for bad input, results on standard output only."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import pytest
 from small_demo import small_config, write_corpus
 
 from copyscope.analyses import cli
+from copyscope.analyses.commands.measuring import score_lines
+from copyscope.analyses.formation.nulls import above_null
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -24,27 +27,29 @@ def bad_inputs(folder: Path) -> list[tuple[list[str], str]]:
     (folder / "tiny" / "a.txt").write_text("copy " * 100)
     out = str(folder / "out")
     return [
-        (["train", "quickstar"], "no preset 'quickstar'"),
+        (["train", "quickstar"], "quickstar"),
         (["train", str(folder / "nothing.toml")], "nothing.toml"),
-        (["train", str(folder / "broken.toml")], "not valid TOML"),
-        (["train", "quickstart", "--out", out, "--set", "model.n_layer=2"], "did you mean 'model.n_layers'"),
-        (["train", "quickstart", "--out", out, "--set", "lr=2"], "section.field=value"),
+        (["train", str(folder / "broken.toml")], "broken.toml"),
+        (["train", "quickstart", "--out", out, "--set", "model.n_layer=2"], "model.n_layer"),
+        (["train", "quickstart", "--out", out, "--set", "lr=2"], "--set lr=2"),
         (["train", "quickstart", "--out", out, "--set", "optimizer.lr=fast"], "optimizer.lr"),
-        (["demo", "--out", out, "--set", "model.n_ctx=40"], "55"),
-        (["demo", "--out", out, "--corpus", str(folder / "nowhere")], "no such file or folder"),
-        (["demo", "--out", out, "--corpus", str(folder / "empty")], "no .txt, .jsonl or .parquet"),
+        (["train", "quickstart", "--out", out, "--explore"], "--explore"),
+        (["demo", "--out", out, "--set", "model.n_ctx=40"], "model.n_ctx"),
+        (["demo", "--out", out, "--corpus", str(folder / "nowhere")], "nowhere"),
+        (["demo", "--out", out, "--corpus", str(folder / "empty")], "empty"),
         (["demo", "--out", out, "--corpus", str(folder / "tiny")], "too small"),
-        (["score", str(folder / "nowhere")], "no such folder"),
-        (["score", str(folder / "empty")], "no checkpoint"),
+        (["score", str(folder / "nowhere")], "nowhere"),
+        (["score", str(folder / "empty")], "empty"),
         (["score", str(folder / "empty"), "--steps", "1,x"], "--steps 1,x"),
-        (["map", str(folder / "empty")], "no checkpoint"),
-        (["map", str(folder / "empty"), "--figures", "gif"], "--figures gif: no such format; use html"),
-        (["claims", str(folder / "nowhere")], "no such folder"),
+        (["map", str(folder / "empty")], "empty"),
+        (["map", str(folder / "empty"), "--figures", "gif"], "gif"),
+        (["info", str(folder / "nowhere")], "nowhere"),
+        (["claims", str(folder / "nowhere")], "nowhere"),
         (["claims"], "Missing argument"),
-        (["report", str(folder / "nowhere")], "no such folder"),
-        (["zoom", str(folder / "nowhere"), "--around", "copying"], "copyscope map"),
-        (["zoom", str(folder / "nowhere"), "--from", "3"], "give --from and --to, or --around"),
-        (["zoom", str(folder / "nowhere"), "--from", "3", "--around", "copying"], "not both"),
+        (["report", str(folder / "nowhere")], "nowhere"),
+        (["zoom", str(folder / "nowhere"), "--around", "copying"], "formation.json"),
+        (["zoom", str(folder / "nowhere"), "--from", "3"], "--to"),
+        (["zoom", str(folder / "nowhere"), "--from", "3", "--around", "copying"], "--around"),
         (["zoom", str(folder / "nowhere"), "--from", "3", "--to", "5"], "config.toml"),
         (["frobnicate"], "frobnicate"),
         (["score"], "Missing argument"),
@@ -71,7 +76,7 @@ def test_the_commands_in_turn(
     folder = str(tmp_path / "runs" / "one")
     assert run(monkeypatch, "train", str(config), "--out", folder) == 0
     assert run(monkeypatch, "map", folder) == 2
-    assert "copyscope score" in capsys.readouterr().err
+    assert f"copyscope score {folder}" in capsys.readouterr().err
     for command in (["verify"], ["score"], ["ablate", "--method", "zero,mean"], ["map"], ["report"]):
         assert run(monkeypatch, command[0], folder, *command[1:]) == 0, capsys.readouterr().err
         assert capsys.readouterr().out.strip()
@@ -99,4 +104,19 @@ def test_checkpoints_scored_while_training_need_not_stay(
     assert run(monkeypatch, "map", gone) == 0
     capsys.readouterr()
     assert run(monkeypatch, "ablate", gone) == 2
-    assert "keeps no checkpoints" in capsys.readouterr().err
+    assert "checkpoints.keep" in capsys.readouterr().err
+
+
+def test_score_counts_strong_heads_apart_from_those_above_their_null() -> None:
+    """Of an untrained model many heads exceed their null by a hair; none of them is a previous-token head."""
+    rows = []
+    for head in range(8):
+        value = 0.9 if head == 7 else 0.07
+        rows += [(4, 0, head, "previous_token", value), (4, 0, head, "previous_token_null", 0.05)]
+        rows.append((4, 0, head, "previous_token_p", 0.001 if head else 0.5))
+    table = pl.DataFrame(rows, schema=["step", "layer", "head", "measure", "value"], orient="row")
+    (line,) = score_lines(above_null(table), table)
+    assert re.findall(r"L\dH\d", line) == ["L0H7"]
+    assert re.findall(r"\b\d+\b", line.replace("L0H7 0.90", "")) == ["1", "8", "7"]  # strong, of all, above the null
+    untrained = table.with_columns(pl.when(pl.col("value") > 0.8).then(0.07).otherwise(pl.col("value")).alias("value"))
+    assert "no strong" in score_lines(above_null(untrained), untrained)[0]

@@ -70,8 +70,8 @@ def test_version_is_that_of_the_package() -> None:
 
 
 def test_exit_codes_are_in_the_help() -> None:
-    text = " ".join(copyscope("--help").stdout.split())
-    assert "Exit codes: 0 done; 1 `verify` or `zoom` found something wrong; 2 bad input" in text
+    text = " ".join(copyscope("--help").stdout.split()).partition("Exit codes:")[2]
+    assert re.findall(r"\b(\d+)\b", text) == ["0", "1", "2", "130"]
 
 
 @pytest.mark.parametrize(
