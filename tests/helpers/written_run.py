@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 from synthetic_run import checkpoint_steps, model_table, rise, series_table
 
+from copyscope.analyses.tables.run import SCORES_VERSION
 from copyscope.training.config import RunConfig
 
 STEPS = checkpoint_steps(40)
@@ -43,7 +44,8 @@ def write_run(
     for kind, rows in (("heads", table), ("model", model)):
         (folder / "results" / kind).mkdir(parents=True)
         for (step,), part in rows.with_columns(run=pl.lit(folder.name)).group_by("step"):
-            part.write_parquet(folder / "results" / kind / f"step{step:08}.parquet")
+            facts = {"computed_with": json.dumps({"version": SCORES_VERSION})}
+            part.write_parquet(folder / "results" / kind / f"step{step:08}.parquet", metadata=facts)
     (folder / "config.toml").write_text(settings.to_toml())
     every = np.arange(0, STEPS[-1] + 1, 50)
     losses = 2 + 5 * np.exp(-every / settles_at)
