@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from copyscope.training.checkpoints.manifest import read_manifest
 from copyscope.training.checkpoints.names import read_name
 from copyscope.training.checkpoints.series import Checkpoint, CheckpointSeries, Source
-from copyscope.training.checkpoints.trajectory import find_jumps
+from copyscope.training.checkpoints.trajectory import find_misplaced
 from copyscope.training.checkpoints.unfit import why_no_weights, why_unfit
 from copyscope.training.checkpoints.weights import (
     INDEX,
@@ -94,7 +94,7 @@ def verify(source: Source, progress: Progress | None = None) -> list[Problem]:
     _check_shapes(members)
     distances = _check_contents(members, progress)
     _check_zeros(members)
-    _check_jumps(members, distances, progress)
+    _check_trajectory(members, distances, progress)
     return [problem for member in members for problem in member.problems]
 
 
@@ -290,15 +290,15 @@ def _check_zeros(members: Sequence[_Member]) -> None:
                 break
 
 
-def _check_jumps(
+def _check_trajectory(
     members: Sequence[_Member], distances: dict[tuple[int, int], float], progress: Progress | None
 ) -> None:
-    fit = [(i, m.weights, m.scan.norm) for i, m in enumerate(members) if m.weights is not None and m.scan is not None]
+    fit = [(i, member.weights) for i, member in enumerate(members) if member.weights is not None]
     asked = 0
 
     def between(first: int, second: int) -> float:
         nonlocal asked
-        (i, one, _), (j, other, _) = fit[min(first, second)], fit[max(first, second)]
+        (i, one), (j, other) = fit[min(first, second)], fit[max(first, second)]
         if (i, j) not in distances:
             with one, other:
                 distances[i, j] = distance(one, other)
@@ -307,8 +307,8 @@ def _check_jumps(
                 progress("comparing weights", asked, asked + 1)
         return distances[i, j]
 
-    for place, what in find_jumps([members[i].step for i, _, _ in fit], [norm for _, _, norm in fit], between):
-        member = members[fit[place][0]]
-        member.add(f"a jump in weight distance: {what}; {member.mend}")
+    for misplaced in find_misplaced([members[i].step for i, _ in fit], between):
+        member = members[fit[misplaced.place][0]]
+        member.add(f"a jump in weight distance: {misplaced.what}; {member.mend}")
     if progress and asked:
         progress("comparing weights", asked, asked)

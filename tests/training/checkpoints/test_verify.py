@@ -80,9 +80,10 @@ def test_any_flipped_bit_is_found(series: Path, where: int, bit: int, data: st.D
     path.write_bytes(spoilt)
     problems = found(series)
     path.write_bytes(before)
-    assert problems
-    assert {Path(place).parts[0] for place, _ in problems} == {folder.name}
-    if path.name != "MANIFEST.json":  # in which a bit can make a label wrong, or a file's name or hash
+    folders = {Path(place).parts[0] for place, _ in problems}
+    assert folder.name in folders
+    if path.name != "MANIFEST.json":  # in which a bit can make a step wrong, and with it the order, or a name or a hash
+        assert folders == {folder.name}
         assert [place for place, what in problems if "damaged" in what] == [f"{folder.name}/{path.name}"]
 
 
