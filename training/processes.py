@@ -10,12 +10,15 @@ from copyscope.training.config import RunConfig
 from copyscope.training.errors import InputError
 
 
-def accelerator_of(config: RunConfig, out: Path) -> Accelerator:
-    """Device and processes. Precision is ours (`NextTokenLoss`): autocast casts each weight at each use."""
+def accelerator_of(config: RunConfig, out: Path, track: bool = True) -> Accelerator:
+    """Device, processes and, unless `track` is false, the run's trackers.
+
+    Precision is ours (`NextTokenLoss`): autocast casts each weight at each use.
+    """
     return Accelerator(
         cpu=not torch.cuda.is_available(),  # unless told, accelerate shares work between GPUs only
         mixed_precision="no",
-        log_with=list(config.train.track) or None,
+        log_with=list(config.train.track) if track and config.train.track else None,
         project_dir=out / "tracking",
     )
 

@@ -5,7 +5,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -83,7 +83,7 @@ def run_updates(
     out: Path,
     store: TokenStore,
     plan: Plan,
-    accelerator: Accelerator | None = None,
+    accelerator: Accelerator,
     on_checkpoint: Callable[[Checkpoint], object] | None = None,
     progress: Progress | None = None,
 ) -> None:
@@ -95,7 +95,7 @@ def run_updates(
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     keep_freed_memory()
-    run = _prepare(config, out, store, accelerator or accelerator_of(config, out))
+    run = _prepare(config, out, store, accelerator)
     step = load_state([*states(out / "resume"), *plan.start_from], run.model, run.optimizers)
     run.loss_of.intervention = active(config.intervention, step)
     if run.main and step < plan.last:
@@ -110,7 +110,7 @@ def run_updates(
         else:
             _validation_loss(run)
     recent = _Recent(step)
-    with stop_signals() as stop:
+    with stop_signals() as stop, closing(log) if log else nullcontext():
         while step < plan.last:
             rate = learning_rate(config, step)
             loss, left_out = _forward_and_backward(run, step)
@@ -144,8 +144,6 @@ def run_updates(
                 raise Stopped(
                     f"stopped at step {step} of {plan.last}, saved in {out}; rerun the same command to resume"
                 )
-    if config.train.track:
-        run.accelerator.end_training()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from copyscope.training.checkpoints.series import CheckpointSeries, Source, step
 from copyscope.training.config import RunConfig
 from copyscope.training.environment import at_step
 from copyscope.training.errors import InputError
+from copyscope.training.processes import accelerator_of
 from copyscope.training.progress import Progress
 from copyscope.training.run_folder import run_store
 from copyscope.training.state import states
@@ -77,7 +78,7 @@ def zoom(
     before = torch.get_num_threads()
     torch.set_num_threads(at_step(run, known).get("threads", before))
     try:
-        run_updates(config, apart, store, plan, progress=progress)
+        run_updates(config, apart, store, plan, accelerator_of(config, apart, track=False), progress=progress)
     finally:
         torch.set_num_threads(before)
 
