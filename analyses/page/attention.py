@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from transformer_lens import HookedTransformer
 
 from copyscope.analyses.tables.as_trained import as_trained
 from copyscope.analyses.tables.run import Run, selected
 from copyscope.interp.measures.patterns import PatternBlock, read_patterns
 from copyscope.interp.models.hooked import load_hooked, load_weights_into
+from copyscope.interp.models.lens import HookedModel
 from copyscope.training.checkpoints.series import Checkpoint
 from copyscope.training.errors import InputError
 
@@ -25,7 +25,7 @@ class Models:
 
     def __init__(self, run: Run, most_bytes: int = MODEL_BYTES) -> None:
         self.run, self._most_bytes = run, most_bytes
-        self._loaded: OrderedDict[int, HookedTransformer] = OrderedDict()
+        self._loaded: OrderedDict[int, HookedModel] = OrderedDict()
         self._lock = threading.Lock()
 
     def attention(self, step: int, ids: Sequence[int]) -> bytes:
@@ -36,7 +36,7 @@ class Models:
         with self._lock, as_trained(self._model(step), self.run, selected(self.run, [step])[0]) as model:
             return attention_bytes(model, ids)
 
-    def _model(self, step: int) -> HookedTransformer:
+    def _model(self, step: int) -> HookedModel:
         if step in self._loaded:
             self._loaded.move_to_end(step)
             return self._loaded[step]
@@ -53,7 +53,7 @@ class Models:
         sizes = [sum(p.numel() * p.element_size() for p in m.parameters()) for m in self._loaded.values()]
         return bool(sizes) and sum(sizes) + max(sizes) > self._most_bytes
 
-    def _instead_of_the_oldest(self, checkpoint: Checkpoint) -> HookedTransformer:
+    def _instead_of_the_oldest(self, checkpoint: Checkpoint) -> HookedModel:
         step, model = self._loaded.popitem(last=False)
         try:
             return load_weights_into(model, checkpoint.path, checkpoint.revision)
@@ -64,7 +64,7 @@ class Models:
 
 
 @torch.no_grad()
-def attention_bytes(model: HookedTransformer, ids: Sequence[int]) -> bytes:
+def attention_bytes(model: HookedModel, ids: Sequence[int]) -> bytes:
     """Attention × 255, rounded, as bytes: head after head (layer × n_heads + head), the lower triangle row by row.
 
     Raises InputError for tokens that the model has not got, or more than its context holds.

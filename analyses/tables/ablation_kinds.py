@@ -19,7 +19,7 @@ from copyscope.interp.ablation.questions import questions
 from copyscope.interp.ablation.rerun import MAX_BYTES
 from copyscope.interp.ablation.smallest_sets import SmallestSet, sets_table, smallest_set
 from copyscope.interp.measures.heads import score_heads
-from copyscope.interp.models.hooked import HookedModel
+from copyscope.interp.models.lens import HookedModel
 from copyscope.training.progress import Progress
 
 WINDOWS = 16

@@ -96,9 +96,9 @@ def ablate(
         if is_stored(path, key):
             continue
         if model is None:
-            model = load_hooked(checkpoint.path, checkpoint.revision, prove=False)
+            model = load_hooked(checkpoint.path, checkpoint.revision)
         else:
-            load_weights_into(model, checkpoint.path, checkpoint.revision)
+            model = load_weights_into(model, checkpoint.path, checkpoint.revision)
         prompts = run_prompts(run, model.cfg.n_ctx, model_vocabulary(model), samples=samples, loss_prompts=loss_prompts)
         only = None if heads is None else check_parts(model, heads).pairs
         asked = Asked(model, prompts, wanted, max_bytes, _progress(progress, what, number, len(chosen)), only)

@@ -3,16 +3,15 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from transformer_lens import HookedTransformer
-
 from copyscope.analyses.tables.run import Run
 from copyscope.interp.ablation.hooks import hold_heads
+from copyscope.interp.models.lens import HookedModel
 from copyscope.training.checkpoints.series import Checkpoint
 from copyscope.training.model.interventions import Intervention, active
 
 
 @contextmanager
-def as_trained(model: HookedTransformer, run: Run, checkpoint: Checkpoint) -> Iterator[HookedTransformer]:
+def as_trained(model: HookedModel, run: Run, checkpoint: Checkpoint) -> Iterator[HookedModel]:
     """In its body the model's heads are held as in the update that led to `checkpoint` (`intervention.heads`).
 
     A head that was held all the while has queries and keys that nothing trained: without it the model is not the one

@@ -7,7 +7,6 @@ from pathlib import Path
 import polars as pl
 from jaxtyping import Float
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from copyscope.analyses.tables.as_trained import as_trained, held_key
 from copyscope.analyses.tables.run import (
@@ -37,12 +36,12 @@ from copyscope.interp.measures.behavior import (
 from copyscope.interp.measures.circuits import composition_table
 from copyscope.interp.measures.heads import HEAD_PROMPTS, MEASURES, check_names, score_heads
 from copyscope.interp.models.hooked import (
-    HookedModel,
     load_hooked,
     load_weights_into,
     model_vocabulary,
     prove_conversion,
 )
+from copyscope.interp.models.lens import HookedModel
 from copyscope.training.checkpoints.series import Checkpoint, Source, step_folder
 from copyscope.training.progress import Progress
 
@@ -95,7 +94,7 @@ class Scorer:
     ) -> None:
         self._measures = check_names(MEASURES if measures is None else list(measures), MEASURES, "measure")
         self._seeds, self._samples = seeds, samples
-        self._model: HookedTransformer | None = None
+        self._model: HookedModel | None = None
         self._prompts: Prompts | None = None
 
     def is_stored(self, run: Run, checkpoint: Checkpoint) -> bool:
@@ -131,13 +130,13 @@ class Scorer:
             if not tables[kind].is_empty():
                 store_table(labelled(tables[kind], run, checkpoint), paths[kind], key, facts)
 
-    def _ready(self, run: Run, checkpoint: Checkpoint) -> tuple[HookedTransformer, Prompts]:
+    def _ready(self, run: Run, checkpoint: Checkpoint) -> tuple[HookedModel, Prompts]:
         """The model with this checkpoint's weights, and the prompts; both are made at the first call."""
         if self._model is None or self._prompts is None:
-            self._model = model = load_hooked(checkpoint.path, checkpoint.revision, prove=False)
+            self._model = model = load_hooked(checkpoint.path, checkpoint.revision)
             self._prompts = run_prompts(run, model.cfg.n_ctx, model_vocabulary(model), self._seeds, self._samples)
         else:
-            load_weights_into(self._model, checkpoint.path, checkpoint.revision)
+            self._model = load_weights_into(self._model, checkpoint.path, checkpoint.revision)
         return self._model, self._prompts
 
     def _key(self, run: Run, checkpoint: Checkpoint) -> str:

@@ -8,16 +8,15 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Int
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from copyscope.interp.ablation.parts import METHODS
 from copyscope.interp.ablation.rerun import batched, donors, groups_of_rows
 from copyscope.interp.forward.fused import fused_attention
 from copyscope.interp.forward.layers import can_run
-from copyscope.interp.forward.residual import PATTERN_ELEMENTS, Hook, to_device
+from copyscope.interp.forward.residual import PATTERN_ELEMENTS, Hook, differentiable_logits, to_device
 from copyscope.interp.measures.behavior import check_tokens
 from copyscope.interp.measures.heads import check_names
-from copyscope.interp.models.hooked import HookedModel
+from copyscope.interp.models.lens import HookedModel, HookedTransformer
 
 
 def attribute_heads(
@@ -109,7 +108,7 @@ def _outputs_and_gradients(
         if isinstance(model, HookedTransformer):
             with fused_attention(model, fuse):
                 residual = model(tokens, stop_at_layer=n_layers)[:, -half - 1 : -1]
-            logits = model.unembed(residual if model.cfg.normalization_type is None else model.ln_final(residual))
+            logits = differentiable_logits(model, residual)
         else:
             logits = model(tokens)[:, -half - 1 : -1]
         loss = F.cross_entropy(logits.flatten(0, 1).float(), tokens[:, -half:].flatten(), reduction="sum")

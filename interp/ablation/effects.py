@@ -14,7 +14,7 @@ from copyscope.interp.ablation.rerun import MAX_BYTES, Answers, Rerun
 from copyscope.interp.forward.layers import can_run
 from copyscope.interp.measures.behavior import standard_error
 from copyscope.interp.measures.heads import check_names
-from copyscope.interp.models.hooked import HookedModel
+from copyscope.interp.models.lens import HookedModel
 from copyscope.interp.prompts.generate import CopyingTest
 from copyscope.training.errors import InputError
 from copyscope.training.progress import Progress

@@ -15,7 +15,7 @@ from copyscope.interp.ablation.parts import Parts
 from copyscope.interp.ablation.questions import Question
 from copyscope.interp.ablation.rerun import Answers, donors
 from copyscope.interp.forward.residual import Hook, batches, final_residual
-from copyscope.interp.models.hooked import HookedModel
+from copyscope.interp.models.lens import HookedModel
 
 
 class HookedRuns:

@@ -13,7 +13,7 @@ from copyscope.interp.ablation.effects import sweep_heads, sweep_layers, sweep_p
 from copyscope.interp.ablation.parts import METHODS, Head, Part, Parts, check_parts
 from copyscope.interp.forward.residual import Hook, batches, final_residual
 from copyscope.interp.measures.heads import check_names
-from copyscope.interp.models.hooked import HookedModel
+from copyscope.interp.models.lens import HookedModel
 from copyscope.training.errors import InputError
 
 __all__ = [

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from copyscope.interp.head_names import head_name, parse_heads
-from copyscope.interp.models.hooked import HookedModel
+from copyscope.interp.models.lens import HookedModel
 from copyscope.training.errors import InputError
 
 METHODS = ("zero", "mean", "mean_over_positions", "resample", "frozen_patterns")

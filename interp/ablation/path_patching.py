@@ -15,7 +15,7 @@ from copyscope.interp.forward.layers import can_run
 from copyscope.interp.measures.behavior import standard_error
 from copyscope.interp.measures.circuits import composition_table
 from copyscope.interp.measures.heads import check_names
-from copyscope.interp.models.hooked import HookedModel
+from copyscope.interp.models.lens import HookedModel
 from copyscope.training.errors import InputError
 
 INTO = ("keys", "queries", "values")

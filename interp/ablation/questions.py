@@ -13,7 +13,7 @@ from torch import Tensor
 
 from copyscope.interp.forward.residual import LOGIT_ELEMENTS, logits_of
 from copyscope.interp.measures.behavior import check_test, check_tokens
-from copyscope.interp.models.hooked import HookedModel
+from copyscope.interp.models.lens import HookedModel
 from copyscope.interp.prompts.generate import (
     SUFFIX,
     CopyingTest,

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from copyscope.interp.ablation.parts import NOTHING, Parts
 from copyscope.interp.ablation.questions import Question
 from copyscope.interp.forward.layers import Layer, Layout, embed
+from copyscope.interp.models.lens import HookedTransformer
 from copyscope.training.errors import InputError
 
 MAX_BYTES = 64 * 2**20

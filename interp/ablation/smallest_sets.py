@@ -14,7 +14,7 @@ from copyscope.interp.ablation.parts import METHODS, NOTHING, Part, Parts, all_h
 from copyscope.interp.ablation.questions import MEASURES, copying_question, default_repeated, loss_question
 from copyscope.interp.ablation.rerun import MAX_BYTES, Rerun
 from copyscope.interp.measures.heads import check_names
-from copyscope.interp.models.hooked import HookedModel
+from copyscope.interp.models.lens import HookedModel
 from copyscope.interp.prompts.generate import CopyingTest
 from copyscope.training.errors import InputError
 from copyscope.training.progress import Progress

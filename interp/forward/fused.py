@@ -13,15 +13,16 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformer_lens import HookedTransformer
+
+from copyscope.interp.models.families import FAMILIES
+from copyscope.interp.models.lens import HookedTransformer
 
 
 def can_fuse(model: HookedTransformer) -> bool:
     """Whether attention is plain causal softmax attention, which is all that the fused version computes."""
     c = model.cfg
     return (
-        c.original_architecture
-        in (None, "LlamaForCausalLM", "GPT2LMHeadModel", "GPTNeoXForCausalLM", "OlmoForCausalLM")
+        c.original_architecture in (None, *FAMILIES)
         and c.positional_embedding_type in ("rotary", "standard")
         and not (c.rotary_adjacent_pairs or c.use_normalization_before_and_after)
         and c.attention_dir == "causal"

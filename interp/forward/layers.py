@@ -13,15 +13,9 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformer_lens import HookedTransformer
-from transformer_lens.components.layer_norm import LayerNorm
-from transformer_lens.components.layer_norm_pre import LayerNormPre
-from transformer_lens.components.mlps.gated_mlp import GatedMLP
-from transformer_lens.components.rms_norm import RMSNorm
-from transformer_lens.components.rms_norm_pre import RMSNormPre
 
 from copyscope.interp.forward.fused import can_fuse
-from copyscope.interp.models.hooked import HookedModel
+from copyscope.interp.models.lens import HookedModel, HookedTransformer
 
 TOKENS_AT_ONCE = 2048
 """Tokens of a batch: fewer waste the products of a small model, more fill memory with activations of a large one."""
@@ -224,18 +218,19 @@ def run_layers(
 
 def normed(norm: Any, x: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n d_model"]:
     """`norm(x)`, a tenth of the time: TransformerLens' norms go over the tensor once for each step, to be hooked."""
-    if isinstance(norm, RMSNorm | RMSNormPre):
+    kind = type(norm).__name__  # TransformerLens 4 has no such classes to ask for
+    if kind in ("RMSNorm", "RMSNormPre"):
         squares = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_()
         x = x * squares.div_(x.shape[-1]).add_(norm.eps).rsqrt_()
-        return x.mul_(norm.w) if isinstance(norm, RMSNorm) else x
-    if isinstance(norm, LayerNorm | LayerNormPre):
-        weights = (norm.w, norm.b) if isinstance(norm, LayerNorm) else (None, None)
+        return x.mul_(norm.w) if kind == "RMSNorm" else x
+    if kind in ("LayerNorm", "LayerNormPre"):
+        weights = (norm.w, norm.b) if kind == "LayerNorm" else (None, None)
         return F.layer_norm(x, x.shape[-1:], *weights, eps=norm.eps)
     return norm(x)
 
 
 def _mlp(mlp: Any, x: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n d_model"]:
-    if not isinstance(mlp, GatedMLP) or mlp.cfg.is_layer_norm_activation():
+    if type(mlp).__name__ != "GatedMLP" or mlp.cfg.is_layer_norm_activation():
         return mlp(x)
     inner = mlp.act_fn(x @ mlp.W_gate) * (x @ mlp.W_in)
     b_in, b_out = _bias(mlp.b_in), _bias(mlp.b_out)

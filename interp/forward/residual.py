@@ -4,15 +4,16 @@ Nothing here holds an activation cache over all layers; what a caller wants to s
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from copyscope.interp.forward.layers import Layout, can_run, normed, run_layers, slices
-from copyscope.interp.models.hooked import HookedModel
+from copyscope.interp.models.bridge import finished
+from copyscope.interp.models.lens import HookedModel, HookedTransformer
 
 Hook = tuple[str | Callable[..., Any], Callable[..., Any]]
 
@@ -46,24 +47,43 @@ def final_residual(
     if isinstance(model, HookedTransformer):
         with model.hooks(fwd_hooks=list(hooks)):
             return model(tokens, stop_at_layer=model.cfg.n_layers)
-    # A bridge runs transformers' own forward, which cannot be stopped after the last block.
+    # A bridge runs transformers' own forward, which only an exception ends after the last block: the unembedding of
+    # every position would take more memory than all the rest.
     caught: list[Tensor] = []
+
+    def take(residual: Tensor, hook: Any) -> None:
+        caught.append(residual)
+        raise _LastBlockError
+
     last = f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
-    with model.hooks(fwd_hooks=[*hooks, (last, lambda x, hook: caught.append(x))]):
+    with model.hooks(fwd_hooks=[*hooks, (last, take)]), suppress(_LastBlockError):
         model(tokens)
     return caught[-1]
 
 
+class _LastBlockError(Exception):
+    """Raised once the last block's residual stream has been taken."""
+
+
 @torch.no_grad()
 def logits_of(model: HookedModel, residual: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_vocab"]:
-    """Final norm and unembedding of any rows of the final residual stream."""
+    """The model's logits for any rows of the final residual stream: final norm, unembedding, and scale and soft cap
+    where a family has them."""
+    if not can_run(model):
+        return differentiable_logits(model, residual)
     rows = residual.reshape(1, -1, residual.shape[-1])
-    if can_run(model):
-        logits = (rows if model.cfg.normalization_type is None else normed(model.ln_final, rows)) @ model.W_U
-        return (logits + model.b_U if bool(model.b_U.any()) else logits).reshape(*residual.shape[:-1], -1)
-    if model.cfg.normalization_type is not None:
-        rows = model.ln_final(rows)
-    return model.unembed(rows).reshape(*residual.shape[:-1], -1)
+    logits = (rows if model.cfg.normalization_type is None else normed(model.ln_final, rows)) @ model.W_U
+    logits = finished(model, logits + model.b_U if bool(model.b_U.any()) else logits)
+    return logits.reshape(*residual.shape[:-1], -1)
+
+
+def differentiable_logits(
+    model: HookedModel, residual: Float[Tensor, "*rows d_model"]
+) -> Float[Tensor, "*rows d_vocab"]:
+    """`logits_of` through the model's own modules, hooks and gradients included."""
+    rows = residual.reshape(1, -1, residual.shape[-1])
+    logits = model.unembed(rows if model.cfg.normalization_type is None else model.ln_final(rows))
+    return finished(model, logits).reshape(*residual.shape[:-1], -1)
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from torch import Tensor
 from copyscope.interp.forward.greedy import continue_packed, continue_whole
 from copyscope.interp.forward.layers import Layer, Layout, can_run, slices
 from copyscope.interp.forward.residual import token_losses
-from copyscope.interp.models.hooked import HookedModel
+from copyscope.interp.models.lens import HookedModel
 from copyscope.interp.prompts.generate import SUFFIX, CopyingTest, copying_test, natural_windows
 from copyscope.interp.prompts.packing import pack
 from copyscope.training.errors import InputError

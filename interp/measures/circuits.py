@@ -9,7 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from copyscope.interp.measures.patterns import PatternBlock, read_patterns
-from copyscope.interp.models.hooked import HookedModel
+from copyscope.interp.models.lens import HookedModel, HookedTransformer
+from copyscope.interp.models.weights import bridge_weights
 
 
 def eigenvalue_positivity(
@@ -51,6 +52,8 @@ class HeadWeights(NamedTuple):
     final_norm: Float[Tensor, "d_model"] | None
     centred: bool
     """Whether the norm subtracts the mean (LayerNorm)."""
+    after_norm: Float[Tensor, "layer d_model"] | None = None
+    """Weight of the norm that each layer's attention output passes (Gemma 2 and 3, OLMo 2 and 3); None elsewhere."""
 
     def folded(self) -> "HeadWeights":
         """The same with norm weights (and LayerNorm's centring) folded into the matrices that read through them."""
@@ -67,22 +70,22 @@ class HeadWeights(NamedTuple):
             W_Q=fold(self.W_Q),
             W_K=fold(self.W_K),
             W_V=fold(self.W_V),
+            W_O=self.W_O if self.after_norm is None else self.W_O * self.after_norm[:, None, None],
             W_U=W_U - W_U.mean(dim=0, keepdim=True) if self.centred else W_U,
             attention_norm=None,
             final_norm=None,
+            after_norm=None,
         )
 
 
 @torch.no_grad()
 def head_weights(model: HookedModel) -> HeadWeights:
-    """Collects the weights; a `TransformerBridge` keeps grouped heads ungrouped, so they are repeated here if need
-    be."""
-    n_heads = model.cfg.n_heads
+    """Collects the weights; of a bridge from transformers' own modules (`bridge_weights`).
 
-    def expand(W: Tensor) -> Tensor:
-        # Query head h reads key-value head h // (n_heads / n_key_value_heads).
-        return W if W.shape[1] == n_heads else W.repeat_interleave(n_heads // W.shape[1], dim=1)
-
+    Raises InputError where a family's heads have no such matrices.
+    """
+    if not isinstance(model, HookedTransformer):
+        return HeadWeights(**bridge_weights(model))
     kind = model.cfg.normalization_type
     has_norms = kind in ("RMS", "LN")
     blocks: Any = model.blocks
@@ -90,9 +93,9 @@ def head_weights(model: HookedModel) -> HeadWeights:
     return HeadWeights(
         W_E=model.W_E.detach(),
         W_U=model.W_U.detach(),
-        W_Q=expand(model.W_Q.detach()),
-        W_K=expand(model.W_K.detach()),
-        W_V=expand(model.W_V.detach()),
+        W_Q=model.W_Q.detach(),
+        W_K=model.W_K.detach(),
+        W_V=model.W_V.detach(),
         W_O=model.W_O.detach(),
         attention_norm=torch.stack([block.ln1.w.detach() for block in blocks]) if has_norms else None,
         final_norm=final.w.detach() if has_norms else None,

@@ -10,7 +10,7 @@ from torch import Tensor
 from copyscope.interp.measures.offsets import longest_offset, offset_queries, offset_sums
 from copyscope.interp.measures.patterns import PatternBlock, read_patterns
 from copyscope.interp.measures.targets import TARGET_MEASURES, Targets, null_targets, targets
-from copyscope.interp.models.hooked import HookedModel
+from copyscope.interp.models.lens import HookedModel
 
 WHOLE_MEASURES = ("attention_entropy", "bos_sink")
 """Of every position's attention, without targets."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from copyscope.interp.forward.layers import Layer, Layout, can_run, embed, slices
 from copyscope.interp.forward.residual import Hook, batches, final_residual
-from copyscope.interp.models.hooked import HookedModel
+from copyscope.interp.models.lens import HookedModel
 
 BLOCK_ELEMENTS = 2**20
 """Elements of the part of a pattern held at once: 4 MB in fp32, which stays in the caches of a laptop CPU."""

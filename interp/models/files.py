@@ -3,7 +3,9 @@
 A local path never reaches for the hub, and nothing is unpickled. Knows transformers' formats, not TransformerLens.
 """
 
+import copy
 import importlib.util
+import json
 import re
 import warnings
 from contextlib import ExitStack
@@ -14,7 +16,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from copyscope.interp.models.tokenizer import read_tokenizer
 from copyscope.training.checkpoints.manifest import check_files
@@ -22,7 +25,8 @@ from copyscope.training.checkpoints.series import local_path
 from copyscope.training.checkpoints.weights import model_tensors
 from copyscope.training.errors import InputError, first_line
 
-_HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.tiktoken", "vocab.txt", "merges.txt"]
+_HUB_FILES = ["*.json", "*.model", "*.tiktoken", "vocab.txt", "merges.txt"]
+"""Fetched first, so that a model that is not supported is refused before its weights are."""
 
 
 class ModelFiles:
@@ -34,7 +38,7 @@ class ModelFiles:
     """
 
     def __init__(self, source: str | Path, revision: str | None = None, tokenizer: str | Path | None = None):
-        path = _find(source, revision)
+        path, self._hub = _find(source, revision)
         self._tokenizer = None if tokenizer is None else Path(tokenizer)
         self.path = path
         self.is_gguf = path.is_file()
@@ -62,10 +66,30 @@ class ModelFiles:
             return [self.path]
         return sorted({place.path for place in model_tensors(self.path).values()})
 
+    @property
+    def architecture(self) -> str:
+        """transformers' class for this model, by the config's model_type: names in old files are often of others.
+
+        Raises:
+            InputError: an encoder, or no causal language model.
+        """
+        config = self.config
+        named = (getattr(config, "architectures", None) or [config.model_type])[0]
+        encoders = {n for v in MODEL_FOR_MASKED_LM_MAPPING_NAMES.values() for n in ([v] if isinstance(v, str) else v)}
+        if getattr(config, "is_encoder_decoder", False) or (named in encoders and not named.endswith("ForCausalLM")):
+            raise InputError(
+                f"{self.config_path}: {named} has an encoder, and copying is measured on decoder-only language models"
+            )
+        return self._class.__name__
+
+    @property
+    def context_length(self) -> int:
+        """How many positions the model takes."""
+        return context_length(self.config, self.config_path)
+
     def tensors(self) -> dict[str, Tensor]:
-        """All weights by transformers' names. Raises InputError for files that are missing or damaged."""
-        if self.is_gguf:  # dequantised and renamed by transformers, which builds its model for that
-            return dict(self.reference(torch.float32).state_dict())
+        """All weights of a folder by transformers' names. Raises InputError for files that are missing or damaged."""
+        self._fetch_weights()
         tensors: dict[str, Tensor] = {}
         with ExitStack() as stack:
             files: dict[Path, Any] = {}
@@ -81,24 +105,87 @@ class ModelFiles:
         return tensors
 
     def reference(self, dtype: torch.dtype) -> Any:
-        """transformers' own model, in evaluation mode, on the CPU."""
-        if self.is_gguf and self._built is not None:
-            return self._built
+        """transformers' own model, in evaluation mode, on the CPU, with every weight from the files and finite.
+
+        Raises InputError: tensors that are missing, extra or of another shape than the config's, or not finite.
+        """
+        if not self.is_gguf:
+            self._fetch_weights()
+        self._check_sizes()
+        tensors = None if self.is_gguf else self.tensors()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                model: Any = AutoModelForCausalLM.from_pretrained(
-                    self._folder, local_files_only=True, dtype=dtype, attn_implementation="eager", use_safetensors=True,
-                    **self._gguf,
+                model, loading = self._class.from_pretrained(
+                    self._folder if tensors is None else None, config=copy.deepcopy(self.config), state_dict=tensors,
+                    dtype=dtype, attn_implementation="eager", output_loading_info=True, ignore_mismatched_sizes=True,
+                    local_files_only=True, **self._gguf,
                 )  # fmt: skip
             except Exception as error:  # of any type: values of the config meet the weights here
                 kind = "GGUF file" if self.is_gguf else "model"
-                reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-                raise InputError(f"{self.path}: not a {kind} that transformers reads ({reason[:120]})") from error
-        self._built = model.eval() if self.is_gguf else None  # dequantising takes half a minute; once is enough
-        return model.eval()
+                raise InputError(f"{self.path}: not a {kind} that transformers reads ({first_line(error)})") from error
+        self._check_loading(loading)
+        for name, parameter in model.named_parameters():
+            if not torch.isfinite(parameter).all():
+                raise InputError(f"{self.path}: tensor {name} holds NaN or infinity; this checkpoint is not usable")
+        return model.eval().requires_grad_(False)
 
-    _built: Any = None
+    @cached_property
+    def _class(self) -> Any:
+        try:
+            return MODEL_FOR_CAUSAL_LM_MAPPING[type(self.config)]
+        except KeyError:
+            raise InputError(
+                f"{self.config_path}: {self.config.model_type} is no causal language model that transformers has"
+            ) from None
+
+    def _check_loading(self, loading: dict[str, Any]) -> None:
+        """transformers fills in what is missing at random and drops what it does not know; here both are refused."""
+        for name, held, wanted in sorted(loading["mismatched_keys"]):
+            raise InputError(
+                f"{self.path}: {name} has shape {tuple(held)} in the weights, but config.json says {tuple(wanted)}"
+            )
+        for name in sorted(loading["missing_keys"]):
+            raise InputError(f"{self.path}: the weights lack {name}, which config.json calls for")
+        for name in sorted(loading["unexpected_keys"]):
+            raise InputError(
+                f"{self.path}: the weights hold {name}, which no {self._class.__name__} has; fix config.json"
+            )
+
+    def _check_sizes(self) -> None:
+        """Before a damaged number takes all memory."""
+        c = self.config
+        try:
+            layers, heads, width = int(c.num_hidden_layers), int(c.num_attention_heads or 1), int(c.hidden_size)
+            vocab, mlp = int(c.vocab_size), int(getattr(c, "intermediate_size", None) or 0)
+            groups = int(getattr(c, "num_key_value_heads", None) or heads)
+            head = int(getattr(c, "head_dim", None) or width // max(heads, 1))
+        except (AttributeError, TypeError, ValueError) as error:
+            raise InputError(f"{self.config_path}: invalid model config ({first_line(error)}); fix it") from None
+        if min(layers, heads, width, vocab, groups, head) < 1 or mlp < 0:
+            raise InputError(f"{self.config_path}: a size in it is below 1; fix it")
+        if heads % groups:
+            raise InputError(f"{self.config_path}: {groups} key-value heads cannot share {heads} heads")
+        calls_for = width * (layers * (2 * heads * head + 2 * mlp) + vocab)
+        held = sum(path.stat().st_size for path in self.weight_paths())
+        if calls_for > max(4 * held, 2**20):  # a value has half a byte at least
+            raise InputError(
+                f"{self.config_path}: calls for about {calls_for:.1e} weights, but the files hold {held:.1e} bytes; "
+                "one of the two is not of this model"
+            )
+
+    def _fetch_weights(self) -> None:
+        if self._hub is None:
+            return
+        index = self.path / "model.safetensors.index.json"
+        names = ["model.safetensors"]
+        if index.is_file():
+            try:
+                names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+            except (ValueError, KeyError, AttributeError, TypeError, OSError) as error:
+                raise InputError(f"{index}: damaged ({first_line(error)}); fetch it again") from None
+        _download(*self._hub, names)
+        self._hub = None
 
     def tokenizer(self) -> Any | None:
         """The tokenizer as it was saved; None without one. Raises InputError for one that cannot be read."""
@@ -144,22 +231,27 @@ def context_length(config: Any, path: Path) -> int:
     return length
 
 
-def _find(source: str | Path, revision: str | None) -> Path:
+def _find(source: str | Path, revision: str | None) -> tuple[Path, tuple[str, str | None] | None]:
+    """Where the files are, and the hub id and revision whose weights are yet to be fetched."""
     path = local_path(str(source))
     if path.is_dir() or path.is_file():
         if revision is not None:
             raise InputError(f"revision={revision!r} is for hub ids, but {path} is local; drop it")
         if path.is_file():
             _check_gguf(path)
-        return path
+        return path, None
     name = str(source)
     is_id = not isinstance(source, Path) and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name)
     if not is_id or name.startswith(".") or name.endswith(".gguf"):
         raise InputError(f"{source}: no such file or directory; give a folder with config.json, or a hub id org/model")
+    return _download(name, revision, _HUB_FILES), (name, revision)
+
+
+def _download(name: str, revision: str | None, patterns: list[str]) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=_HUB_FILES))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except Exception as error:  # the hub client has a dozen error types, and all mean that the model is not to be had
         at = f" at revision {revision}" if revision else ""
         raise InputError(

@@ -1,56 +1,42 @@
-"""Any Llama, GPT-2 or GPT-NeoX checkpoint to a TransformerLens `HookedTransformer`, with proof of equal logits.
+"""Any causal language model with TransformerLens' hooks, its logits checked against transformers.
 
-The only module that knows TransformerLens versions. Weights are read straight from safetensors files and handed to
-TransformerLens' own converters, without building the transformers model first: loading a checkpoint of a series into
-an existing model costs little more than reading the file.
+A family that `families` knows becomes a `HookedTransformer`, every other a `TransformerBridge` in compatibility mode;
+measures run on both. What depends on the version of TransformerLens is in this room only.
 """
 
 import copy
+import logging
 import os
-import warnings
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from einops import EinopsError
+from jaxtyping import Float
 from torch import Tensor
-from transformer_lens import HookedTransformer, HookedTransformerConfig
-from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
-from transformer_lens.model_bridge import TransformerBridge
-from transformer_lens.pretrained.weight_conversions.gpt2 import convert_gpt2_weights
-from transformer_lens.pretrained.weight_conversions.llama import convert_llama_weights
-from transformer_lens.pretrained.weight_conversions.neox import convert_neox_weights
-from transformer_lens.pretrained.weight_conversions.olmo import convert_olmo_weights
-from transformer_lens.utilities.activation_functions import SUPPORTED_ACTIVATIONS
-from transformer_lens.weight_processing import ProcessWeights
-from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from copyscope.interp.models.at_step import checkpoint_at
+from copyscope.interp.models.bridge import bridged, check_bridgeable, finished
+from copyscope.interp.models.converted import converted, copy_weights, hooked_config
 from copyscope.interp.models.files import ModelFiles
+from copyscope.interp.models.lens import HookedModel, HookedTransformer
 from copyscope.interp.models.vocabulary import Vocabulary, vocabulary_of
-from copyscope.training.checkpoints.series import Source
+from copyscope.training.checkpoints.series import Source, local_path
 from copyscope.training.errors import InputError
 
-HookedModel = HookedTransformer | TransformerBridge
-"""What measures accept: a `HookedTransformer`, or a `TransformerBridge` in compatibility mode."""
+logger = logging.getLogger(__name__)
 
 LOGIT_TOLERANCE = 1e-4
 """Largest difference of fp32 logits against transformers that still counts as the same model; where logits reach beyond
 ±10, in proportion to the largest, since rounding grows with them (30 layers and logits of 30 give 1.1e-4)."""
-
-_CONVERTERS = {
-    "LlamaForCausalLM": convert_llama_weights,
-    "GPT2LMHeadModel": convert_gpt2_weights,
-    "GPTNeoXForCausalLM": convert_neox_weights,
-    "OlmoForCausalLM": convert_olmo_weights,
-}
-_BY_MODEL_TYPE = {
-    "llama": "LlamaForCausalLM",
-    "gpt2": "GPT2LMHeadModel",
-    "gpt_neox": "GPTNeoXForCausalLM",
-    "olmo": "OlmoForCausalLM",
-}
+CHECKED_POSITIONS = 512
+"""Of one random prompt when a model is loaded, or n_ctx: sliding windows and rotary scaling do not show in the first
+few."""
+QUICK_POSITIONS = 32
+"""The same where only weights have changed."""
+_COSMETIC = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "architectures"}
+"""Entries of a config that change nothing of what a model computes."""
 
 
 def load_hooked(
@@ -61,107 +47,90 @@ def load_hooked(
     fold_norms: bool = False,
     *,
     step: int | None = None,
+    tokenizer: str | Path | None = None,
     prove: bool = True,
-) -> HookedTransformer:
-    """Turns a checkpoint into a `HookedTransformer` in evaluation mode, with gradients off.
+) -> HookedModel:
+    """Turns a checkpoint into a model with hooks, in evaluation mode, with gradients off.
 
     Args:
-        source: a local directory in Hugging Face format or a GGUF file (never reaches for the hub), or a hub id such
-            as `EleutherAI/pythia-70m`.
+        source: a directory in Hugging Face format, a run folder or folder of checkpoints, a GGUF file (none of which
+            reaches for the hub), or a hub id such as `EleutherAI/pythia-70m`.
         revision: the hub revision; only for a hub id.
-        step: where `source` is a run or another series, the checkpoint of this step; -1 is the last.
         fold_norms: fold the norm weights into the matrices that read the residual stream. Log-probabilities stay the
-            same; nothing is centred besides what a LayerNorm subtracts anyway.
-        prove: compare logits with transformers on a short batch; in float32 a difference above `LOGIT_TOLERANCE`
-            raises. Other precisions round differently in the two libraries and are not held to that bound.
+            same; nothing is centred besides what a LayerNorm subtracts anyway. Not for bridges.
+        step: which checkpoint, where `source` is a run or another series; None or -1 for the last.
+        tokenizer: a folder to take the tokenizer from; None for the model's own.
+        prove: compare logits with transformers on a random prompt of up to 512 tokens; in float32 a difference above
+            `LOGIT_TOLERANCE` raises. Other precisions round differently in the two libraries and are not held to that.
 
-    The tokenizer is attached when the directory has one that loads without the hub; else `model.tokenizer` is None.
+    A tokenizer that TransformerLens can use is attached; else `model.tokenizer` is None. Prompts go by
+    `model_vocabulary`. No code from a checkpoint's folder is ever run.
 
     Raises:
-        InputError: no such model, an encoder or another unsupported architecture, NaN weights, a damaged file, or
-            logits that differ from those of transformers.
+        InputError: no such model or step, an encoder or another unsupported architecture, weights that are damaged,
+            not finite or do not fit the config, or logits that differ from those of transformers.
     """
-    if step is not None:
-        checkpoint = checkpoint_at(source, step)
-        source, revision = checkpoint.path, checkpoint.revision
-    files = ModelFiles(source if isinstance(source, str | Path) else os.fspath(source), revision)
-    config = _hooked_config(files, device, dtype, fold_norms)
-    with warnings.catch_warnings():
-        # 3.9 announces on every construction that 4.x drops HookedTransformer; pyproject pins below 4 for that reason.
-        warnings.filterwarnings("ignore", message="HookedTransformer is deprecated", category=DeprecationWarning)
-        model = HookedTransformer(config)
-    model.eval().requires_grad_(False)
-    _load(model, files)
-    tokenizer = files.tokenizer()
-    object.__setattr__(model, "_copyscope_vocabulary", vocabulary_of(tokenizer, model.cfg.d_vocab, files.config))
-    if tokenizer is not None:
-        with suppress(Exception):  # text is a convenience that must not stop measures
-            model.set_tokenizer(copy.deepcopy(tokenizer), default_padding_side="right")
-    if prove and dtype == torch.float32:
-        _prove(model, files)
+    files = ModelFiles(*_at_step(source, revision, step), tokenizer)
+    architecture = files.architecture
+    config = hooked_config(files, architecture, device, dtype, fold_norms)
+    if config is None:
+        if fold_norms:
+            raise InputError(f"{files.path}: fold_norms is not for {architecture}, which loads as a bridge")
+        check_bridgeable(files, architecture)
+    reference = files.reference(dtype).to(device)
+    tokens = _probe(files.config.vocab_size, CHECKED_POSITIONS if prove else 1, files)
+    logits = _logits_of(reference, tokens.to(device)) if prove else None
+    own_tokenizer = files.tokenizer()
+    if config is None:
+        model: HookedModel = bridged(reference, files, own_tokenizer)
+    else:
+        model = converted(config, reference, files)
+        if own_tokenizer is not None:
+            with suppress(Exception):  # text is a convenience that must not stop measures
+                model.set_tokenizer(copy.deepcopy(own_tokenizer), default_padding_side="right")
+    vocabulary = vocabulary_of(own_tokenizer, model.cfg.d_vocab, files.config)
+    object.__setattr__(model, "_copyscope_vocabulary", vocabulary)
+    object.__setattr__(model, "_copyscope_config", _what_matters(files))
+    if logits is not None:
+        _check(model, tokens, logits, files)
     return model
 
 
 def load_weights_into(
-    model: HookedTransformer, source: str | Path, revision: str | None = None, *, prove: bool = False
-) -> HookedTransformer:
-    """Loads another checkpoint of the same series into an existing model, in place, and returns it.
+    model: HookedModel, source: str | Path, revision: str | None = None, *, prove: bool = True
+) -> HookedModel:
+    """Loads another checkpoint of the same series and returns its model: use what is returned.
 
-    Whether norms are folded, the device and the dtype stay as `load_hooked` set them. Hooks stay too.
+    A `HookedTransformer` takes the weights in place, with its hooks, device, dtype and folded norms, if the config says
+    the same in all that matters. A bridge, and a checkpoint of another config, comes as a new model, loaded by its own
+    config. `prove` compares the logits of a short prompt with transformers'.
 
-    Raises:
-        InputError: the checkpoint's config differs from the model's, or anything that `load_hooked` refuses.
+    Raises InputError: anything that `load_hooked` refuses.
     """
     files = ModelFiles(source, revision)
-    fold_norms = model.cfg.normalization_type in ("RMSPre", "LNPre")
-    wanted = _hooked_config(files, model.cfg.device or "cpu", model.cfg.dtype, fold_norms)
-    for field in _SERIES_FIELDS:
-        if getattr(wanted, field) != getattr(model.cfg, field):
-            raise InputError(
-                f"{files.config_path}: {field} is {getattr(wanted, field)}, but the series' model has "
-                f"{getattr(model.cfg, field)}; load it with load_hooked instead"
-            )
-    _load(model, files)
-    if prove and model.cfg.dtype == torch.float32:
-        _prove(model, files)
+    device, dtype = model.cfg.device or "cpu", model.cfg.dtype
+    folded = isinstance(model, HookedTransformer) and model.cfg.normalization_type in ("RMSPre", "LNPre")
+    same = getattr(model, "_copyscope_config", None) == _what_matters(files)
+    if not isinstance(model, HookedTransformer) or not same:
+        fresh = load_hooked(source, revision, device, dtype, folded, prove=prove)
+        if not same:
+            logger.info(f"{files.path}: another config than the checkpoint before; loaded by its own")
+        return fresh
+    reference = files.reference(dtype).to(device)
+    copy_weights(model, reference, files)
+    if prove:
+        tokens = _probe(model.cfg.d_vocab, QUICK_POSITIONS, files)
+        _check(model, tokens, _logits_of(reference, tokens.to(device)), files)
     return model
 
 
-def conversion_error(model: HookedTransformer, source: str | Path, revision: str | None = None, seed: int = 0) -> float:
-    """Largest absolute difference of logits between `model` and transformers' own model of `source`.
-
-    On two random sequences of up to 32 tokens, in the model's dtype and on its device. In logits; 0 means bit-equal. A
-    short batch shows that weights and computation are the same; it cannot show that positions beyond it agree.
-    """
-    return _conversion_error(model, ModelFiles(source, revision), seed)[0]
-
-
-def prove_conversion(model: HookedTransformer, source: str | Path, revision: str | None = None) -> float:
-    """Returns `conversion_error`; raises InputError when it exceeds `LOGIT_TOLERANCE`."""
-    return _prove(model, ModelFiles(source, revision))
-
-
-def _prove(model: HookedTransformer, files: ModelFiles) -> float:
-    error, largest = _conversion_error(model, files)
-    allowed = LOGIT_TOLERANCE * max(1.0, largest / 10)
-    if not error <= allowed:
-        raise InputError(
-            f"{files.path}: logits differ from transformers by {error:.2g} (allowed: {allowed:.2g}), so the "
-            "model uses something the conversion lacks; pass prove=False only to look into it"
-        )
-    return error
-
-
-def _conversion_error(model: HookedTransformer, files: ModelFiles, seed: int = 0) -> tuple[float, float]:
-    """Largest difference of logits, and the largest logit."""
-    reference = files.reference(model.cfg.dtype)
-    reference.to(torch.device(model.cfg.device or "cpu"))
-    generator = torch.Generator().manual_seed(seed)
-    shape = (2, min(32, model.cfg.n_ctx))
-    tokens = torch.randint(0, model.cfg.d_vocab, shape, generator=generator).to(model.cfg.device)
-    with torch.inference_mode():
-        wanted = reference(tokens).logits
-        return (model(tokens) - wanted).abs().max().item(), wanted.abs().max().item()
+def prove_conversion(model: HookedModel, source: str | Path, revision: str | None = None) -> float:
+    """Largest difference between the model's logits and those of transformers' own model of `source`, on a random
+    prompt of up to 512 tokens. Raises InputError when it exceeds `LOGIT_TOLERANCE`."""
+    files = ModelFiles(source, revision)
+    tokens = _probe(model.cfg.d_vocab, CHECKED_POSITIONS, files)
+    device = model.cfg.device or "cpu"
+    return _check(model, tokens, _logits_of(files.reference(model.cfg.dtype).to(device), tokens.to(device)), files)
 
 
 def model_vocabulary(model: HookedModel) -> Vocabulary:
@@ -174,256 +143,60 @@ def model_vocabulary(model: HookedModel) -> Vocabulary:
     return known if known is not None else vocabulary_of(getattr(model, "tokenizer", None), model.cfg.d_vocab)
 
 
-def key_value_cache(model: HookedTransformer, batch: int) -> TransformerLensKeyValueCache:
-    """An empty key-value cache for `batch` sequences."""
-    return TransformerLensKeyValueCache.init_cache(model.cfg, model.cfg.device, batch)
-
-
-# ---------------------------------------------------------------------------------------------------------- the config
-
-_SERIES_FIELDS = (
-    *("n_layers", "n_heads", "n_key_value_heads", "d_model", "d_head", "d_mlp", "d_vocab", "n_ctx", "act_fn", "eps"),
-    *("normalization_type", "positional_embedding_type", "rotary_dim", "rotary_base", "rotary_scaling_factor"),
-    *("use_NTK_by_parts_rope", "NTK_by_parts_factor", "parallel_attn_mlp", "original_architecture"),
-)
-
-
-def _architecture(hf_config: Any, path: Path) -> str:
-    kind = hf_config.model_type
-    name = (getattr(hf_config, "architectures", None) or [_BY_MODEL_TYPE.get(kind, kind)])[0]
-    if name in _CONVERTERS:
-        return name
-    encoders = {n for v in MODEL_FOR_MASKED_LM_MAPPING_NAMES.values() for n in ([v] if isinstance(v, str) else v)}
-    if getattr(hf_config, "is_encoder_decoder", False) or name in encoders:
-        raise InputError(f"{path}: {name} has an encoder, and copying is measured on decoder-only language models")
-    known = ", ".join(_CONVERTERS)
-    raise InputError(f"{path}: architecture {name} is not supported; supported are {known}")
-
-
-def _rope(hf_config: Any, path: Path) -> dict[str, Any]:
-    """The rotary fields of a TransformerLens config; transformers 5 keeps them in `rope_parameters`."""
-    rope = dict(getattr(hf_config, "rope_parameters", None) or {})
-    fields: dict[str, Any] = {"rotary_base": rope.get("rope_theta") or getattr(hf_config, "rope_theta", 10000.0)}
-    kind = rope.get("rope_type", "default")
-    if kind == "linear":
-        fields["rotary_scaling_factor"] = float(rope["factor"])
-    elif kind == "llama3":
-        fields |= {
-            "use_NTK_by_parts_rope": True,
-            "NTK_original_ctx_len": rope["original_max_position_embeddings"],
-            "NTK_by_parts_low_freq_factor": rope["low_freq_factor"],
-            "NTK_by_parts_high_freq_factor": rope["high_freq_factor"],
-            "NTK_by_parts_factor": rope["factor"],
-        }
-    elif kind != "default":
-        raise InputError(f"{path}: rotary scaling {kind!r} is not supported; supported are default, linear and llama3")
-    return fields
-
-
-def _hooked_config(
-    files: ModelFiles, device: str | torch.device, dtype: torch.dtype, fold_norms: bool
-) -> HookedTransformerConfig:
-    # TransformerLens' own reading of a config guesses the architecture from the directory's name and ignores head_dim,
-    # the biases and NeoX' rotary base, so the config is built here.
+def _at_step(source: Source, revision: str | None, step: int | None) -> tuple[str | Path, str | None]:
+    """The one checkpoint that is meant: that of `step`; the last of a folder that is no model itself."""
+    plain = source if isinstance(source, str | Path) else os.fspath(source)
+    folder = local_path(str(plain))
+    holds_a_model = not folder.is_dir() or (folder / "config.json").is_file()
+    if step is None and (revision is not None or holds_a_model):
+        return plain, revision
     try:
-        config = _read_config(files, device, dtype, fold_norms)
-        _check_sizes(config, files)
-    except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError, AssertionError) as error:
-        if isinstance(error, InputError):
-            raise
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"{files.config_path}: a value in it makes no model ({reason[:120]}); mend it") from error
-    return config
+        checkpoint = checkpoint_at(source, -1 if step is None else step)
+    except InputError:
+        if step is None:
+            return plain, revision  # whose own message says more
+        raise
+    return checkpoint.path, checkpoint.revision
 
 
-def _check_sizes(config: HookedTransformerConfig, files: ModelFiles) -> None:
-    """Before a damaged number takes all memory."""
-    d_mlp = config.d_mlp or 0
-    width = 4 * config.n_heads * config.d_head + 3 * d_mlp
-    largest = config.d_model * (config.n_layers * width + 2 * config.d_vocab)
-    sizes = (config.n_layers, config.n_heads, config.d_head, config.d_model, d_mlp, config.d_vocab, config.n_ctx)
-    if min(sizes) < 1:
-        raise InputError(f"{files.config_path}: a size in it is below 1; mend it")
-    if config.n_heads % (config.n_key_value_heads or config.n_heads):
+def _what_matters(files: ModelFiles) -> dict[str, Any]:
+    return {key: value for key, value in files.config.to_dict().items() if key not in _COSMETIC}
+
+
+def _probe(d_vocab: int, positions: int, files: ModelFiles) -> Tensor:
+    length = min(positions, files.context_length)
+    return torch.randint(0, d_vocab, (1, length), generator=torch.Generator().manual_seed(0))
+
+
+@torch.inference_mode()
+def _logits_of(reference: Any, tokens: Tensor) -> Float[Tensor, "row pos d_vocab"]:
+    return reference(tokens, use_cache=False).logits.clone()
+
+
+@torch.inference_mode()
+def _check(model: HookedModel, tokens: Tensor, wanted: Float[Tensor, "row pos d_vocab"], files: ModelFiles) -> float:
+    """Largest difference of the model's logits, those passed on by its parts among them, from the wanted ones."""
+    largest = wanted.abs().max().item()
+    error = max((logits.sub_(wanted).abs_().max().item() for logits in _own_logits(model, tokens)), default=0.0)
+    allowed = LOGIT_TOLERANCE * max(1.0, largest / 10)
+    if model.cfg.dtype == torch.float32 and not error <= allowed:
         raise InputError(
-            f"{files.config_path}: {config.n_key_value_heads} key-value heads cannot share {config.n_heads} heads"
+            f"{files.path}: logits differ from transformers by {error:.2g} (allowed: {allowed:.2g}), so the "
+            "model uses something the conversion lacks; pass prove=False only to look into it"
         )
-    held = sum(path.stat().st_size for path in files.weight_paths())
-    if largest > max(4 * held, 2**20):  # a value has half a byte at least, and W_K and W_V may be shared
-        raise InputError(
-            f"{files.config_path}: calls for about {largest:.1e} weights, but the files hold {held:.1e} bytes; one of "
-            "the two is not of this model"
-        )
+    logger.debug(f"{files.path}: logits checked against transformers (largest difference {error:.1e})")
+    return error
 
 
-def _read_config(
-    files: ModelFiles, device: str | torch.device, dtype: torch.dtype, fold_norms: bool
-) -> HookedTransformerConfig:
-    hf_config, path = files.config, files.config_path
-    architecture = _architecture(hf_config, path)
-    n_heads = hf_config.num_attention_heads
-    d_model = hf_config.hidden_size
-    fields: dict[str, Any] = {
-        "n_layers": hf_config.num_hidden_layers,
-        "n_heads": n_heads,
-        "d_model": d_model,
-        "d_head": d_model // n_heads,
-        "d_vocab": hf_config.vocab_size,
-        "n_ctx": hf_config.max_position_embeddings,
-    }
-    if architecture == "LlamaForCausalLM":
-        for bias in ("attention_bias", "mlp_bias"):
-            if getattr(hf_config, bias, False):
-                raise InputError(f"{path}: {bias}=true is not supported for Llama models")
-        d_head = getattr(hf_config, "head_dim", None) or d_model // n_heads
-        n_key_value_heads = hf_config.num_key_value_heads
-        fields |= {
-            "d_head": d_head,
-            "d_mlp": hf_config.intermediate_size,
-            # TransformerLens reads any number here as grouped-query attention, even one pair a head.
-            "n_key_value_heads": n_key_value_heads if n_key_value_heads != n_heads else None,
-            "act_fn": hf_config.hidden_act,
-            "eps": hf_config.rms_norm_eps,
-            "normalization_type": "RMSPre" if fold_norms else "RMS",
-            "final_rms": True,
-            "gated_mlp": True,
-            "positional_embedding_type": "rotary",
-            "rotary_dim": d_head,
-            "rotary_adjacent_pairs": False,
-        } | _rope(hf_config, path)
-    elif architecture == "OlmoForCausalLM":
-        if hf_config.attention_bias or hf_config.clip_qkv or hf_config.num_key_value_heads != n_heads:
-            raise InputError(f"{path}: OLMo models with attention_bias, clip_qkv or grouped heads are not supported")
-        fields |= {
-            "d_mlp": hf_config.intermediate_size,
-            "act_fn": hf_config.hidden_act,
-            "eps": 1e-5,
-            "normalization_type": "LNPre" if fold_norms else "LN",
-            "gated_mlp": True,
-            "positional_embedding_type": "rotary",
-            "rotary_dim": d_model // n_heads,
-            "rotary_adjacent_pairs": False,
-        } | _rope(hf_config, path)
-    elif architecture == "GPT2LMHeadModel":
-        fields |= {
-            "d_mlp": hf_config.n_inner or 4 * d_model,
-            "act_fn": hf_config.activation_function,
-            "eps": hf_config.layer_norm_epsilon,
-            "normalization_type": "LNPre" if fold_norms else "LN",
-            "positional_embedding_type": "standard",
-            "use_attn_scale": hf_config.scale_attn_weights,
-            "scale_attn_by_inverse_layer_idx": hf_config.scale_attn_by_inverse_layer_idx,
-        }
-    else:
-        rope = dict(getattr(hf_config, "rope_parameters", None) or {})
-        share = rope.get("partial_rotary_factor", getattr(hf_config, "rotary_pct", 0.25))
-        fields |= {
-            "d_mlp": hf_config.intermediate_size,
-            "act_fn": hf_config.hidden_act,
-            "eps": hf_config.layer_norm_eps,
-            "normalization_type": "LNPre" if fold_norms else "LN",
-            "positional_embedding_type": "rotary",
-            "rotary_dim": int(share * (d_model // n_heads)),
-            "rotary_adjacent_pairs": False,
-            "parallel_attn_mlp": hf_config.use_parallel_residual,
-            "default_prepend_bos": False,
-        } | _rope(hf_config, path)
-    if fields["act_fn"] not in SUPPORTED_ACTIVATIONS:
-        raise InputError(f"{path}: activation {fields['act_fn']!r} is not one that TransformerLens has")
-    if fields["d_model"] % n_heads and architecture != "LlamaForCausalLM":
-        raise InputError(f"{path}: hidden_size {d_model} is not a multiple of {n_heads} heads")
-    return HookedTransformerConfig(
-        **fields,
-        model_name=files.name,
-        original_architecture=architecture,
-        device=str(device),
-        dtype=dtype,
-        init_weights=False,
-    )
-
-
-# --------------------------------------------------------------------------------------------------------- the weights
-
-
-class _Modules:
-    """Dotted tensor names as the tree of modules that TransformerLens' converters walk."""
-
-    def __init__(self, tensors: dict[str, Tensor], prefix: str = "") -> None:
-        self._tensors, self._prefix = tensors, prefix
-
-    def __getattr__(self, name: str) -> Any:
-        full = self._prefix + name
-        if full in self._tensors:
-            return self._tensors[full]
-        if not any(key.startswith(full + ".") for key in self._tensors):
-            raise AttributeError(full)
-        return _Modules(self._tensors, full + ".")
-
-    def __getitem__(self, index: int) -> Any:
-        return getattr(self, str(index))
-
-
-def _canonical_names(tensors: dict[str, Tensor], architecture: str) -> dict[str, Tensor]:
-    """Names as the language-model class has them, and the tied unembedding spelled out."""
-    trunk, embedding = {
-        "LlamaForCausalLM": ("model", "embed_tokens"),
-        "GPT2LMHeadModel": ("transformer", "wte"),
-        "GPTNeoXForCausalLM": ("gpt_neox", "embed_in"),
-        "OlmoForCausalLM": ("model", "embed_tokens"),
-    }[architecture]
-    if not any(name.startswith(trunk + ".") for name in tensors):
-        # Older files (gpt2 on the hub among them) were saved from the trunk alone.
-        tensors = {name if name.startswith("lm_head.") else f"{trunk}.{name}": t for name, t in tensors.items()}
-    if "lm_head.weight" not in tensors and "embed_out.weight" not in tensors:
-        name = f"{trunk}.{embedding}.weight"
-        if name in tensors:
-            tensors["lm_head.weight"] = tensors[name]
-    return tensors
-
-
-def _load(model: HookedTransformer, files: ModelFiles) -> None:
-    """Reads, checks, converts and copies the weights; the model changes only once everything has been checked."""
-    config = model.cfg
-    architecture = config.original_architecture or ""
-    tensors = _canonical_names(files.tensors(), architecture)
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise InputError(f"{files.path}: tensor {name} holds NaN or infinity; this checkpoint is not usable")
-    tensors = {n: t.to(config.device, config.dtype) if t.is_floating_point() else t for n, t in tensors.items()}
-    try:
-        state = _CONVERTERS[architecture](_Modules(tensors), config)
-        # GPT-2's converter leaves the unembedding's bias out, and folding would then lose the last norm's bias; OLMo's
-        # leaves out the biases of queries, keys and values, which it does not have.
-        left_out = {"unembed.b_U": (config.d_vocab,)}
-        if architecture == "OlmoForCausalLM":
-            shape = (config.n_heads, config.d_head)
-            left_out |= {f"blocks.{i}.attn.b_{x}": shape for i in range(config.n_layers) for x in "QKV"}
-        for name, shape in left_out.items():
-            state.setdefault(name, torch.zeros(shape, dtype=config.dtype, device=config.device))
-        if config.normalization_type in ("RMSPre", "LNPre"):
-            state = ProcessWeights.process_weights(
-                {name: tensor.clone() for name, tensor in state.items()},
-                config,
-                fold_ln=True,
-                center_writing_weights=False,
-                center_unembed=False,
-                fold_value_biases=False,
-                refactor_factored_attn_matrices=False,
-            )
-    except AttributeError as error:
-        raise InputError(f"{files.path}: the weights lack {error.args[0]}, which config.json calls for") from error
-    except (EinopsError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"{files.path}: the weights do not fit config.json ({reason[:160]})") from error
-    parameters = dict(model.named_parameters())
-    for name, parameter in parameters.items():
-        if name not in state:
-            raise InputError(f"{files.path}: the weights lack what TransformerLens calls {name}")
-        if state[name].shape != parameter.shape:
-            raise InputError(
-                f"{files.path}: {name} has shape {tuple(state[name].shape)} in the weights, but config.json says "
-                f"{tuple(parameter.shape)}"
-            )
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(state[name])
+def _own_logits(model: HookedModel, tokens: Tensor):
+    """The model's logits; for a bridge also those of its last residual stream, which losses are read from."""
+    tokens = tokens.to(model.cfg.device or "cpu")
+    if isinstance(model, HookedTransformer):
+        yield model(tokens)
+        return
+    caught: list[Tensor] = []
+    keep: Callable[..., None] = lambda x, hook: caught.append(x)  # noqa: E731
+    with model.hooks(fwd_hooks=[(f"blocks.{model.cfg.n_layers - 1}.hook_resid_post", keep)]):
+        logits = model(tokens)
+    yield logits.clone()
+    yield finished(model, model.unembed(model.ln_final(caught[0]))).clone()

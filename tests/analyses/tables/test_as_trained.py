@@ -6,7 +6,6 @@ import polars as pl
 import pytest
 import torch
 from small_demo import small_config, write_corpus
-from transformer_lens import HookedTransformer
 
 from copyscope.analyses.page.attention import Models
 from copyscope.analyses.tables.ablations import ablate
@@ -14,6 +13,7 @@ from copyscope.analyses.tables.as_trained import as_trained
 from copyscope.analyses.tables.run import open_run, read_metrics
 from copyscope.analyses.tables.scores import score
 from copyscope.interp.models.hooked import load_hooked
+from copyscope.interp.models.lens import HookedTransformer
 from copyscope.training.checkpoints.average import average
 from copyscope.training.config import RunConfig
 from copyscope.training.data.batches import windows

@@ -3,9 +3,10 @@
 import pytest
 import torch
 from handmade import llama, saved
+from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 
 from copyscope.interp.ablation.hooks import METHODS, ablate_heads
-from copyscope.interp.models.hooked import key_value_cache, load_hooked
+from copyscope.interp.models.hooked import load_hooked
 from copyscope.training.errors import InputError
 
 TOKENS = torch.randint(0, 90, (4, 20), generator=torch.Generator().manual_seed(0))
@@ -94,7 +95,7 @@ def test_a_cache_goes_on_at_its_position(model, method):
     """Token by token with a key-value cache gives what one pass over the whole prompt gives."""
     with ablate_heads(model, [(0, 2), (1, 1), (1, "mlp")], method, reference=OTHERS, seed=3):
         whole = model(TOKENS)
-    cache = key_value_cache(model, len(TOKENS))
+    cache = TransformerLensKeyValueCache.init_cache(model.cfg, model.cfg.device, len(TOKENS))
     parts = []
     with ablate_heads(model, [(0, 2), (1, 1), (1, "mlp")], method, reference=OTHERS, seed=3):
         for piece in TOKENS.split([9, 1, 10], dim=1):
