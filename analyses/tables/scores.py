@@ -131,12 +131,19 @@ class Scorer:
                 store_table(labelled(tables[kind], run, checkpoint), paths[kind], key, facts)
 
     def _ready(self, run: Run, checkpoint: Checkpoint) -> tuple[HookedModel, Prompts]:
-        """The model with this checkpoint's weights, and the prompts; both are made at the first call."""
-        if self._model is None or self._prompts is None:
-            self._model = model = load_hooked(checkpoint.path, checkpoint.revision)
-            self._prompts = run_prompts(run, model.cfg.n_ctx, model_vocabulary(model), self._seeds, self._samples)
+        """The model with this checkpoint's weights, and the prompts, which are the same for all checkpoints of one
+        context and vocabulary."""
+        if self._model is None:
+            model = load_hooked(checkpoint.path, checkpoint.revision)
         else:
-            self._model = load_weights_into(self._model, checkpoint.path, checkpoint.revision)
+            model = load_weights_into(self._model, checkpoint.path, checkpoint.revision)
+        fits = self._model is not None and (model.cfg.n_ctx, model.cfg.d_vocab) == (
+            self._model.cfg.n_ctx,
+            self._model.cfg.d_vocab,
+        )
+        if self._prompts is None or not fits:
+            self._prompts = run_prompts(run, model.cfg.n_ctx, model_vocabulary(model), self._seeds, self._samples)
+        self._model = model
         return self._model, self._prompts
 
     def _key(self, run: Run, checkpoint: Checkpoint) -> str:

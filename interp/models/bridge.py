@@ -45,9 +45,9 @@ def bridged(reference: Any, files: ModelFiles, tokenizer: Any | None) -> Transfo
                 model_name=files.name,
                 post_adapter_hook=lambda adapter: _correct(adapter, reference),
             )
-            for module in bridge.modules():
+            for module in bridge.modules():  # transformers' norms, not TransformerLens' own
                 if hasattr(module, "use_native_layernorm_autograd"):
-                    module.use_native_layernorm_autograd = True  # transformers' norm, not TransformerLens' own
+                    setattr(module, "use_native_layernorm_autograd", True)  # noqa: B010
             bridge.enable_compatibility_mode(no_processing=True)
         except Exception as error:  # adapters fail in many ways on settings they do not know
             raise InputError(

@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
+from copyscope.interp.models.gguf_numbers import with_the_files_numbers
 from copyscope.interp.models.tokenizer import read_tokenizer
 from copyscope.training.checkpoints.manifest import check_files
 from copyscope.training.checkpoints.series import local_path
@@ -58,7 +59,8 @@ class ModelFiles:
     @cached_property
     def config(self) -> Any:
         """transformers' configuration. Raises InputError if it is missing or unreadable."""
-        return read_config(self._folder, self.path.name if self.is_gguf else None)
+        config = read_config(self._folder, self.path.name if self.is_gguf else None)
+        return with_the_files_numbers(config, self.path) if self.is_gguf else config
 
     def weight_paths(self) -> list[Path]:
         """The files that hold the weights. Raises InputError if one is not there."""

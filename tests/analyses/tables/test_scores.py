@@ -61,11 +61,16 @@ def test_what_the_hub_does_not_have(hub: Path) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_a_series_with_differing_configs_names_the_field(tmp_path: Path) -> None:
-    tiny(tmp_path / "step1", 0)
-    tiny(tmp_path / "step2", 0, num_key_value_heads=1)
-    with pytest.raises(InputError, match=r"step2/config\.json: n_key_value_heads"):
-        score(tmp_path, ["previous_token"])
+def test_each_checkpoint_is_scored_by_its_own_config(tmp_path: Path) -> None:
+    tiny(tmp_path / "a" / "step1", 0)
+    rope = {"rope_type": "default", "rope_theta": 50.0}
+    for folder in ("a", "b"):
+        tiny(tmp_path / folder / "step2", 0, max_position_embeddings=100, rope_parameters=rope)
+    both, alone = (score(tmp_path / folder, ["previous_token"]) for folder in ("a", "b"))
+    assert both.heads["step"].unique().to_list() == [1, 2]
+    second = both.heads.filter(step=2)
+    assert second["value"].to_list() == pytest.approx(alone.heads["value"].to_list(), rel=1e-6)
+    assert second["value"].to_list() != both.heads.filter(step=1)["value"].to_list()
 
 
 def test_several_seeds_are_taken_together(tmp_path: Path) -> None:

@@ -212,7 +212,7 @@ def test_encoder(tmp_path):
         load_hooked(tmp_path)
 
 
-def as_gguf(model, path, **changes):
+def as_gguf(model, path, more=lambda writer: None):
     """The Llama as llama.cpp writes it: its names, and queries and keys in the order of interleaved rotations."""
     gguf = pytest.importorskip("gguf", reason="GGUF files need the package gguf (copyscope[gguf])")
     c = model.config
@@ -226,6 +226,7 @@ def as_gguf(model, path, **changes):
     writer.add_layer_norm_rms_eps(c.rms_norm_eps)
     writer.add_rope_freq_base(c.rope_parameters["rope_theta"])
     writer.add_vocab_size(c.vocab_size)
+    more(writer)
     names = {
         "model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output",
         "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm", "self_attn.q_proj": "attn_q",
@@ -261,6 +262,26 @@ def test_gguf_gives_the_logits_of_the_folder(heads, tmp_path):
     tokens = torch.randint(0, 90, (2, 30), generator=torch.Generator().manual_seed(0))
     assert torch.allclose(model(tokens), reference(tokens).logits, atol=1e-4)
     assert model.cfg.model_name == "tiny"
+
+
+def test_gguf_rotary_scaling_that_transformers_drops(tmp_path):
+    rope = {"rope_type": "linear", "rope_theta": 500.0, "factor": 2.0}
+    reference = llama(rope_parameters=rope)
+    jitter(reference)
+
+    def scaling(writer):
+        writer.add_string("llama.rope.scaling.type", "linear")
+        writer.add_float32("llama.rope.scaling.factor", 2.0)
+
+    model = load_hooked(as_gguf(reference, tmp_path / "tiny.gguf", scaling))
+    tokens = torch.randint(0, 90, (2, 60), generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(model(tokens), reference(tokens).logits, atol=1e-4)
+
+
+def test_gguf_numbers_that_transformers_does_not_read(tmp_path):
+    path = as_gguf(llama(), tmp_path / "tiny.gguf", lambda writer: writer.add_float32("llama.logit_scale", 0.5))
+    with pytest.raises(InputError, match="logit_scale"):
+        load_hooked(path)
 
 
 def test_bad_gguf(tmp_path):
