@@ -6,11 +6,10 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from copyscope.interp.forward.layers import Layer, embed
 from copyscope.interp.forward.residual import batches, final_residual, logits_of
-from copyscope.interp.models.hooked import HookedModel
+from copyscope.interp.models.lens import HookedModel, HookedTransformer
 
 
 class Continued(NamedTuple):
