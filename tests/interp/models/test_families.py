@@ -15,6 +15,7 @@ from copyscope.interp.measures.heads import induction_attention, previous_token,
 from copyscope.interp.models.hooked import load_hooked, load_weights_into
 from copyscope.interp.models.lens import HAS_HOOKED, HookedTransformer
 from copyscope.interp.prompts.generate import copying_test, repeated_random_tokens
+from copyscope.interp.prompts.varied import varied_repeats
 
 CONTEXT, VOCAB, HEADS = 96, 90, 4
 B: dict[str, Any] = {
@@ -122,7 +123,7 @@ def test_family(family, tmp_path):
     assert isinstance(model, HookedTransformer) == (FAMILIES[family][2] and HAS_HOOKED)
     assert (model(tokens) - hf(tokens).logits).abs().max() < 1e-4
     table = score_heads(model, ["previous_token", "induction_attention"], vocab=range(5, 85), n_prompts=3)
-    prompts = repeated_random_tokens(range(5, 85), model.cfg.n_ctx // 2 if model.cfg.n_ctx < 200 else 100, 3)
+    prompts = varied_repeats(range(5, 85), 100, 3, 0, None, 2, n_ctx=model.cfg.n_ctx)
     for name, measure in (("previous_token", previous_token), ("induction_attention", induction_attention)):
         wanted = torch.stack([measure(pattern, prompts) for pattern in hf(prompts, output_attentions=True).attentions])
         assert torch.allclose(table.filter(measure=name)["value"].to_torch().float(), wanted.flatten(), atol=1e-4)
