@@ -196,8 +196,11 @@ def _plateau(run: Run, heads: pl.DataFrame, model: pl.DataFrame) -> list[str]:
         "before": "Copying did not wait for the loss to plateau",
     }
     first = words.get(verdict.verdict, "Undecided whether copying came after the loss had plateaued")
+    strict = _plateaued(verdict.settled)
     lenient = _plateaued(verdict.settled_leniently).partition(" (")[0]
-    return [f"{first}: {_plateaued(verdict.settled)}; by a rule half as strict, {lenient}."]
+    if lenient == strict.partition(" (")[0]:
+        return [f"{first}: {strict}, also by a rule half as strict."]
+    return [f"{first}: {strict}; by a rule half as strict, {lenient}."]
 
 
 def _plateaued(settled: LossSettled) -> str:
