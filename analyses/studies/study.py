@@ -29,7 +29,7 @@ from copyscope.training.errors import InputError
 from copyscope.training.files import write_bytes, write_text
 from copyscope.training.progress import Progress
 from copyscope.training.sweeps.driver import outcomes
-from copyscope.training.sweeps.engines import Engine
+from copyscope.training.sweeps.engines.protocol import Engine
 from copyscope.training.sweeps.plan import Sweep, parse_sweep, read_toml
 from copyscope.training.sweeps.worker import DONE, FINISHED
 

@@ -9,7 +9,8 @@ import polars as pl
 from copyscope.training.data.corpora import check_corpus
 from copyscope.training.progress import Progress
 from copyscope.training.sweeps.driver import Outcome, run_sweep
-from copyscope.training.sweeps.engines import Engine, make_engine
+from copyscope.training.sweeps.engines import make_engine
+from copyscope.training.sweeps.engines.protocol import Engine
 from copyscope.training.sweeps.plan import Sweep, claim, load_sweep
 
 SCORED, PLAIN = "copyscope.analyses.studies.scored_run", "copyscope.training.sweeps.worker"

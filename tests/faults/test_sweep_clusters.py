@@ -160,7 +160,7 @@ def test_a_cluster_s_task_hears_an_interrupt_where_its_program_ignores_it(tmp_pa
     claim(sweep, tmp_path)
     folder = tmp_path / sweep.runs[0].run_id
     task = (
-        "import sys; from pathlib import Path; from copyscope.training.sweeps.engines import Job; "
+        "import sys; from pathlib import Path; from copyscope.training.sweeps.engines.protocol import Job; "
         "from copyscope.training.sweeps.engines.child import run_child; "
         "sys.exit(run_child(Job(Path(sys.argv[1]), 'counted_run'), {}))"
     )

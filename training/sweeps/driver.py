@@ -17,7 +17,7 @@ from typing import NamedTuple
 from copyscope.training.errors import Stopped
 from copyscope.training.files import disk_full, is_disk_full
 from copyscope.training.progress import Progress
-from copyscope.training.sweeps.engines import Ended, Engine, Job
+from copyscope.training.sweeps.engines.protocol import Ended, Engine, Job
 from copyscope.training.sweeps.plan import PlannedRun, Sweep
 from copyscope.training.sweeps.worker import (
     BUSY_CODE,

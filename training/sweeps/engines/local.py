@@ -4,8 +4,8 @@ import os
 import subprocess
 import time
 
-from copyscope.training.sweeps.engines import Ended, Job
 from copyscope.training.sweeps.engines.child import ask_to_stop, jobs_at_once, start_child, threads, usable_cores
+from copyscope.training.sweeps.engines.protocol import Ended, Job
 
 POLL = 0.1
 

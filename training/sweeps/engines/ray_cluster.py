@@ -11,8 +11,8 @@ import ray
 from ray.exceptions import RayError
 
 from copyscope.training.errors import InputError
-from copyscope.training.sweeps.engines import Ended, Job
 from copyscope.training.sweeps.engines.child import run_child, threads
+from copyscope.training.sweeps.engines.protocol import Ended, Job
 
 REACH_SECONDS = 5.0
 

@@ -10,8 +10,8 @@ import submitit
 from submitit.core.utils import FailedJobError
 
 from copyscope.training.errors import InputError
-from copyscope.training.sweeps.engines import Ended, Job
 from copyscope.training.sweeps.engines.child import run_child
+from copyscope.training.sweeps.engines.protocol import Ended, Job
 
 POLL = 0.2
 DEFAULTS = {"timeout_min": 24 * 60, "cpus_per_task": 4}
