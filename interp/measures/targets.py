@@ -31,9 +31,10 @@ class Targets(NamedTuple):
         return (self.weight / (self.query + 1)).sum().item()
 
     def shares(self, n_prompts: int) -> Float[Tensor, "prompt"]:
-        """How much each prompt counts; sums to 1 as the weights do."""
+        """How much each prompt counts; sums to 1, or to 0 where nothing is counted."""
         shares = torch.zeros(n_prompts, dtype=torch.float64, device=self.weight.device)
-        return shares.index_add_(0, self.prompt, self.weight.double())
+        shares.index_add_(0, self.prompt, self.weight.double())
+        return shares / shares.sum().clamp(min=1e-300)
 
     def of(self, pattern: Float[Tensor, "batch head query key"]) -> Float[Tensor, "head"]:
         """The measure of whole patterns."""

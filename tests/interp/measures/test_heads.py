@@ -225,8 +225,9 @@ def test_every_calibration_equals_patterns_from_a_cache(tmp_path):
             written = torch.einsum("bkhd,hdm->bhkm", values, model.W_O[layer]).norm(dim=-1)
             by_value = pattern * written[:, :, None]
             by_value = by_value / by_value.sum(dim=-1, keepdim=True)
-            mine = [t.of(pattern) / t.weight.sum() for t in each_prompt(true, n)]
-            others = [t.of(pattern) / t.weight.sum() for t in each_prompt(null, n)]
+            size = true.weight.sum()
+            mine = [t.of(pattern) / t.weight.sum() * size for t in each_prompt(true, n)]
+            others = [t.of(pattern) / t.weight.sum() * size for t in each_prompt(null, n)]
             one_by_one, difference = torch.stack(mine), torch.stack(mine) - torch.stack(others)
             t_value = difference.mean(dim=0) / (difference.std(dim=0) / n**0.5)
             for head in range(4):
