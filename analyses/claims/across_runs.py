@@ -22,6 +22,7 @@ from copyscope.analyses.claims.verdict import (
     may_move,
     number,
     taken_as_later,
+    undated,
     undecided,
 )
 from copyscope.analyses.statistics.censored import censored_slope
@@ -46,11 +47,12 @@ def updates_not_tokens(runs: list[Evidence]) -> Verdict:
     used, notes = _comparable(runs, BATCH)
     if not used:
         return undecided(claim, 0, notes)
-    formed, late = _parted(used)
+    formed, late = parted(used)
     notes += on_steps(used)
     sizes = np.array([run.config[BATCH] for run in formed], dtype=float)
     steps, low, high = (
-        np.array([run.copying[name] for run in formed], dtype=float) for name in ("estimate", "low", "high")
+        np.array(column, dtype=float)
+        for column in ([run.step for run in formed], *([run.copying[end] for run in formed] for end in ("low", "high")))
     )
     fit = batch_exponent(
         sizes, steps, low, high, np.array([run.config[BATCH] for run in late], dtype=float),
@@ -102,7 +104,7 @@ def learning_rate(runs: list[Evidence]) -> Verdict:
     used, notes = _comparable(runs, RATE, SCHEDULE)
     if not used:
         return undecided(claim, 0, notes)
-    formed, late = _parted(used)
+    formed, late = parted(used)
     notes += on_steps(used)
     rates, steps = (np.array(x, dtype=float) for x in ([r.config[RATE] for r in formed], [r.step for r in formed]))
     details = contrast([run.config[RATE] for run in used], [compared(run) for run in used]).table
@@ -132,7 +134,7 @@ def optimization_intensity(runs: list[Evidence]) -> Verdict:
     used, notes = _comparable(runs, RATE, (*SCHEDULE, BATCH))
     if not used:
         return undecided(claim, 0, notes)
-    formed, late = _parted(used)
+    formed, late = parted(used)
     formed = [run for run in formed if run.rates is not None]
     notes += elsewhere(len(late), "no copying yet")
     if len({run.config[RATE] for run in formed}) < 2 or len(formed) < LEAST_RUNS:
@@ -166,9 +168,9 @@ def _comparable(runs: list[Evidence], factor: str, also: Sequence[str] = ()) -> 
     return used, notes
 
 
-def _parted(runs: Sequence[Evidence]) -> tuple[list[Evidence], list[Evidence]]:
-    """Those in which copying formed, and those in which it has not yet."""
-    return [run for run in runs if run.step is not None], [run for run in runs if run.step is None]
+def parted(runs: Sequence[Evidence]) -> tuple[list[Evidence], list[Evidence]]:
+    """Those with a formation step of copying, and those in which it has not formed yet."""
+    return [run for run in runs if run.step is not None], [run for run in runs if run.late]
 
 
 def _contrasted(runs: list[Evidence], factor: str, settings: int, claim: Verdict) -> Verdict:
@@ -185,18 +187,19 @@ def _contrasted(runs: list[Evidence], factor: str, settings: int, claim: Verdict
 
 def on_steps(runs: Sequence[Evidence]) -> str:
     """A note on what the formation steps of copying leave open; empty if nothing."""
-    formed, late = _parted(runs)
-    return taken_as_later(len(late)) + may_move(sum(bool(run.copying["provisional"]) for run in formed))
+    formed, late = parted(runs)
+    moving = sum(bool(run.copying["provisional"]) for run in formed)
+    return taken_as_later(len(late)) + undated(len(runs) - len(formed) - len(late)) + may_move(moving)
 
 
 def steps_table(runs: Sequence[Evidence], setting: str, values: Sequence[Any]) -> pl.DataFrame:
     """When copying formed in each run with its interval, by the setting's value; or which step it is later than."""
     rows = []
     for run, value in zip(runs, values, strict=True):
-        if run.step is None:
+        if run.late:
             rows.append((run.run, value, None, None, None, float(run.last_step)))
         else:
-            rows.append((run.run, value, *(run.copying[name] for name in ("estimate", "low", "high")), None))
+            rows.append((run.run, value, run.step, run.copying["low"], run.copying["high"], None))
     steps = dict.fromkeys(("copying forms", "low", "high", "later than"), pl.Float64())
     schema = {"run": pl.String(), setting: None, **steps}
     return pl.DataFrame(rows, schema=schema, orient="row").sort(setting, maintain_order=True)
@@ -204,8 +207,10 @@ def steps_table(runs: Sequence[Evidence], setting: str, values: Sequence[Any]) -
 
 def compared(run: Evidence) -> dict[str, float | None]:
     """What `contrast` compares."""
-    if run.step is None:
+    if run.late:
         return {"log_last_step": math.log(run.last_step), **run.final}
+    if run.step is None:
+        return dict(run.final)
     return {"log_step": math.log(max(run.step, 0.5)), "log_step_error": run.log_error, **run.final}
 
 

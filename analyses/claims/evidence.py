@@ -10,6 +10,7 @@ from jaxtyping import Float
 from copyscope.analyses.claims.factors import flat
 from copyscope.analyses.formation.emergence import Emergence, emergence
 from copyscope.analyses.formation.heads import copying_formation, formation_steps, order_of_appearance
+from copyscope.analyses.formation.step_rule import middle
 from copyscope.analyses.tables.run import chance, open_run, read_metrics, score_tables
 from copyscope.training.checkpoints.average import ABOUT
 from copyscope.training.checkpoints.series import Source
@@ -60,16 +61,23 @@ class Evidence(NamedTuple):
         for stage, table in zip(STAGES, (self.previous, self.induction), strict=False):
             stays = None if table is None else table.filter(pl.col("formed") & ~pl.col("fell_back"))
             if stays is not None and not stays.is_empty():
-                strong = stays.filter(pl.col("peak") >= pl.col("peak").max() / 2).sort("estimate")
-                found[stage] = tuple(strong.select("estimate", "low", "high").row(0))
+                strong = stays.filter(pl.col("peak") >= pl.col("peak").max() / 2).sort("step", "high")
+                first = strong.row(0, named=True)
+                if (step := middle(first)) is not None:
+                    found[stage] = (step, first["low"], first["high"])
         if self.step is not None:
             found[STAGES[2]] = (self.step, self.copying["low"], self.copying["high"])
         return found
 
     @property
+    def late(self) -> bool:
+        """Copying has not formed by the last checkpoint."""
+        return not self.copying["formed"]
+
+    @property
     def step(self) -> float | None:
-        """Formation step of copying."""
-        return self.copying["estimate"]
+        """Formation step of copying; None where it has not formed or began before the first checkpoint."""
+        return middle(self.copying)
 
     @property
     def log_error(self) -> float | None:

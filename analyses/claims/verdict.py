@@ -76,3 +76,8 @@ def taken_as_later(count: int) -> str:
 def may_move(count: int) -> str:
     """A note on formation steps that are `provisional` (`analyses.formation.step_rule`); empty without any."""
     return f"; {count} provisional: longer runs may date copying later" if count else ""
+
+
+def undated(count: int) -> str:
+    """A note on runs whose series begins during the rise of copying; empty without any."""
+    return elsewhere(count, "copying was under way at the first checkpoint")

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float
 
-from copyscope.analyses.formation.step_rule import CONFIRM, MIN_SHARE, Z, find_rise, first_run, rise_row, step_noise
+from copyscope.analyses.formation.step_rule import CONFIRM, MIN_SHARE, Z, find_rise, noise_so_far, rise_row
 from copyscope.analyses.formation.table_checks import check_rule, enough, has_errors, measure_rows
 from copyscope.training.errors import InputError
 
@@ -16,7 +16,8 @@ COPYING_SCHEMA = {
     "tokens": pl.Int64, "bracket_low": pl.Int64, "bracket_high": pl.Int64, "estimate": pl.Float64,
     "low": pl.Float64, "high": pl.Float64, "interval": pl.String, "rise_low": pl.Float64, "rise_high": pl.Float64,
     "baseline": pl.Float64, "final": pl.Float64, "peak": pl.Float64, "threshold": pl.Float64, "level": pl.Float64,
-    "fell_back": pl.Boolean, "provisional": pl.Boolean,
+    "fell_back": pl.Boolean, "began_earlier": pl.Boolean, "stages": pl.Int64, "first_stage": pl.Float64,
+    "second_stage": pl.Float64, "provisional": pl.Boolean,
 }  # fmt: skip
 
 
@@ -34,10 +35,12 @@ def copying_formation(
     copying_accuracy_exact, copying_loss_difference (with copying_loss_first). The same rule as for heads, with these
     floors: accuracy over the larger of its first value and `chance` (1 / number of tokens drawn from) plus `z`
     standard errors of `samples` draws; loss difference as nats *saved* over its first value and 0, its range being
-    the first-half loss. status: `not yet` (never clear of chance and noise for `confirm` checkpoints), `begun`
-    (clear, but short of `least` = 0.1 of the range: `onset` holds the step, `step` is null), `formed`, `formed, fell
-    back`. onset: first checkpoint clear of chance and noise; step, bracket, estimate, interval and so on: of the change
-    point, as for heads. baseline, final, peak and threshold are in the measure's own sign.
+    the first-half loss at the same checkpoint. status: `not yet` (never clear of chance and noise for `confirm`
+    checkpoints), `begun` (clear, but short of `least` = 0.1 of the range: `onset` holds the step, `step` is null),
+    `formed`, `formed, fell back`. onset: the first of `confirm` checkpoints that are all above that floor by `z` times
+    their own prompt errors and by `z` times the noise of the checkpoints before; nothing that comes later moves it.
+    step, bracket, estimate, interval and so on: of the change point, as for heads. baseline, final, peak and threshold
+    are in the measure's own sign; level is that of the last checkpoint.
 
     Raises InputError as `formation_steps` does, or when no copying measure is there or `chance` is outside [0, 1).
     Cannot tell: whether a curve still rising at the end (`provisional`) would go on, which would move the step.
@@ -61,19 +64,21 @@ def copying_formation(
         value = rows["value"].to_numpy().astype(float)
         if measure == "copying_loss_difference":
             sign, bottom = -1.0, 0.0
-            first_half = measure_rows(model, "model", "copying_loss_first", ())["value"].to_numpy()
-            top = float(np.median(first_half))
+            top = measure_rows(model, "model", "copying_loss_first", ())["value"].to_numpy().astype(float)
             clear = 0.02 * top  # 2 % of the first-half loss: below it, prompts differ more than halves do
         else:
             error = math.sqrt(chance * (1 - chance) / samples)
-            sign, bottom, top, clear = 1.0, chance, 1.0, max(z * error, 1.0 / samples)
+            sign, bottom, top = 1.0, chance, np.ones(len(value))
+            clear = np.full(len(value), max(z * error, 1.0 / samples))
         gain = sign * value
         floor = np.full(len(gain), max(gain[0], bottom))
-        noise = z * step_noise(gain)
+        noise = z * noise_so_far(gain)
         excess = gain - floor
-        onset = first_run(excess > max(clear, noise), confirm)
-        level = max(noise, clear, least * (top - floor[0]))
-        rise = find_rise(np.array(steps), excess, level, confirm, _errors(model, measure, steps))
+        errors = _errors(model, measure, steps)
+        least_clear = clear if errors is None else np.maximum(clear, z * errors)
+        onset = _onset(excess, least_clear, noise, confirm)
+        level = np.maximum(np.maximum(noise, clear), least * (top - floor[0]))
+        rise = find_rise(np.array(steps), excess, level, confirm, errors)
         status = "not yet" if onset is None else "begun"
         if rise is not None:
             status = "formed, fell back" if rise.fell_back else "formed"
@@ -81,10 +86,22 @@ def copying_formation(
         row["threshold"] = None if row["threshold"] is None else sign * row["threshold"]
         out.append(
             {"measure": measure, "status": status, **row, "onset": None if onset is None else steps[onset],
-             "interval": None if rise is None else "prompts" if has_errors(model, measure) else "neighbours",
-             "baseline": value[0], "final": value[-1], "peak": sign * gain.max(), "level": level}
+             "interval": None if rise is None else "prompts and neighbours" if errors is not None else "neighbours",
+             "baseline": value[0], "final": value[-1], "peak": sign * gain.max(), "level": level[-1]}
         )  # fmt: skip
     return pl.DataFrame(out, schema=COPYING_SCHEMA)
+
+
+def _onset(
+    excess: Float[np.ndarray, " step"], clear: Float[np.ndarray, " step"], noise: Float[np.ndarray, " step"],
+    confirm: int,
+) -> int | None:  # fmt: skip
+    """Index of the first of `confirm` checkpoints that are above `clear`, and above the noise before the first."""
+    for i in range(len(excess) - confirm + 1):
+        window = slice(i, i + confirm)
+        if np.all(excess[window] > np.maximum(clear[window], noise[i])):
+            return i
+    return None
 
 
 def _errors(model: pl.DataFrame, measure: str, steps: list[int]) -> Float[np.ndarray, " step"] | None:

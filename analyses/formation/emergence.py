@@ -1,21 +1,22 @@
 """Delayed emergence in one run: did copying surge after the loss had settled, how abruptly, and did it last?"""
 
 import math
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 
 from copyscope.analyses.formation.copying import copying_formation
 from copyscope.analyses.formation.loss import SHARE, LossSettled, loss_settled
-from copyscope.analyses.formation.step_rule import CONFIRM, step_noise, sustained_peak
+from copyscope.analyses.formation.step_rule import CONFIRM, middle, step_noise, sustained_peak
 from copyscope.analyses.formation.table_checks import measure_rows
 
 OTHER_SHARE = 0.1
 """A second settling rule, twice as lenient: an answer that it turns round depends on the rule, and is none."""
 
 
-class Emergence(NamedTuple):
+@dataclass(frozen=True)
+class Emergence:
     """Copying against the loss, in steps; null where copying has not formed or the loss not settled."""
 
     verdict: str
@@ -62,18 +63,35 @@ def emergence(
     rows = measure_rows(model, "model", measure, ())
     found = table.row(0, named=True)
     dip, dip_step = deepest_dip(rows["step"].to_numpy(), np.abs(rows["value"].to_numpy().astype(float)))
-    surge = (found["estimate"], found["low"], found["high"])
+    at = middle(found)
+    surge = (at, found["low"], found["high"]) if at is not None else (None, None, None)
     ratios = [step_ratio(surge, (one.step, one.low, one.high)) for one in (settled, lenient)]
     verdict, reason = _verdict(surge, (settled, lenient), ratios)
+    if found["began_earlier"]:
+        reason = "copying was under way at the first checkpoint"
     ratio, ratio_low, ratio_high = ratios[0] or (None, None, None)
-    delay = None if ratio is None else found["estimate"] - (settled.step or 0)
+    delay = None if ratio is None or at is None else at - (settled.step or 0)
     per_step = rows["tokens"][-1] / max(rows["step"][-1], 1)
+    known = found["rise_high"] is not None and not found["began_earlier"]
     return Emergence(
-        verdict, reason, measure, settled, lenient, *surge, delay, None if delay is None else delay * per_step,
-        ratio, ratio_low, ratio_high,
-        None if found["rise_high"] is None else (1 + found["rise_high"]) / (1 + found["rise_low"]),
-        found["fell_back"], dip, dip_step,
-    )  # fmt: skip
+        verdict=verdict,
+        reason=reason,
+        measure=measure,
+        settled=settled,
+        settled_leniently=lenient,
+        surge=surge[0],
+        surge_low=surge[1],
+        surge_high=surge[2],
+        delay=delay,
+        delay_tokens=None if delay is None else delay * per_step,
+        ratio=ratio,
+        ratio_low=ratio_low,
+        ratio_high=ratio_high,
+        abruptness=(1 + found["rise_high"]) / (1 + found["rise_low"]) if known else None,
+        fell_back=found["fell_back"],
+        dip=dip,
+        dip_step=dip_step,
+    )
 
 
 Estimate = tuple[float | int | None, float | int | None, float | int | None]

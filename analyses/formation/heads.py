@@ -34,9 +34,9 @@ from copyscope.analyses.formation.step_rule import (
     MIN_SHARE,
     Z,
     find_rise,
+    noise_so_far,
     rise_row,
     robust_sd,
-    step_noise,
     sustained_peak,
 )
 from copyscope.analyses.formation.table_checks import check_rule, enough, has_errors, measure_rows
@@ -54,7 +54,8 @@ FORMATION_SCHEMA = {
     "step": pl.Int64, "tokens": pl.Int64, "bracket_low": pl.Int64, "bracket_high": pl.Int64, "estimate": pl.Float64,
     "low": pl.Float64, "high": pl.Float64, "interval": pl.String, "rise_low": pl.Float64, "rise_high": pl.Float64,
     "baseline": pl.Float64, "final": pl.Float64, "peak": pl.Float64, "null": pl.Float64, "threshold": pl.Float64,
-    "level": pl.Float64, "fell_back": pl.Boolean, "provisional": pl.Boolean,
+    "level": pl.Float64, "fell_back": pl.Boolean, "began_earlier": pl.Boolean, "stages": pl.Int64,
+    "first_stage": pl.Float64, "second_stage": pl.Float64, "provisional": pl.Boolean,
 }  # fmt: skip
 
 
@@ -78,16 +79,19 @@ def formation_steps(
 ) -> pl.DataFrame:
     """When each head formed, by the rule at the top of this module; one row a head, whether it formed or not.
 
-    `heads`: long table (step, tokens, layer, head, measure, value) of one run; row order does not matter. Columns
-    out: layer, head, measure; status (`formed`; `formed, fell back`; `weak`: a rise clear of the noise and of a tenth
-    of the room, but short of the level; `never`; `unconfirmed`: at the level, but for fewer than `confirm` checkpoints
-    at the end; `from the start`: never rose, but was clear of its null at the first checkpoints); formed; step (null =
-    not formed) and tokens; bracket_low, bracket_high (the checkpoints between which the change point lies); estimate
-    (the change point, in steps); low, high (its 95 % interval, never narrower than the bracket) and interval (what it
-    was drawn over: `prompts` where the table has standard errors, `<measure>_se`, else `neighbours`, the noise of
-    neighbouring checkpoints); rise_low, rise_high (steps at 10 and 90 % of the fitted rise); baseline, final, peak (its
-    scores at the first, last and best checkpoint); null (random target, last checkpoint); threshold (the score half-way
-    up); level (least excess); fell_back; provisional (a longer run may still move the step).
+    `heads`: long table (step, tokens, layer, head, measure, value) of one run; row order does not matter. Columns out:
+    layer, head, measure; status (`formed`; `formed, fell back`; `weak`: a rise clear of the noise and of a tenth of the
+    room, but short of the level; `never`; `unconfirmed`: at the level, but for fewer than `confirm` checkpoints at the
+    end; `from the start`: never rose, but was as far above its null, or without one above the median head and 0, at the
+    first checkpoints); formed; step (null = not formed) and tokens; bracket_low, bracket_high (the checkpoints between
+    which the change point lies); estimate (the change point, in steps; null where the bracket begins at step 0); low,
+    high (its 95 % interval, never narrower than the bracket) and interval (what is known of the noise: `prompts and
+    neighbours` where the table has standard errors, `<measure>_se`, else `neighbours`: how neighbouring checkpoints
+    differ); rise_low, rise_high (steps at 10 and 90 % of the fitted rise); baseline, final, peak (its scores at the
+    first, last and best checkpoint); null (random target, last checkpoint); threshold (the score half-way up); level
+    (least excess, at the last checkpoint); fell_back; began_earlier (the rise was under way at the first checkpoint,
+    which is not step 0: the bracket then begins at 0); stages (2: it rises, stays, rises again) with first_stage and
+    second_stage (steps half-way up each); provisional (a longer run may still move the step).
 
     Raises InputError: unknown measure, several runs, fewer than confirm + 1 checkpoints, duplicate steps, NaN. Cannot
     tell: anything finer than the checkpoints; heads that go *below* their start (anti-copying); rises of the whole
@@ -137,25 +141,27 @@ def _head_formation(
     has_null, has_errors = part["null"].null_count() == 0, part["se"].null_count() == 0
     null = part["null"].to_numpy().astype(float) if has_null else np.full(len(value), -math.inf)
     room = max(top - max(value[0], centre, float(np.median(null))), 0.0)
-    noise = z * max(spread, step_noise(value))
-    level = max(noise, least * room)
+    noise = z * np.maximum(spread, noise_so_far(value))
+    level = np.maximum(noise, least * room)
     floor = np.maximum(null, max(value[0], centre))
     excess = value - floor
+    # Without a null: what most heads score at the start, or nothing at all where there are too few to say.
+    chance = null[:confirm] if has_null else np.full(confirm, max(centre, 0.0))
     errors = part["se"].to_numpy().astype(float) if has_errors else None
-    rise = find_rise(np.array(steps), excess, level, confirm, errors) if level > 0 else None
-    status = "weak" if sustained_peak(excess, confirm) > max(noise, MIN_SHARE * room) else "never"
+    rise = find_rise(np.array(steps), excess, level, confirm, errors) if level.min() > 0 else None
+    status = "weak" if sustained_peak(excess, confirm) > max(noise[-1], MIN_SHARE * room) else "never"
     if rise is not None:
         status = "formed, fell back" if rise.fell_back else "formed"
-    elif has_null and bool(np.all(value[:confirm] - null[:confirm] >= max(noise, least * (top - null[0])))):
+    elif bool(np.all(value[:confirm] - chance >= np.maximum(noise[:confirm], least * (top - chance)))):
         status = "from the start"
-    elif excess[-1] >= level > 0:
+    elif excess[-1] >= level[-1] > 0:
         status = "unconfirmed"
     return {
         "layer": part["layer"][0], "head": part["head"][0], "measure": measure, "status": status,
         **rise_row(rise, dict(zip(steps, tokens, strict=True)), dict(zip(steps, floor.tolist(), strict=True))),
-        "interval": None if rise is None else "prompts" if has_errors else "neighbours",
+        "interval": None if rise is None else "prompts and neighbours" if has_errors else "neighbours",
         "baseline": value[0], "final": value[-1], "peak": value.max(), "null": float(null[-1]) if has_null else None,
-        "level": level,
+        "level": level[-1],
     }  # fmt: skip
 
 

@@ -1,12 +1,14 @@
 """Has a noisy curve risen to a level and held it, and when? The rule behind every formation step, on plain arrays."""
 
+import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from copyscope.analyses.statistics.change_point import TEN_TO_NINETY, bootstrap_centres, fit_change, log_steps
+from copyscope.analyses.statistics.change_point import TEN_TO_NINETY, fit_change, log_steps
 
 CONFIRM = 3
 """Consecutive checkpoints that must agree: one lucky checkpoint is not a formation."""
@@ -21,18 +23,24 @@ HORIZON = 4
 """The rise is fitted up to this multiple of the step at which the level was reached: what comes later, a slow drift or
 a fall, does not move the formation step."""
 
+MIN_SEEN = 8
+"""Checkpoints from which the noise is estimated, at least."""
+SURE = 0.95
+"""A rise is said to have two stages where this probability says so."""
 
-class Rise(NamedTuple):
-    """When a curve rose. All null where it did not."""
+
+@dataclass(frozen=True)
+class Rise:
+    """When a curve rose."""
 
     step: int
-    """First checkpoint at or after the estimate."""
+    """First checkpoint at or after the middle of the rise."""
     bracket_low: int
-    """The checkpoint before."""
-    estimate: float
-    """Half-way up the fitted rise, in steps."""
+    """The checkpoint before it; 0 where the rise began before the first checkpoint."""
+    estimate: float | None
+    """Half-way up the fitted rise, in steps; None where the bracket begins at step 0: any step in it is as good."""
     low: float
-    """95 % bootstrap interval of the estimate; it always holds the whole bracket."""
+    """95 % interval of the middle of the rise; it always holds the whole bracket."""
     high: float
     rise_low: float
     """Steps at 10 and at 90 % of the fitted rise."""
@@ -41,6 +49,13 @@ class Rise(NamedTuple):
     """Excess half-way up the fitted rise."""
     fell_back: bool
     """Its last points (median) are below half of the level it rose to."""
+    began_earlier: bool
+    """The rise was under way at the first checkpoint, which is not step 0: there is no telling when it began."""
+    stages: int
+    """2 where the curve rises, stays, and rises again; else 1."""
+    first_stage: float | None
+    """Steps at which each of two stages is half-way up; None for a rise in one."""
+    second_stage: float | None
     provisional: bool
     """The series ends before `HORIZON` times the step at which the level was reached; a longer one may move it."""
 
@@ -57,6 +72,14 @@ def robust_sd(values: Float[np.ndarray, " n"]) -> float:
 def step_noise(values: Float[np.ndarray, " step"]) -> float:
     """Noise of a curve from one checkpoint to the next: robust sd of its changes / √2. Blind to slow drift."""
     return robust_sd(np.diff(values)) / np.sqrt(2.0)
+
+
+def noise_so_far(values: Float[np.ndarray, " step"]) -> Float[np.ndarray, " step"]:
+    """`step_noise` of all that came before each checkpoint, and of the first `MIN_SEEN` before those.
+
+    What comes later does not count, nor a rise at that checkpoint itself: training longer changes none of it.
+    """
+    return np.array([step_noise(values[: max(i, MIN_SEEN)]) for i in range(len(values))])
 
 
 def first_run(mask: Bool[np.ndarray, " step"], length: int) -> int | None:
@@ -76,45 +99,68 @@ def sustained_peak(values: Float[np.ndarray, " step"], length: int) -> float:
 def find_rise(
     steps: Int[np.ndarray, " step"],
     excess: Float[np.ndarray, " step"],
-    level: float,
+    level: float | Float[np.ndarray, " step"],
     confirm: int = CONFIRM,
     errors: Float[np.ndarray, " step"] | None = None,
 ) -> Rise | None:
     """The rise of `excess`, a curve minus its floor (what it would be without the thing looked for); None without one.
 
-    It has risen if it is at or above `level` (> 0, in its own unit) for `confirm` consecutive checkpoints. When is then
-    the change point (`change_point`) of the curve up to `HORIZON` times the step at which it reached the level,
-    or up to where it fell below half the level again. `errors`: standard errors over prompts, for the interval.
+    It has risen if it is at or above `level` (> 0, in its own unit; one number, or one a checkpoint) for `confirm`
+    consecutive checkpoints. When is then the change point (`change_point`) of the curve up to `HORIZON` times the step
+    at which it reached the level, or up to where it fell below half the level again. `errors`: standard errors over
+    prompts, for the interval.
     """
+    level = np.broadcast_to(level, excess.shape)
     reached = first_run(excess >= level, confirm)
     if reached is None or reached == 0:
         return None
     horizon = HORIZON * max(int(steps[reached]), 1)
-    fall = first_run(excess[reached:] < level / 2, confirm)
+    fall = first_run(excess[reached:] < level[reached:] / 2, confirm)
     inside = int(np.searchsorted(steps, horizon, side="right"))
     end = max(min(inside, len(steps) if fall is None else reached + fall), reached + confirm)
     seen, values = steps[:end], excess[:end]
-    fit = fit_change(seen, values)
-    centres = bootstrap_centres(seen, values, fit, None if errors is None else errors[:end])
+    fit = fit_change(seen, values, None if errors is None else errors[:end])
     x = log_steps(seen)
-    # Never the first checkpoint: nothing is known of what was before it.
-    index = int(np.clip(np.searchsorted(x, fit.centre, side="left"), 1, end - 1))
-    ends = (*np.quantile(centres, (0.025, 0.975)), x[index - 1], x[index])
+    began_earlier = fit.begun > 0.5
+    # Never the first checkpoint (unless the rise began before): nothing is known of what was before it.
+    index = int(np.clip(np.searchsorted(x, fit.centre, side="left"), 0 if began_earlier else 1, end - 1))
+    before = 0 if began_earlier else int(seen[index - 1])
     half_width = fit.width * TEN_TO_NINETY / 2
+    staged = fit.stages is not None and fit.two_stages > SURE
+    first_stage, second_stage = map(float, np.expm1(fit.stages)) if staged and fit.stages else (None, None)
     return Rise(
-        step=int(steps[index]), bracket_low=int(steps[index - 1]), estimate=float(np.expm1(fit.centre)),
-        low=float(np.expm1(min(ends))), high=float(np.expm1(max(ends))),
-        rise_low=float(np.expm1(max(fit.centre - half_width, 0.0))), rise_high=float(np.expm1(fit.centre + half_width)),
+        step=int(seen[index]),
+        bracket_low=before,
+        estimate=None if before == 0 else float(np.expm1(fit.centre)),
+        low=min(0.0 if began_earlier else float(np.expm1(fit.interval[0])), float(before)),
+        high=max(float(np.expm1(fit.interval[1])), float(seen[index])),
+        rise_low=float(np.expm1(max(fit.centre - half_width, 0.0))),
+        rise_high=float(np.expm1(fit.centre + half_width)),
         halfway=(fit.low + fit.high) / 2,
-        fell_back=bool(np.median(excess[-confirm:]) < fit.high / 2), provisional=fall is None and horizon > steps[-1],
-    )  # fmt: skip
+        fell_back=bool(np.median(excess[-confirm:]) < fit.high / 2),
+        began_earlier=began_earlier,
+        stages=2 if staged else 1,
+        first_stage=first_stage,
+        second_stage=second_stage,
+        provisional=fall is None and horizon > int(steps[-1]),
+    )
+
+
+def middle(row: Mapping[str, Any]) -> float | None:
+    """The estimate of a row of a formation table or, where it has none, the middle of its interval on the log axis;
+    None where nothing formed, or the rise began before the first checkpoint."""
+    if not row["formed"] or row["began_earlier"]:
+        return None
+    if row["estimate"] is not None:
+        return row["estimate"]
+    return math.sqrt(max(row["low"], 0.5) * max(row["high"], 0.5))
 
 
 def rise_row(rise: Rise | None, tokens_of: Mapping[int, int | None], floor_of: Mapping[int, float]) -> dict[str, Any]:
     """A rise as columns of a formation table; null without one. The threshold is in the unit of the scores."""
     if rise is None:
-        return dict.fromkeys(RISE_COLUMNS) | {"formed": False, "fell_back": False}
-    row = {name: value for name, value in rise._asdict().items() if name in RISE_COLUMNS}
+        return dict.fromkeys(RISE_COLUMNS) | {"formed": False, "fell_back": False, "began_earlier": False}
+    row = {name: value for name, value in asdict(rise).items() if name in RISE_COLUMNS}
     threshold = floor_of[rise.step] + rise.halfway
     return row | {
         "formed": True, "tokens": tokens_of[rise.step], "bracket_high": rise.step, "threshold": threshold,
@@ -123,5 +169,5 @@ def rise_row(rise: Rise | None, tokens_of: Mapping[int, int | None], floor_of: M
 
 RISE_COLUMNS = (
     "formed", "step", "tokens", "bracket_low", "bracket_high", "estimate", "low", "high", "rise_low", "rise_high",
-    "threshold", "fell_back", "provisional",
+    "threshold", "fell_back", "began_earlier", "stages", "first_stage", "second_stage", "provisional",
 )  # fmt: skip

@@ -1,51 +1,68 @@
-"""A change point on the log-step axis: one smooth rise fitted to a curve by least squares, with a bootstrap interval.
+"""A change point on the log-step axis: when half of a rise is done, with a 95 % interval that allows for its noise.
 
-The model is value = low + (high − low) · logistic((x − centre) / width), x = ln(1 + step). A segmentation into constant
-pieces (as `ruptures` offers) was weighed and left: it knows positions in the list of checkpoints only, cuts a rise that
-takes several checkpoints into several changes, and gives neither a width nor an interval. Here centre and width come
-from a grid (every gap between checkpoints in up to sixteen parts, six widths), the two levels in closed form; so a fit
-is one matrix product, a bootstrap of hundreds of refits another, and no optimiser can fail to converge.
+The model is value = low + (high − low) · shape((x − centre) / width) + noise, x = ln(1 + step). Three shapes (a
+logistic, one that is faster at its beginning, one that is faster at its end) are half-way up at their centre; a rise in
+two stages is the sum of two logistics. The noise is normal. Its size is fitted, but taken to be no smaller than the
+standard errors over prompts; neighbouring checkpoints correlate by 0 to 0.95, and the noise may grow with the rise.
+All combinations on a grid are weighted by their likelihood, with the levels in closed form, and the interval holds
+95 % of the weight. No optimiser can fail to converge.
+
+Alternatives that were weighed: a bootstrap over prompts alone, whose intervals miss the truth where checkpoints jump
+about by more than prompts explain, as they do in training; a segmentation into constant pieces (as `ruptures` offers),
+which knows positions in the list of checkpoints only, cuts a rise over several checkpoints into several changes, and
+gives neither a width nor an interval.
 """
 
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
-FINEST, MOST_PARTS = 0.04, 16
+from copyscope.analyses.statistics.rises import Curves, shapes, two_stages
+
+FINEST, MAX_PARTS = 0.04, 16
 """Every gap between checkpoints is cut into parts of 4 % of the step, sixteen at most."""
 WIDTHS = (0.03, 0.08, 0.15, 0.3, 0.6, 1.0)
-"""Logistic scales, in ln(1 + step): from 10 to 90 % takes a factor exp(4.39 · width), 1.1 to 80, in steps."""
+"""In ln(1 + step): from 10 to 90 % of a logistic takes a factor exp(4.39 · width), 1.1 to 80, in steps."""
 TEN_TO_NINETY = 2 * np.log(9.0)
 """Width of 10–90 % of a logistic, in units of its scale."""
-DRAWS = 200
-NEAR = 60.0
-"""How many variances more than the best a shape may leave and still be tried in the bootstrap."""
+CORRELATIONS = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95)
+"""Of the noise of neighbouring checkpoints, all as likely beforehand."""
+GROWTHS = (1.0, 5.0)
+"""Noise at the top of the rise over noise at its foot."""
+NEAR = 200.0
+"""How many variances more than the best a curve may leave and still be tried with correlated noise."""
+BEFORE = 1.5
+"""How far before the first checkpoint a rise may have its centre, in ln(1 + step), where that is not step 0."""
+MAX_CURVES = 600
+"""Where noise leaves more curves than this as likely, so many of them are drawn."""
+MISFIT = 0.02
+"""No rise follows any of these curves better than by this share of its height (standard deviation)."""
+MIN_ALIKE = 0.2
+"""A rise in two stages is weighed where neighbouring residuals from one of one stage correlate by this or more."""
 
 
-class ChangePoint(NamedTuple):
+@dataclass(frozen=True)
+class ChangePoint:
     """One fitted rise. Positions in ln(1 + step)."""
 
     centre: float
-    """Half-way up: the mean over the grid, each place weighted by its likelihood."""
+    """Half-way up: the mean over all combinations, weighted by their likelihood."""
+    interval: tuple[float, float]
+    """95 % interval of the centre."""
     width: float
-    """Logistic scale of the best fit; within one gap between checkpoints it is not known."""
+    """Logistic scale of the likeliest curve; within one gap between checkpoints it is not known."""
     low: float
     high: float
+    begun: float
+    """Probability that a tenth of the rise or more was done at the first checkpoint; 0 if that is step 0."""
     fitted: Float[np.ndarray, " step"]
-    """The best fit at the checkpoints."""
-
-
-class _Grid(NamedTuple):
-    centres: Float[np.ndarray, " shape"]
-    widths: Float[np.ndarray, " shape"]
-    weights: Float[np.ndarray, " shape"]
-    """Length of the axis that a centre stands for."""
-    curves: Float[np.ndarray, "shape step"]
-    """The logistic curves, 0 to 1."""
-    unit: Float[np.ndarray, "shape step"]
-    """The same, mean 0 and norm 1."""
+    """The likeliest curve at the checkpoints."""
+    two_stages: float
+    """Probability that the rise has two stages with a plateau between them."""
+    stages: tuple[float, float] | None
+    """Where the stages of the likeliest such curve are half-way up; None if none is likely at all."""
 
 
 def log_steps(steps: Int[np.ndarray, " step"]) -> Float[np.ndarray, " step"]:
@@ -54,103 +71,115 @@ def log_steps(steps: Int[np.ndarray, " step"]) -> Float[np.ndarray, " step"]:
 
 
 @lru_cache(maxsize=128)
-def _grid(places: tuple[float, ...]) -> _Grid:
+def _curves(places: tuple[float, ...]) -> Curves:
+    """Rises in one stage."""
     x = np.array(places)
-    gaps = np.diff(x)
-    parts = np.clip(np.ceil(gaps / FINEST), 1, MOST_PARTS).astype(int)
-    at = np.concatenate([a + gap * (np.arange(n) + 0.5) / n for a, gap, n in zip(x, gaps, parts, strict=False)])
+    edges = x if x[0] == 0 else np.concatenate([[x[0] - min(BEFORE, x[0])], x])
+    gaps = np.diff(edges)
+    parts = np.clip(np.ceil(gaps / FINEST), 1, MAX_PARTS).astype(int)
+    at = np.concatenate([a + gap * (np.arange(n) + 0.5) / n for a, gap, n in zip(edges, gaps, parts, strict=False)])
     centres, widths = np.repeat(at, len(WIDTHS)), np.tile(WIDTHS, len(at))
     weights = np.repeat(np.repeat(gaps / parts, parts), len(WIDTHS))
-    curves = 1 / (1 + np.exp(-np.clip((x - centres[:, None]) / widths[:, None], -50, 50)))
-    # A rise of which the window shows only one side would be fitted with a level that nobody saw.
-    seen = (curves[:, 0] <= 0.25) & (curves[:, -1] >= 0.75)
-    centres, widths, weights, curves = centres[seen], widths[seen], weights[seen], curves[seen]
-    unit = curves - curves.mean(axis=1, keepdims=True)
-    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
-    return _Grid(centres, widths, weights, curves, unit)
+    values = np.concatenate(shapes((x - centres[:, None]) / widths[:, None]))
+    centres, widths, weights = (np.tile(part, 3) for part in (centres, widths, weights))
+    # A rise of which the checkpoints show only the beginning would be fitted with a top that nobody saw. A foot that
+    # nobody saw is possible only where the series begins after the training.
+    seen = (values[:, -1] >= 0.75) & (values[:, 0] <= (0.25 if x[0] == 0 else 0.75))
+    seen &= np.ptp(values, axis=1) > 0.2
+    return Curves(centres, widths, weights, values, np.full((len(centres), 2), np.nan)).where(seen)
 
 
-class _Fits(NamedTuple):
-    weight: Float[np.ndarray, "shape draw"]
-    """Likelihood of every shape, added up to 1; falling shapes count as flat ones."""
-    left: Float[np.ndarray, "shape draw"]
-    """Sum of squares that each shape leaves."""
-    slope: Float[np.ndarray, "shape draw"]
-    """Projection on the unit shape."""
-    variance: Float[np.ndarray, " draw"]
-    """Of the residuals of the best fit."""
-
-
-def _fit_all(grid: _Grid, values: Float[np.ndarray, "step draw"]) -> _Fits:
-    centred = values - values.mean(axis=0)
-    slope = np.maximum(grid.unit @ centred, 0)
-    total = (centred**2).sum(axis=0)
-    left = total - slope**2
-    best = left.min(axis=0)
-    variance = np.maximum(best / max(len(values) - 4, 1), 1e-6 * total + 1e-30)
-    weight = grid.weights[:, None] * np.exp(-(left - best) / (2 * variance))
-    return _Fits(weight / weight.sum(axis=0), left, slope, variance)
-
-
-def fit_change(steps: Int[np.ndarray, " step"], values: Float[np.ndarray, " step"]) -> ChangePoint:
-    """The rise that fits `values` (any unit) best in least squares; at least two ascending steps.
-
-    Cannot tell: whether there is a rise at all (a constant curve gets one of height 0); falls; a second rise.
-    """
-    grid = _grid(tuple(log_steps(steps)))
-    fits = _fit_all(grid, values[:, None])
-    best = int(np.argmin(fits.left[:, 0]))
-    curve = grid.curves[best]
-    height = float(fits.slope[best, 0] / np.linalg.norm(curve - curve.mean()))
-    low = float(values.mean() - height * curve.mean())
-    centre = float(grid.centres @ fits.weight[:, 0])
-    return ChangePoint(centre, float(grid.widths[best]), low, low + height, low + height * curve)
-
-
-def bootstrap_centres(
+def fit_change(
     steps: Int[np.ndarray, " step"],
     values: Float[np.ndarray, " step"],
-    fit: ChangePoint,
     errors: Float[np.ndarray, " step"] | None = None,
-    draws: int = DRAWS,
-    seed: int = 0,
-) -> Float[np.ndarray, " draw"]:
-    """Centres refitted to the fit plus noise, in ln(1 + step).
+) -> ChangePoint:
+    """The rise in `values` (any unit), and when it was half-way up; at least two ascending steps.
 
-    `errors`: standard error of each value over prompts, in the unit of the values: noise is drawn from these. None:
-    a normal number times the residual, half its own and half the typical one (a wild bootstrap: the noise may differ
-    along the curve), and as alike from one checkpoint to the next as the residuals are; neighbouring checkpoints then
-    stand in for repetitions. Cannot tell: what another seed of training would give.
+    `errors`: standard errors of the values over prompts, in their unit: the noise is taken to be no smaller. What
+    it is beyond that (checkpoints jump about by more than other prompts would explain) the residuals say. Cannot tell:
+    whether there is a rise at all (a constant curve gets one of height 0); falls; what another seed of training gives.
     """
-    noise = np.random.default_rng(seed).standard_normal((len(values), draws))
-    rest = values - fit.fitted
-    likeness = _likeness(rest)
-    # Four numbers are fitted; to noise that wanders they fit as well as more would to noise that does not.
-    taken = 4 * (1 + likeness) / (1 - likeness)
-    squares = rest**2 * len(values) / max(len(values) - taken, len(values) / 4, 1)
-    spread = np.sqrt((squares + squares.mean()) / 2) if errors is None else errors
-    if errors is None:
-        noise = _wander(noise, likeness)
-    grid = _grid(tuple(log_steps(steps)))
-    first = _fit_all(grid, values[:, None])
-    # What leaves many variances more than the best fit will not be the best fit of a draw either.
-    near = first.left[:, 0] - first.left.min() <= NEAR * max(first.variance[0], float((spread**2).mean()))
-    grid = _Grid(*(part[near] for part in grid))
-    return grid.centres @ _fit_all(grid, fit.fitted[:, None] + spread[:, None] * noise).weight
+    curves = _curves(tuple(log_steps(steps)))
+    centred = curves.values - curves.values.mean(axis=1, keepdims=True)
+    norms = (centred**2).sum(axis=1)
+    deviations = values - values.mean()
+    total = float(deviations @ deviations)
+    residual = total - np.maximum(centred @ deviations, 0) ** 2 / norms
+    free = max(len(values) - 4, 1)
+    height = float(np.max(deviations) - np.min(deviations))
+    smallest = (MISFIT * height) ** 2 + 1e-30
+    if errors is not None:
+        smallest = max(smallest, float((errors**2).mean()))
+    near = residual - residual.min() <= NEAR * max(float(residual.min()) / free, smallest)
+    prior = float(curves.weights.sum())
+    best = curves.values[int(np.argmin(residual))]
+    if near.sum() > MAX_CURVES:
+        keep = np.random.default_rng(0).choice(np.nonzero(near)[0], MAX_CURVES, replace=False)
+        near = np.zeros_like(near)
+        near[keep] = True
+        near[int(np.argmin(residual))] = True
+    curves = curves.where(near)
+    unit = best - best.mean()
+    residuals = deviations - max(float(unit @ deviations), 0.0) / float(unit @ unit) * unit
+    if residuals[1:] @ residuals[:-1] > MIN_ALIKE * float(residuals @ residuals):
+        curves += two_stages(tuple(log_steps(steps)), deviations, float(residual.min()), prior)
+    weights = _weights(curves, values, best, smallest)
+    likeliest = int(np.argmax(weights / curves.weights))
+    curve = curves.values[likeliest]
+    unit = curve - curve.mean()
+    height = max(float(unit @ values) / float(unit @ unit), 0.0)
+    low = float(values.mean() - height * curve.mean())
+    begun = float(weights[curves.values[:, 0] > 0.1].sum()) if steps[0] > 0 else 0.0
+    staged = np.where(np.isnan(curves.stages[:, 0]), 0.0, weights)
+    stages = tuple(map(float, curves.stages[int(np.argmax(staged))])) if staged.any() else None
+    return ChangePoint(
+        centre=float(curves.centres @ weights), interval=_quantiles(curves.centres, weights),
+        width=float(curves.widths[likeliest]), low=low, high=low + height, begun=begun, fitted=low + height * curve,
+        two_stages=float(staged.sum()), stages=stages,
+    )  # fmt: skip
 
 
-def _likeness(rest: Float[np.ndarray, " step"]) -> float:
-    """Correlation of neighbouring residuals, in [0, 0.9]; fitting makes it too small by about (1 + 3 r) / n."""
-    total = float((rest**2).sum())
-    if len(rest) < 8 or total == 0:
-        return 0.0
-    found = float(rest[1:] @ rest[:-1]) / total
-    return float(np.clip(found + (1 + 3 * found) / len(rest), 0.0, 0.9))
+def _weights(
+    curves: Curves, values: Float[np.ndarray, " step"], best: Float[np.ndarray, " step"], smallest: float
+) -> Float[np.ndarray, " curve"]:
+    """Likelihood of every curve over all kinds of noise, added up to 1; falling curves count as flat ones.
+
+    `smallest`: least variance of the noise. Levels and the noise's size are those that fit best (with the restricted
+    likelihood's correction, without which correlated noise would pass for a better fit).
+    """
+    count = len(values)
+    free = max(count - 2, 1)
+    norms = ((curves.values - curves.values.mean(axis=1, keepdims=True)) ** 2).sum(axis=1)
+    logs = []
+    for growth in GROWTHS:
+        size = 1 + (growth - 1) * np.clip(best, 0, 1)
+        size /= np.exp(np.log(size).mean())
+        for correlation in CORRELATIONS:
+            level, value, rises = (_white(part / size, correlation) for part in (np.ones(count), values, curves.values))
+            squared = level @ level
+            rises = rises - np.outer(rises @ level, level / squared)
+            value = value - (value @ level) / squared * level
+            squares = (rises**2).sum(axis=1)
+            residual = np.maximum(value @ value - np.maximum(rises @ value, 0) ** 2 / squares, 1e-30)
+            ample = residual > free * smallest
+            fit = np.where(ample, np.log(residual / free) + 1, np.log(smallest) + residual / (free * smallest))
+            restricted = np.log(squared / count) + np.log(squares / norms)
+            logs.append(-0.5 * (free * fit + restricted + (count - 1) * np.log1p(-(correlation**2))))
+    table = np.array(logs)
+    weights = (np.exp(table - table.max())).sum(axis=0) * curves.weights
+    return weights / weights.sum()
 
 
-def _wander(noise: Float[np.ndarray, "step draw"], likeness: float) -> Float[np.ndarray, "step draw"]:
-    """White noise of variance 1 made into noise of variance 1 whose neighbours correlate by `likeness`."""
-    out = noise.copy()
-    for i in range(1, len(noise)):
-        out[i] = likeness * out[i - 1] + np.sqrt(1 - likeness**2) * noise[i]
-    return out
+def _white(values: Float[np.ndarray, "... step"], correlation: float) -> Float[np.ndarray, "... step"]:
+    """Noise of variance 1 whose neighbours correlate, made into noise whose neighbours do not."""
+    later = (values[..., 1:] - correlation * values[..., :-1]) / np.sqrt(1 - correlation**2)
+    return np.concatenate([values[..., :1], later], axis=-1)
+
+
+def _quantiles(at: Float[np.ndarray, " curve"], weights: Float[np.ndarray, " curve"]) -> tuple[float, float]:
+    """Between which places the middle 95 % of the weight lies, and half a part of the grid more to either side."""
+    order = np.argsort(at)
+    total = np.cumsum(weights[order])
+    low, high = np.searchsorted(total, (0.025, 0.975))
+    return float(at[order[low]]) - FINEST / 2, float(at[order[min(high, len(at) - 1)]]) + FINEST / 2

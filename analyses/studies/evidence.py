@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from copyscope.analyses.claims.evidence import COPYING_LOSS, STAGES, Evidence, gather
+from copyscope.analyses.formation.step_rule import middle
 from copyscope.analyses.tables.run import open_run, read_metrics, score_tables
 from copyscope.training.errors import InputError
 from copyscope.training.sweeps.driver import Outcome
@@ -108,8 +109,8 @@ def runs_table(runs: Sequence[StudyRun]) -> pl.DataFrame:
             "steps": config.train.steps, "tokens": config.train.steps * config.train.batch_size * config.model.n_ctx,
         }  # fmt: skip
         found = dict(run.evidence.steps) if run.evidence else {}
-        if run.loss.get("formed"):
-            found["copying loss"] = tuple(run.loss[name] for name in ("estimate", "low", "high"))
+        if run.loss and (step := middle(run.loss)) is not None:
+            found["copying loss"] = (step, run.loss["low"], run.loss["high"])
         for stage in (*STAGES[:2], "copying loss", STAGES[2]):
             values = found.get(stage, (None,) * 3)
             row |= {f"{stage}{end}": value for end, value in zip(("", " low", " high"), values, strict=True)}

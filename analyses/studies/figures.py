@@ -95,8 +95,9 @@ def _formed(axes: Axes, runs: list[StudyRun], measure: str) -> None:
         row = names.index(run.condition)
         seeds = [other.label for other in runs if other.condition == run.condition]
         y = row + (seeds.index(run.label) - (len(seeds) - 1) / 2) * 0.5 / len(seeds)
-        if one.step is None:
+        if one.late:
             axes.plot(one.last_step, y, ">", color=COLOURS[row % len(COLOURS)], markerfacecolor="none", markersize=5)
+        if one.step is None:
             continue
         low, high = max(one.copying["low"], 0.5), one.copying["high"]
         axes.errorbar(one.step, y, xerr=[[one.step - low], [high - one.step]], fmt=MARKERS[row % len(MARKERS)],
@@ -104,7 +105,7 @@ def _formed(axes: Axes, runs: list[StudyRun], measure: str) -> None:
     _steps(axes)
     axes.set_yticks(range(len(names)), names, fontsize=6.5)
     axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.set_xlabel("formation step" + " (▷ not yet)" * any(one.step is None for one in evidence))
+    axes.set_xlabel("formation step" + " (▷ not yet)" * any(one.late for one in evidence))
     _plain(axes)
 
 
@@ -127,9 +128,9 @@ def _laws(axes: Axes, runs: list[StudyRun], measure: str) -> None:
     for run, one in zip(runs, evidence_of(runs, measure == COPYING_LOSS), strict=True):
         config = run.outcome.run.config
         size = config.train.batch_size
-        if one.step is None:
+        if one.late:
             never.append((size, config.train.steps))
-        else:
+        elif one.step is not None:
             low, high = max(one.copying["low"], 0.5), one.copying["high"]
             axes.errorbar(size, one.step, yerr=[[one.step - low], [high - one.step]], fmt="o", color=COLOURS[0],
                           markersize=3.5, linewidth=0.8)  # fmt: skip

@@ -28,6 +28,7 @@ from copyscope.analyses.claims.verdict import (
     line_of,
     number,
     taken_as_later,
+    undated,
     undecided,
 )
 from copyscope.analyses.claims.within_runs import delayed_emergence, shallow_to_deep, stage_after_stage
@@ -186,7 +187,7 @@ def _power(word: str, own: list[tuple[int, Evidence]]) -> Verdict:
         "The interval lies above 0.",
     )
     formed = [(value, one) for value, one in own if one.step is not None]
-    late = [(value, one) for value, one in own if one.step is None]
+    late = [(value, one) for value, one in own if one.late]
     note = on_steps([one for _, one in own])
     if len({value for value, _ in formed}) < 2 or len(formed) < LEAST_RUNS:
         return undecided(claim, len(own), f"copying formed at {len({v for v, _ in formed})} values of it{note}")
@@ -230,13 +231,14 @@ def _corpus(runs: Sequence[StudyRun], loss: bool) -> list[Verdict]:
         share = float(np.mean(shares)) if shares else None
         mean = float(np.exp(np.mean(np.log(np.maximum(steps, 0.5))))) if steps else None
         last = max((float(one.last_step) for one in evidence), default=None)
-        rows.append((name, share, mean, len(steps), len(evidence), last))
-    details = pl.DataFrame(
-        rows, schema=["corpus", "predictable share", "copying forms", "formed", "runs", "last step"], orient="row"
-    )
+        late = bool(evidence) and all(one.late for one in evidence)
+        rows.append((name, share, mean, len(steps), len(evidence), last, late))
+    names = ["corpus", "predictable share", "copying forms", "formed", "runs", "last step", "late"]
+    details = pl.DataFrame(rows, schema=names, orient="row")
     repeating = details.filter(pl.col("predictable share") > 0)
-    known, late = (repeating.filter(pl.col("copying forms").is_null() == never) for never in (False, True))
-    claim = claim._replace(details=details, runs=int(details["formed"].sum()))
+    known = repeating.filter(pl.col("copying forms").is_not_null())
+    late = repeating.filter(pl.col("copying forms").is_null() & pl.col("late"))
+    claim = claim._replace(details=details.drop("late"), runs=int(details["formed"].sum()))
     note = elsewhere(details.height - repeating.height, "nothing repeated, or no run") + taken_as_later(late.height)
     if known.height < LEAST_RUNS:
         return [claim._replace(reason=f"copying formed on {known.height} corpora: it takes {LEAST_RUNS}{note}")]
@@ -262,7 +264,8 @@ def _alike(evidence: Sequence[Evidence]) -> Verdict:
         "The interval lies above it.",
     )
     formed = [one for one in evidence if one.step is not None]
-    note = elsewhere(len(evidence) - len(formed), "no copying yet")
+    late = sum(one.late for one in evidence)
+    note = elsewhere(late, "no copying yet") + undated(len(evidence) - len(formed) - late)
     if len(formed) < LEAST_RUNS:
         return undecided(claim, len(formed), few(len(formed)) + note)
     logs = np.log([max(one.step or 0.5, 0.5) for one in formed])

@@ -50,10 +50,33 @@ def test_a_jump_by_hand() -> None:
     assert row["status"] == "formed"
 
 
-def test_step_0_can_be_the_lower_end_of_the_bracket() -> None:
-    row = one(np.array([0.0, 1.0, 1.0, 1.0, 1.0]), steps=[0, 1, 2, 4, 8])
-    assert (row["bracket_low"], row["step"]) == (0, 1)
-    assert 0 < row["estimate"] < 1
+@pytest.mark.parametrize("steps", [[0, 1, 2, 4, 8], [0, 1000, 2000, 3000, 4000]])
+def test_a_bracket_that_begins_at_step_0_has_no_estimate(steps: list[int]) -> None:
+    row = one(np.array([0.0, 1.0, 1.0, 1.0, 1.0]), steps=steps)
+    assert (row["bracket_low"], row["step"], row["estimate"]) == (0, steps[1], None)
+    assert (row["formed"], row["low"], row["high"], row["began_earlier"]) == (True, 0, steps[1], False)
+
+
+@pytest.mark.parametrize("with_null", [True, False])
+def test_a_series_that_begins_half_way_up_a_rise_says_so(with_null: bool) -> None:
+    later = [step for step in STEPS if step >= 1500]
+    noise = 0.01 * np.random.default_rng(0).normal(size=len(later))
+    curve = 0.02 + 0.8 * rise(np.array(later, dtype=float), 1500, 0.3) + noise
+    row = one(curve, np.full(len(later), 0.02) if with_null else None, later)
+    assert (row["formed"], row["began_earlier"], row["estimate"]) == (True, True, None)
+    assert row["low"] == row["bracket_low"] == 0
+    assert row["high"] >= row["step"] >= 1500
+    assert not one(0.02 + 0.8 * rise(AT, 1500, 0.3))["began_earlier"]
+    assert not one(np.where(np.array(later) >= 3000, 0.9, 0.1), steps=later)["began_earlier"]
+
+
+def test_a_rise_in_two_stages_is_described_as_two() -> None:
+    noise = 0.01 * np.random.default_rng(0).normal(size=len(AT))
+    row = one(0.02 + 0.35 * rise(AT, 150, 0.2) + 0.6 * rise(AT, 1700, 0.1) + noise)
+    assert row["stages"] == 2
+    assert (row["first_stage"], row["second_stage"]) == pytest.approx((150, 1700), rel=0.2)
+    single = one(0.02 + 0.9 * rise(AT, 1000, 0.3) + noise)
+    assert (single["stages"], single["first_stage"], single["second_stage"]) == (1, None, None)
 
 
 def test_a_head_that_falls_back_is_flagged() -> None:
@@ -73,7 +96,7 @@ def test_a_rise_short_of_the_level_is_weak() -> None:
     assert formation_steps(series_table({(0, 0): 0.02 + 0.2 * rise(AT, 1000)}, STEPS, MEASURE), least=0.1)["formed"][0]
 
 
-@examples(40)
+@examples(15)
 @given(at=st.floats(100, 600), end=st.floats(0.4, 0.9), drift=st.floats(-0.3, 0.5), more=st.integers(1, 12))
 def test_watching_longer_does_not_move_the_step(at: float, end: float, drift: float, more: int) -> None:
     """A rise, then a slow drift once the horizon is past: cut anywhere after that, the answer is the same."""
@@ -100,7 +123,7 @@ def test_standard_errors_over_prompts_make_the_interval() -> None:
     )
     for found in (sure, unsure):
         row = found.row(0, named=True)
-        assert row["interval"] == "prompts"
+        assert row["interval"] == "prompts and neighbours"
         assert row["low"] <= row["bracket_low"] < row["bracket_high"] <= row["high"]
     assert (unsure["high"] - unsure["low"])[0] > 1.3 * (sure["high"] - sure["low"])[0]
     assert one(curve)["interval"] == "neighbours"
@@ -128,10 +151,18 @@ def test_a_rise_of_the_null_alike_is_no_formation() -> None:
     assert not one(curve, null=curve - 0.01)["formed"]
 
 
-def test_high_from_the_start_is_said_so() -> None:
-    row = one(np.full(len(AT), 0.9), null=np.full(len(AT), 0.02))
+@pytest.mark.parametrize("null", [np.full(len(AT), 0.02), None])
+def test_high_from_the_start_is_said_so(null: np.ndarray | None) -> None:
+    row = one(np.full(len(AT), 0.9), null)
     assert row["status"] == "from the start"
     assert row["step"] is None
+    assert one(np.full(len(AT), 0.1), null)["status"] == "never"
+
+
+def test_without_a_null_the_start_is_judged_against_the_median_head() -> None:
+    curves = {(0, h): np.full(len(AT), 0.5) for h in range(6)} | {(1, 0): np.full(len(AT), 0.95)}
+    table = formation_steps(series_table(curves, STEPS, MEASURE))
+    assert table["status"].to_list() == ["never"] * 6 + ["from the start"]
 
 
 def test_a_head_within_the_spread_at_the_start_has_not_formed() -> None:
@@ -187,10 +218,10 @@ def test_the_noise_would_fool_a_rule_without_margin() -> None:
 def test_power_place_and_coverage_on_planted_rises(
     height: float, width: float, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """1,000 heads that rise by `height` at a random step, noise 0.02: found, in place, and inside the interval."""
+    """150 heads that rise by `height` at a random step, noise 0.02: found, in place, and inside the interval."""
     rng = np.random.default_rng(2)
     found, placed, covered = 0, 0, 0
-    for _ in range(100):
+    for _ in range(15):
         when = {(i // 4, i % 4): float(np.exp(rng.uniform(np.log(60), np.log(3000)))) for i in range(10)}
         curves = {
             name: 0.03 + height * rise(AT, at, width) + 0.02 * rng.normal(size=len(AT)) for name, at in when.items()
@@ -202,19 +233,19 @@ def test_power_place_and_coverage_on_planted_rises(
                 placed += abs(STEPS.index(row["step"]) - int(np.searchsorted(AT, truth))) <= 1
                 covered += row["low"] <= truth <= row["high"]
     with capsys.disabled():
-        print(f"\nformation: a rise of {height}, width {width}: {found / 10:.1f} % found, {placed / found:.1%} of them "
+        print(f"\nformation: a rise of {height}, width {width}: {found / 1.5:.1f} % found, {placed / found:.1%} "
               f"within a checkpoint, {covered / found:.1%} inside the 95 % interval")  # fmt: skip
-    assert found >= (950 if height > 0.4 else 700)
+    assert found >= (142 if height > 0.4 else 105)
     assert placed >= 0.9 * found
-    assert covered >= 0.93 * found
+    assert covered >= 0.93 * found - 6
 
 
 @pytest.mark.parametrize("likeness", [0.5, 0.9])
 def test_coverage_where_neighbouring_checkpoints_are_alike(likeness: float, capsys: pytest.CaptureFixture[str]) -> None:
-    """500 heads whose noise (sd 0.06) wanders: harder, since a wander at the rise looks like a part of it."""
+    """80 heads whose noise (sd 0.06) wanders: harder, since a wander at the rise looks like a part of it."""
     rng = np.random.default_rng(3)
     covered = found = 0
-    for _ in range(500):
+    for _ in range(80):
         at = float(np.exp(rng.uniform(np.log(100), np.log(1500))))
         wander = rng.normal(size=len(AT))
         for i in range(1, len(AT)):
@@ -225,11 +256,11 @@ def test_coverage_where_neighbouring_checkpoints_are_alike(likeness: float, caps
     with capsys.disabled():
         print(f"\nformation: noise alike by {likeness} from one checkpoint to the next: {covered / found:.1%} of 95 % "
               "intervals hold the truth")  # fmt: skip
-    assert found >= 490
-    assert covered >= 0.88 * found
+    assert found >= 78
+    assert covered >= 0.93 * found - 4
 
 
-@examples(40)
+@examples(15)
 @given(scale=st.floats(0.35, 0.9), jump=st.integers(1, 30), shift=st.integers(0, 5))
 def test_the_step_does_not_depend_on_scale_or_row_order(scale: float, jump: int, shift: int) -> None:
     curve = np.where(np.arange(len(AT)) >= jump, scale, 0.0)
