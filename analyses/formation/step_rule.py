@@ -117,7 +117,8 @@ def find_rise(
     horizon = HORIZON * max(int(steps[reached]), 1)
     fall = first_run(excess[reached:] < level[reached:] / 2, confirm)
     inside = int(np.searchsorted(steps, horizon, side="right"))
-    end = max(min(inside, len(steps) if fall is None else reached + fall), reached + confirm)
+    stays = max(len(steps) if fall is None else reached + fall, reached + confirm)
+    end = max(min(inside, stays), reached + confirm)
     seen, values = steps[:end], excess[:end]
     fit = fit_change(seen, values, None if errors is None else errors[:end])
     x = log_steps(seen)
@@ -126,8 +127,12 @@ def find_rise(
     index = int(np.clip(np.searchsorted(x, fit.centre, side="left"), 0 if began_earlier else 1, end - 1))
     before = 0 if began_earlier else int(seen[index - 1])
     half_width = fit.width * TEN_TO_NINETY / 2
-    staged = fit.stages is not None and fit.two_stages > SURE
-    first_stage, second_stage = map(float, np.expm1(fit.stages)) if staged and fit.stages else (None, None)
+    # A second stage may come after the horizon: it does not move the step, but is said.
+    whole = (
+        fit if stays == end else fit_change(steps[:stays], excess[:stays], None if errors is None else errors[:stays])
+    )
+    staged = whole.stages is not None and whole.two_stages > SURE
+    first_stage, second_stage = map(float, np.expm1(whole.stages)) if staged and whole.stages else (None, None)
     return Rise(
         step=int(seen[index]),
         bracket_low=before,

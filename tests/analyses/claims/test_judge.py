@@ -103,7 +103,7 @@ def test_a_batch_size_that_has_not_formed_yet_counts_as_later(tmp_path: Path) ->
     assert known[1].step is None
     assert known[1].last_step == STEPS[-1]
     found, formed = updates_not_tokens(known), updates_not_tokens([run for run in known if run.step])
-    assert formed.value == pytest.approx(0, abs=0.01)
+    assert formed.value == pytest.approx(0, abs=0.03)
     assert (found.runs, found.value or 0) == (9, pytest.approx(-0.6, abs=0.5))
     assert "a run that has not formed counts as later than its last step" in found.rule
     assert found.details is not None
