@@ -6,8 +6,8 @@ import polars as pl
 
 from copyscope.analyses.tables.run import Run, open_run, scored_table
 from copyscope.training.checkpoints.average import ABOUT, average_folder
+from copyscope.training.checkpoints.keys import checkpoint_key
 from copyscope.training.checkpoints.manifest import read_manifest
-from copyscope.training.checkpoints.series import manifest_hash
 from copyscope.training.errors import InputError
 from copyscope.training.files import MANIFEST
 
@@ -26,7 +26,7 @@ def averaged(run: Run) -> Run | None:
         part = by_step.get(checkpoint.step)
         if part is None or not (Path(checkpoint.path) / MANIFEST).is_file():
             return None
-        if read_manifest(Path(checkpoint.path)).get("averaged", {}).get(str(part.step)) != manifest_hash(part):
+        if read_manifest(Path(checkpoint.path)).get("averaged", {}).get(str(part.step)) != checkpoint_key(part):
             return None
     return means
 

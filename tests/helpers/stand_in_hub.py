@@ -27,6 +27,8 @@ class Handler(BaseHTTPRequestHandler):
         parts = path.strip("/").split("/")
         if parts[:2] == ["api", "models"] and parts[4:5] == ["revision"]:
             self.describe("/".join(parts[2:4]), parts[5], body)
+        elif parts[:2] == ["api", "models"] and parts[4:5] == ["refs"]:
+            self.list_revisions("/".join(parts[2:4]), body)
         elif parts[:2] == ["api", "models"] and parts[4:5] == ["tree"]:
             self.list_files("/".join(parts[2:4]), parts[5], body)
         elif len(parts) > 4 and parts[2] == "resolve":
@@ -44,9 +46,21 @@ class Handler(BaseHTTPRequestHandler):
         if folder is None:
             self.refuse("RevisionNotFound" if (self.root / repo).is_dir() else "RepoNotFound")
             return
-        files = [{"rfilename": path.name} for path in sorted(folder.iterdir())]
+        files = [{"rfilename": str(path.relative_to(folder))} for path in files_of(folder)]
         facts = {"_id": "0", "id": repo, "modelId": repo, "sha": commit(folder), "private": False, "siblings": files,
                  "tags": [], "downloads": 0, "likes": 0}  # fmt: skip
+        self.send(json.dumps(facts).encode(), {"Content-Type": "application/json"}, body)
+
+    def list_revisions(self, repo: str, body: bool) -> None:
+        folders = sorted(folder for folder in (self.root / repo).glob("*") if folder.is_dir())
+        if not folders:
+            self.refuse("RepoNotFound")
+            return
+        branches = [
+            {"name": folder.name, "ref": f"refs/heads/{folder.name}", "targetCommit": commit(folder)}
+            for folder in folders
+        ]
+        facts = {"branches": branches, "tags": [], "converts": []}
         self.send(json.dumps(facts).encode(), {"Content-Type": "application/json"}, body)
 
     def list_files(self, repo: str, name: str, body: bool) -> None:
@@ -55,8 +69,8 @@ class Handler(BaseHTTPRequestHandler):
             self.refuse("RevisionNotFound")
             return
         files = [
-            {"type": "file", "path": path.name, "size": path.stat().st_size, "oid": commit(path)}
-            for path in sorted(folder.iterdir())
+            {"type": "file", "path": str(path.relative_to(folder)), "size": path.stat().st_size, "oid": commit(folder)}
+            for path in files_of(folder)
         ]
         self.send(json.dumps(files).encode(), {"Content-Type": "application/json"}, body)
 
@@ -86,8 +100,14 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
+def files_of(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
 def commit(folder: Path) -> str:
-    return hashlib.sha1(str(folder).encode()).hexdigest()
+    """Of the names and contents, as a real hub's: other files are another commit."""
+    held = [(str(path.relative_to(folder)), hashlib.sha256(path.read_bytes()).hexdigest()) for path in files_of(folder)]
+    return hashlib.sha1(repr((folder.parent.name, held)).encode()).hexdigest()
 
 
 @contextmanager

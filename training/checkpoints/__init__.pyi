@@ -1,11 +1,12 @@
 from .average import ABOUT as ABOUT
 from .average import average_folder as average_folder
 from .hub import push as push
+from .keys import checkpoint_key as checkpoint_key
 from .manifest import check_files as check_files
 from .manifest import read_manifest as read_manifest
+from .revisions import Revision as Revision
 from .series import Checkpoint as Checkpoint
 from .series import CheckpointSeries as CheckpointSeries
 from .series import local_path as local_path
-from .series import manifest_hash as manifest_hash
 from .series import step_folder as step_folder
 from .verify import Problem as Problem

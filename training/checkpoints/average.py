@@ -12,15 +12,16 @@ from typing import NamedTuple
 import numpy as np
 from safetensors.numpy import save_file
 
+from copyscope.training.checkpoints.keys import checkpoint_key
 from copyscope.training.checkpoints.manifest import check_files, read_manifest
 from copyscope.training.checkpoints.series import (
     Checkpoint,
     CheckpointSeries,
     Source,
     local_path,
-    manifest_hash,
     step_folder,
 )
+from copyscope.training.checkpoints.tokenizer_files import TOKENIZER_FILES
 from copyscope.training.checkpoints.weights import CHUNK, Weights, model_tensors
 from copyscope.training.config import RunConfig
 from copyscope.training.errors import InputError
@@ -31,8 +32,7 @@ SHARE = 1 / 3
 """Of the steps so far, the last that a mean is taken over."""
 ABOUT = "average.json"
 """The file by which a folder of means is known."""
-_COPIED = ("config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json",
-           "vocab.*", "merges.txt")  # fmt: skip
+_COPIED = ("config.json", "generation_config.json")
 _WHOLE = {"I64": "<i8", "U64": "<u8", "I32": "<i4", "U32": "<u4", "I16": "<i2", "U16": "<u2", "I8": "<i1", "U8": "<u1",
           "BOOL": "?"}  # fmt: skip
 
@@ -116,7 +116,7 @@ class _Part:
     def __init__(self, checkpoint: Checkpoint):
         self.checkpoint, self.folder = checkpoint, Path(checkpoint.path)
         check_files(self.folder)
-        self.key = manifest_hash(checkpoint)
+        self.key = checkpoint_key(checkpoint)
         self.run_id = str(read_manifest(self.folder)["run_id"]) if (self.folder / MANIFEST).is_file() else ""
         self._weights: Weights | None = None
 
@@ -134,8 +134,11 @@ class _Part:
 def _fill(temp: Path, files: dict[int, _Part], step: int, part: dict[int, float]) -> None:
     """A model's folder with the mean of `part`; what is not a weight is that of `step`."""
     own = files[step].folder
-    for path in sorted(path for pattern in _COPIED for path in own.glob(pattern)):
-        shutil.copyfile(path, temp / path.name)
+    tokenizer = files[step].checkpoint.tokenizer
+    held = [folder / name for folder in ([Path(tokenizer)] if tokenizer else [own]) for name in TOKENIZER_FILES]
+    for path in [*(own / name for name in _COPIED), *held]:
+        if path.is_file():
+            shutil.copyfile(path, temp / path.name)
     means = {name: _mean(files, name, step, part) for name in sorted(files[step].weights.places)}
     save_file(means, temp / "model.safetensors", metadata={"format": "pt"})
     config = json.loads((own / "config.json").read_text("utf-8"))

@@ -1,7 +1,6 @@
 """Series of checkpoints: which models a run, a folder or a hub id holds, in order."""
 
 import contextlib
-import hashlib
 import logging
 import os
 import re
@@ -13,23 +12,15 @@ from typing import Any, Literal
 
 from copyscope.training.checkpoints.manifest import read_manifest
 from copyscope.training.checkpoints.names import COPY, AmbiguousError, Named, Unit, arrange, natural, read_name
+from copyscope.training.checkpoints.tokenizer_files import has_tokenizer
 from copyscope.training.errors import InputError
-from copyscope.training.files import MANIFEST, sha256_of, tidy
+from copyscope.training.files import MANIFEST, tidy
 
 logger = logging.getLogger(__name__)
 
 Source = str | os.PathLike[str]
 """A path, a source text such as `EleutherAI/pythia-70m@step1000`, or what names one: a run, a series."""
 Order = Literal["step", "name"]
-_TOKENIZERS = [
-    {"tokenizer.json"}, {"vocab.json", "merges.txt"}, {"vocab.txt"}, {"tokenizer.model"}, {"spiece.model"},
-    {"sentencepiece.bpe.model"},
-]  # fmt: skip
-"""Sets of files of which each makes a tokenizer."""
-TOKENIZER_FILES = sorted(
-    set().union(*_TOKENIZERS, {"tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"})
-)
-"""All files that a tokenizer may be read from."""
 _SHOWN = 5
 
 
@@ -210,15 +201,6 @@ def _with_tokenizer(series: CheckpointSeries, path: Path | None, given: str | No
     return replace(series, checkpoints=checkpoints)
 
 
-def has_tokenizer(folder: Path) -> bool:
-    """Whether it holds the files of a tokenizer, in any form that transformers reads."""
-    try:
-        names = {name for name in TOKENIZER_FILES if (folder / name).is_file()}
-    except OSError:
-        return False
-    return any(files <= names for files in _TOKENIZERS)
-
-
 def _given_tokenizer(folder: Path) -> str:
     if folder.name == "tokenizer.json" and folder.is_file():
         folder = folder.parent
@@ -273,18 +255,3 @@ def _checkpoint(folder: Path, named: Named) -> Checkpoint:
 
 def step_folder(step: int) -> str:
     return f"step{step:08d}"
-
-
-def manifest_hash(checkpoint: Checkpoint) -> str:
-    """What results of a checkpoint are keyed by: the hash of its manifest, or of its weights where it has none.
-
-    Raises InputError for a manifest that is unreadable.
-    """
-    folder = Path(checkpoint.path)
-    if (folder / MANIFEST).is_file():
-        read_manifest(folder)
-        return sha256_of(folder / MANIFEST)
-    for weights in (folder / "model.safetensors", folder):
-        if weights.is_file():
-            return sha256_of(weights)
-    return hashlib.sha256(f"{checkpoint.path}@{checkpoint.revision}".encode()).hexdigest()

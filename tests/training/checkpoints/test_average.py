@@ -13,8 +13,9 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from copyscope.analyses.tables.run import open_run
 from copyscope.training.checkpoints.average import SHARE, average, shares
+from copyscope.training.checkpoints.keys import checkpoint_key
 from copyscope.training.checkpoints.manifest import read_manifest
-from copyscope.training.checkpoints.series import CheckpointSeries, manifest_hash
+from copyscope.training.checkpoints.series import CheckpointSeries
 from copyscope.training.checkpoints.verify import verify
 from copyscope.training.errors import InputError
 
@@ -60,7 +61,7 @@ def test_the_means_are_of_the_steps_they_name(run: Path) -> None:
     for one in made.checkpoints:
         part = found.parts[one.step]
         names = read_manifest(Path(one.path))["averaged"]
-        assert names == {str(o.step): manifest_hash(o) for o in series.checkpoints if o.step in part}
+        assert names == {str(o.step): checkpoint_key(o) for o in series.checkpoints if o.step in part}
         got = load_file(Path(one.path) / WEIGHTS)
         own = {step: load_file(files[step] / WEIGHTS) for step in part}
         for name, value in got.items():

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from copyscope.training.checkpoints.names import arrange, natural, read_name
-from copyscope.training.checkpoints.series import CheckpointSeries, has_tokenizer
+from copyscope.training.checkpoints.series import CheckpointSeries
+from copyscope.training.checkpoints.tokenizer_files import has_tokenizer
 from copyscope.training.errors import InputError
 
 B = 10**9

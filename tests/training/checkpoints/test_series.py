@@ -10,8 +10,9 @@ from safetensors.torch import load_file
 from small_run import small_config, train_small, write_corpus
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from copyscope.training.checkpoints.keys import checkpoint_key
 from copyscope.training.checkpoints.manifest import read_manifest
-from copyscope.training.checkpoints.series import Checkpoint, CheckpointSeries, manifest_hash
+from copyscope.training.checkpoints.series import Checkpoint, CheckpointSeries
 from copyscope.training.checkpoints.verify import verify
 from copyscope.training.errors import InputError
 from copyscope.training.files import MANIFEST, is_disk_full, write_folder, write_text
@@ -37,7 +38,7 @@ def test_a_run_is_sound_and_in_order(run: Path) -> None:
     assert [c.step for c in series.checkpoints] == [0, 1, 2, 4]
     assert [c.tokens for c in series.checkpoints] == [0, 64, 128, 256]
     assert verify(series) == []
-    assert len({manifest_hash(c) for c in series.checkpoints}) == 4
+    assert len({checkpoint_key(c) for c in series.checkpoints}) == 4
     assert CheckpointSeries.open(folder_of(run, 2)).checkpoints == (series.checkpoints[2],)
     assert CheckpointSeries.open(run / "checkpoints").checkpoints == series.checkpoints
 
@@ -87,7 +88,7 @@ def test_an_unreadable_manifest_is_named(text: str, copy: Path) -> None:
     assert "unreadable" in first.what
     assert second.where == str(folder_of(copy, 4) / "tokenizer.json")
     with pytest.raises(InputError, match=MANIFEST):
-        manifest_hash(series.checkpoints[2])
+        checkpoint_key(series.checkpoints[2])
 
 
 def test_a_half_written_folder_is_no_checkpoint(copy: Path) -> None:
