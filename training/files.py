@@ -7,6 +7,7 @@ its process and a count, so that writers of the same target do not collide.
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import itertools
 import json
@@ -16,7 +17,7 @@ import secrets
 import shutil
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,38 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1))
+
+
+def check_writable(folder: Path) -> None:
+    """Makes the folder and raises InputError unless files can be written there: before anything is computed for it."""
+    probe = partial(folder / "probe")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        if is_disk_full(error):
+            raise disk_full(folder) from None
+        raise InputError(f"cannot write {folder}: {error.strerror}; give another folder with --out") from None
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path, waiting: Callable[[], object]) -> Iterator[None]:
+    """Holds a folder for this process while the body runs. Where another one holds it, calls `waiting` and waits.
+
+    On one machine (flock); where the file system cannot do that, nobody waits. Leaves no file behind.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                waiting()
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def sha256_of(path: Path) -> str:

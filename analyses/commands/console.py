@@ -19,7 +19,7 @@ class Console(logging.Handler):
     """Shows progress and what copyscope logs. Writes to standard error, so that standard output holds results only.
 
     Bars need a terminal that can redraw a line; else there are plain lines, now and then, without control characters,
-    so that a log file can be read. `silent`: nothing at all.
+    so that a log file can be read. `silent`: warnings only.
     """
 
     def __init__(self, silent: bool = False):
@@ -50,10 +50,10 @@ class Console(logging.Handler):
         _LOGGER.setLevel(self._level_before)
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._print(record.getMessage())
+        self._print(record.getMessage(), always=record.levelno >= logging.WARNING)
 
-    def _print(self, text: str) -> None:
-        if not self.silent:
+    def _print(self, text: str, always: bool = False) -> None:
+        if always or not self.silent:
             self._console.print(visible(text), markup=False, highlight=False, soft_wrap=True)
 
     def advance(self, what: str, done: int, total: int, note: str = "") -> None:

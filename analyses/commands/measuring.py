@@ -8,13 +8,18 @@ import typer
 
 from copyscope.analyses.commands.options import (
     AsJson,
+    CacheLimit,
+    Order,
+    Out,
     Silent,
     Source,
     Steps,
+    TokenizerFolder,
     echo_json,
     names,
     numbers,
     quiet,
+    series_of,
 )
 
 
@@ -26,6 +31,10 @@ def score(
         str | None, typer.Option(help="Comma-separated seeds of the random tokens.  [default: seeds.eval of the run]")
     ] = None,
     samples: Annotated[int, typer.Option(min=1, help="Samples of the copying test; fewer is faster.")] = 500,
+    out: Out = None,
+    order: Order = None,
+    tokenizer: TokenizerFolder = None,
+    cache_limit: CacheLimit = None,
     as_json: AsJson = False,
     silent: Silent = False,
 ) -> None:
@@ -42,25 +51,28 @@ def score(
 
     from copyscope.analyses.commands.console import Console
     from copyscope.analyses.formation.nulls import above_null
-    from copyscope.analyses.tables.run import open_run
+    from copyscope.analyses.tables.run import read_failed, selected
     from copyscope.analyses.tables.scores import score as run_score
     from copyscope.analyses.tables.text_measured import measure_text
 
     with Console(silent) as console:
-        chosen = numbers(seeds, "--seeds")
+        run = series_of(series, out, order, tokenizer)
         result = run_score(
-            series, names(measures), numbers(steps), console.advance, seeds=chosen, samples=samples,
+            run, names(measures), numbers(steps), console.advance,
+            seeds=numbers(seeds, "--seeds"), samples=samples, cache_limit=cache_limit,
         )  # fmt: skip
-        measure_text(open_run(series))
-    above, folder = above_null(result.heads), open_run(series).folder / "results"
+        measure_text(run)
+    above, folder = above_null(result.heads), run.folder / "results"
+    failed = {c.step for c in selected(run, numbers(steps))} & read_failed(run).keys()
     if as_json:
         last = result.model.filter(pl.col("step") == pl.col("step").max())
         echo_json({"results": folder, "step": last["step"][0], "model": dict(last.select("measure", "value").rows()),
-                   "heads_above_null": above})  # fmt: skip
-        return
+                   "heads_above_null": above, "not_measured": sorted(failed)})  # fmt: skip
+        raise typer.Exit(bool(failed))
     for line in score_lines(above, result.heads):
         typer.echo(line)
     typer.echo(f"{result.heads.height:,} scores of heads and {result.model.height:,} of the model in {folder}")
+    raise typer.Exit(bool(failed))
 
 
 def score_lines(above: Any, heads: Any) -> list[str]:
@@ -113,6 +125,10 @@ def ablate(
     ] = None,
     prompts: Annotated[int, typer.Option(min=1, help="Prompts for the copying loss; fewer is faster.")] = 32,
     memory: Annotated[int, typer.Option(min=1, help="Memory for activations, in MB, beside the model.")] = 64,
+    out: Out = None,
+    order: Order = None,
+    tokenizer: TokenizerFolder = None,
+    cache_limit: CacheLimit = None,
     as_json: AsJson = False,
     silent: Silent = False,
 ) -> None:
@@ -131,16 +147,16 @@ def ablate(
     from copyscope.analyses.tables.ablations import ablate as run_ablate
     from copyscope.analyses.tables.ablations import kinds
     from copyscope.analyses.tables.causal_map import causal_steps
-    from copyscope.analyses.tables.run import open_run
+    from copyscope.analyses.tables.run import read_failed
 
     chosen = numbers(steps)
-    run = open_run(series)
+    run = series_of(series, out, order, tokenizer)
     if over_training and chosen is None:
         chosen = causal_steps(run, map_steps)
     with Console(silent) as console:
         tables = {
             kind: run_ablate(
-                series,
+                run,
                 chosen,
                 names(method),
                 console.advance,
@@ -149,17 +165,46 @@ def ablate(
                 loss_prompts=prompts,
                 heads=heads,
                 max_bytes=memory * 2**20,
+                cache_limit=cache_limit,
             )
             for kind in kinds(names(what) or [])
         }
     folder = run.folder / "results" / "ablations"
+    failed = {c.step for c in run.series.checkpoints if chosen is None or c.step in chosen}
+    failed &= read_failed(run, "ablate").keys()
     if as_json:
-        echo_json({"results": folder, **tables})
-        return
+        echo_json({"results": folder, **tables, "not_measured": sorted(failed)})
+        raise typer.Exit(bool(failed))
     for kind, table in tables.items():
         for line in in_words(kind, table):
             typer.echo(line)
     typer.echo(f"{sum(t.height for t in tables.values()):,} rows in {folder}")
+    raise typer.Exit(bool(failed))
+
+
+def revisions(
+    model: Annotated[str, typer.Argument(help="A model on the hub: ORG/NAME, or ORG/NAME@ with a condition.")],
+    as_json: AsJson = False,
+) -> None:
+    """List a public model's revisions as steps and tokens: what SERIES can name after the @.
+
+    A condition, as in @*, @log:24, @<=step4000, @step1000..step4000 or @stage1, lists only those that it names.
+
+    \b
+    Example: copyscope revisions EleutherAI/pythia-70m
+    """
+    quiet()
+    from copyscope.training.checkpoints.revisions import revisions as list_revisions
+
+    found = list_revisions(model)
+    if as_json:
+        echo_json({"model": model, "revisions": [vars(revision) for revision in found]})
+        return
+    for one in found:
+        step = "no step" if one.step is None else f"step {one.step:,}"
+        tokens = "" if one.tokens is None else f", {one.tokens / 1e9:,.1f} B tokens"
+        typer.echo(f"{one.name}: {step}{tokens}{f', {one.stage}' if one.stage else ''}")
+    typer.echo(f"{sum(one.step is not None for one in found)} of {len(found)} revisions have a step")
 
 
 def map_(
@@ -181,15 +226,19 @@ def map_(
     """
     quiet()
     from copyscope.analyses.figures.maps import map_formation
-    from copyscope.analyses.tables.run import open_run
+    from copyscope.analyses.tables.run import open_run, read_failed
     from copyscope.analyses.tables.summary import formation_lines
+    from copyscope.analyses.words.text import visible
 
-    result = map_formation(series, names(measures), names(figures) or [])
-    path = open_run(series).folder / "results" / "formation.json"
+    run = open_run(series)
+    result = map_formation(run, names(measures), names(figures) or [])
+    path, failed = run.folder / "results" / "formation.json", read_failed(run)
     if as_json:
-        echo_json({"path": path, "formation": result.formation, "figures": result.figures})
+        echo_json({"path": path, "formation": result.formation, "figures": result.figures, "not_measured": failed})
         return
-    for line in formation_lines(open_run(series)):
+    for step, why in failed.items():
+        typer.echo(visible(f"step {step:,} is not measured: {why}"), err=True)
+    for line in formation_lines(run):
         typer.echo(line)
     for written in [path, *result.figures]:
         typer.echo(str(written))

@@ -20,6 +20,22 @@ Assignments = Annotated[
     typer.Option("--set", help="Change a config field, as in --set optimizer.lr=1e-3; may be repeated."),
 ]
 Steps = Annotated[str | None, typer.Option(help="Comma-separated training steps, as in 0,100,200.  [default: all]")]
+Out = Annotated[
+    Path | None,
+    typer.Option(help="Folder for the results.  [default: the series' own; runs/NAME of files and hub ids]"),
+]
+Order = Annotated[
+    str | None,
+    typer.Option(help="step: by the number in the names; name: by name, counted 0, 1, 2, ….  [default: step]"),
+]
+TokenizerFolder = Annotated[
+    Path | None,
+    typer.Option("--tokenizer", help="Folder of the tokenizer for all checkpoints.  [default: theirs, or beside them]"),
+]
+CacheLimit = Annotated[
+    float | None,
+    typer.Option(help="GB that weights fetched from a hub may take; then the oldest are deleted.  [default: any]"),
+]
 Silent = Annotated[bool, typer.Option("--quiet", help="Print no progress (standard error).")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 
@@ -45,6 +61,16 @@ def read_config(source: str, assignments: list[str] | None, corpus: str | None) 
     if corpus is not None:
         values["data.corpus"] = corpus
     return RunConfig.load(source).with_values(values)
+
+
+def series_of(source: Path, out: Path | None, order: str | None, tokenizer: Path | None) -> Any:
+    """The Run of a source, with --out, --order and --tokenizer applied."""
+    from copyscope.analyses.tables.run import open_run
+    from copyscope.training.errors import InputError
+
+    if order not in (None, "step", "name"):
+        raise InputError(f"--order {order}: give step or name")
+    return open_run(source, out=out, order=order, tokenizer=tokenizer)  # type: ignore[arg-type]
 
 
 def names(text: str | None) -> list[str] | None:

@@ -1,7 +1,7 @@
 """Ablations at chosen checkpoints of a series, stored as one table a step and kind, with all that a number needs to be
 computed again in the file's metadata."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +16,26 @@ from copyscope.analyses.tables.ablation_kinds import (
     usable_methods,
 )
 from copyscope.analyses.tables.as_trained import as_trained, held, held_key
+from copyscope.analyses.tables.loading import SeriesModels, each, measuring
 from copyscope.analyses.tables.run import (
     Run,
     computed_with,
+    gone,
     is_stored,
     labelled,
     open_run,
+    read_failed,
     result_key,
     selected,
     store_table,
+    write_failed,
 )
-from copyscope.analyses.tables.run_prompts import COPYING_SAMPLES, LOSS_PROMPTS, Prompts, run_prompts
+from copyscope.analyses.tables.run_prompts import COPYING_SAMPLES, LOSS_PROMPTS, Prompts
 from copyscope.interp.ablation.parts import Part, check_parts
 from copyscope.interp.ablation.rerun import MAX_BYTES
 from copyscope.interp.head_names import parse_heads
 from copyscope.interp.measures.heads import check_names
-from copyscope.interp.models.hooked import load_hooked, load_weights_into, model_vocabulary
-from copyscope.training.checkpoints.series import Source, step_folder
+from copyscope.training.checkpoints.series import Checkpoint, Source, step_folder
 from copyscope.training.errors import InputError
 from copyscope.training.progress import Progress
 
@@ -53,6 +56,7 @@ def ablate(
     loss_prompts: int = LOSS_PROMPTS,
     heads: str | Sequence[Part] | None = None,
     max_bytes: int = MAX_BYTES,
+    cache_limit: float | None = None,
 ) -> pl.DataFrame:
     """Removes parts of the model and returns the effects, with columns run, step and tokens in front.
 
@@ -69,9 +73,12 @@ def ablate(
         heads: text such as `L3H1,L2`, or pairs: (layer, head), (layer, "attention") for all of a layer. Only these
             are removed, in turn or in pairs. None for all.
         max_bytes: memory for activations beside the model.
+        cache_limit: gigabytes that weights fetched from the hub may take; None for no limit.
 
     Tables are in results/ablations (heads) and results/ablations/<what>; what is stored already under the same
-    conditions is not computed again. Raises InputError for a source, step, method or kind that is not there.
+    conditions is not computed again. A checkpoint that cannot be measured is named in a warning and noted, as by
+    `score`. Raises InputError for a source, step, method or kind that is not there, a place that cannot be written, and
+    if no checkpoint can be measured.
     """
     run = open_run(source)
     check_names([what], list(KINDS), "kind of ablation")
@@ -86,26 +93,43 @@ def ablate(
     chosen = selected(run, [c.step for c in run.series.checkpoints[-1:]] or [-1] if steps is None else list(steps))
     if what == "paths" and any(held(run, checkpoint) for checkpoint in chosen):
         raise InputError(f"{run.folder}: its heads are held (intervention.heads); leave paths out of --what")
-    model = None
-    for number, checkpoint in enumerate(chosen):
-        path = table_path(run, what, checkpoint.step)
-        fewer = () if loss_prompts == LOSS_PROMPTS else (loss_prompts,)
-        named = () if heads is None else (sorted(map(str, heads)),)
-        key = result_key(checkpoint, VERSION, what, wanted, run.eval_seed, samples, *fewer, *named,
-                         *held_key(run, checkpoint))  # fmt: skip
-        if is_stored(path, key):
-            continue
-        if model is None:
-            model = load_hooked(checkpoint.path, checkpoint.revision)
-        else:
-            model = load_weights_into(model, checkpoint.path, checkpoint.revision)
-        prompts = run_prompts(run, model.cfg.n_ctx, model_vocabulary(model), samples=samples, loss_prompts=loss_prompts)
+    fewer = () if loss_prompts == LOSS_PROMPTS else (loss_prompts,)
+    named = () if heads is None else (sorted(map(str, heads)),)
+    models = SeriesModels(None, samples, loss_prompts, cache_limit)
+
+    def key_of(checkpoint: Checkpoint) -> str:
+        parts = (VERSION, what, wanted, run.eval_seed, samples, *fewer, *named, *held_key(run, checkpoint))
+        return result_key(models.key_of(run, checkpoint), *parts)
+
+    def measure(checkpoint: Checkpoint) -> None:
+        key, path = key_of(checkpoint), table_path(run, what, checkpoint.step)
+        if is_stored(path, key):  # by another process meanwhile
+            return
+        model, prompts = models.load(run, checkpoint)
+        models.check(checkpoint)
         only = None if heads is None else check_parts(model, heads).pairs
-        asked = Asked(model, prompts, wanted, max_bytes, _progress(progress, what, number, len(chosen)), only)
+        advance = _progress(progress, what, chosen.index(checkpoint), len(chosen))
+        asked = Asked(model, prompts, wanted, max_bytes, advance, only)
         with as_trained(model, run, checkpoint):
             table = labelled(KINDS[what](asked), run, checkpoint)
             store_table(table, path, key, _metadata(run, asked, what))
+        models.done_with(checkpoint)
+
+    failed: dict[int, str] = {}
+    todo = [c for c in chosen if not _is_stored(table_path(run, what, c.step), key_of, c)]
+    if todo:
+        with measuring(run):
+            failed = each(todo, measure, "ablating checkpoints", done_before=len(chosen) - len(todo))
+    if todo or read_failed(run, "ablate"):
+        write_failed(run, "ablate", [checkpoint.step for checkpoint in chosen], failed)
     return read(run, what)
+
+
+def _is_stored(path: Path, key_of: Callable[[Checkpoint], str], checkpoint: Checkpoint) -> bool:
+    try:
+        return path.is_file() and is_stored(path, key_of(checkpoint))
+    except InputError:  # said when it is measured
+        return False
 
 
 def kinds(names: Iterable[str]) -> list[str]:
@@ -124,7 +148,8 @@ def read(run: Run, what: str = "heads") -> pl.DataFrame:
     paths = sorted(_folder(run, what).glob("step*.parquet"))
     if not paths:
         raise InputError(f"{_folder(run, what)}: empty; run `copyscope ablate {run.folder} --what {what}` first")
-    known = {checkpoint.step for checkpoint in run.series.checkpoints}
+    kind = "ablations" if what == "heads" else f"ablations/{what}"
+    known = {checkpoint.step for checkpoint in run.series.checkpoints} | gone(run, kind)
     try:
         return pl.concat([pl.read_parquet(path) for path in paths]).filter(pl.col("step").is_in(known))
     except (pl.exceptions.PolarsError, OSError) as error:

@@ -5,6 +5,7 @@ import io
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,10 +15,10 @@ import polars as pl
 from jaxtyping import Int
 
 from copyscope.training.checkpoints.average import ABOUT
-from copyscope.training.checkpoints.series import Checkpoint, CheckpointSeries, Source, manifest_hash
+from copyscope.training.checkpoints.series import Checkpoint, CheckpointSeries, Order, Source
 from copyscope.training.config import InterventionConfig, RunConfig
 from copyscope.training.errors import InputError
-from copyscope.training.files import write_bytes
+from copyscope.training.files import write_bytes, write_json
 from copyscope.training.schedule import checkpoint_steps
 
 COMMON_SHARE = 0.05
@@ -48,7 +49,11 @@ class Run(NamedTuple):
     series: CheckpointSeries
     config: RunConfig | None
     data: dict[str, Any]
-    """data.json of a run of ours, or of its means; empty for somebody else's series."""
+    """data.json of a run of ours, or of its means; empty for a public series."""
+    order: Order = "step"
+    """By what its checkpoints are ordered."""
+    tokenizer: Path | None = None
+    """The folder of a tokenizer that was given for checkpoints that have none."""
 
     def __fspath__(self) -> str:
         return self.series.source
@@ -97,34 +102,114 @@ class Run(NamedTuple):
         return above[1 if (self.folder / ABOUT).is_file() else 0] / "tokens" / str(self.data.get("store"))
 
 
-def open_run(source: Source) -> Run:
-    """A run, a folder of Hugging Face models, one model's folder or GGUF file, or `org/model@rev,rev` of the hub.
+def open_run(
+    source: Source, *, out: Path | None = None, order: Order | None = None, tokenizer: Path | None = None
+) -> Run:
+    """A run, a folder of Hugging Face models, one model's folder or GGUF file, or `org/model@revisions` of the hub; or
+    a folder that holds results of one of these alone.
 
-    Results go into the folder; for a file or a hub series, into `runs/<name>`. Raises InputError if there is no
-    checkpoint in it.
+    Results go into the folder; for a file or a hub series, into `runs/<name>`, or beside it where that is another
+    source's; or into `out`. `order` and `tokenizer` as for `CheckpointSeries.open`; None for what the results were
+    computed with before. Raises InputError if there is no checkpoint in it, two are of one step, or `out` is of
+    another source.
     """
     if isinstance(source, Run):
         return source
     source = os.fspath(source)
-    folder = Path(source)
-    if not folder.is_dir():
-        name = folder.stem if folder.is_file() else str(source).partition("@")[0].replace("/", "--")
-        return Run(name, Path("runs") / name, CheckpointSeries.open(source), None, {})
-    config = RunConfig.load(folder / "config.toml") if (folder / "config.toml").is_file() else None
-    if config and config.checkpoints.keep == "none" and not any((folder / "checkpoints").glob("step*")):
+    path = Path(source)
+    place = out or (path if path.is_dir() else _own_place(source))
+    about = read_about(place)
+    if out is None and path.is_dir() and about.source is not None and about.of != identity(source):
+        source, path = about.source, Path(about.source)  # a folder of results alone
+    elif out is not None:
+        _refuse_another(out, source, about)
+    order = order or about.order
+    tokenizer = tokenizer or about.tokenizer
+    config = RunConfig.load(path / "config.toml") if (path / "config.toml").is_file() else None
+    if config and config.checkpoints.keep == "none" and not any((path / "checkpoints").glob("step*")):
         series = CheckpointSeries(str(source), ())  # scored while it was trained; what is left is tables
     else:
-        series = CheckpointSeries.open(source)
+        series = CheckpointSeries.open(source, order, tokenizer)
+        series.refuse_doubles()
     data = {}
-    if (folder / "data.json").is_file():
+    if (path / "data.json").is_file():
         try:
-            data = json.loads((folder / "data.json").read_text("utf-8"))
+            data = json.loads((path / "data.json").read_text("utf-8"))
         except ValueError as error:
-            raise InputError(f"{folder / 'data.json'}: not JSON ({error}); delete the run and train it again") from None
-    name = folder.resolve().name
-    if (folder / ABOUT).is_file():
-        name = f"{folder.resolve().parent.name}-{name}"
-    return Run(name, folder, series, config, data)
+            raise InputError(f"{path / 'data.json'}: not JSON ({error}); delete the run and train it again") from None
+    name = path.resolve().name if path.is_dir() else _name_of(source)
+    if (path / ABOUT).is_file():
+        name = f"{path.resolve().parent.name}-{name}"
+    return Run(name, place, series, config, data, order, tokenizer)
+
+
+def _name_of(source: str) -> str:
+    return Path(source).stem if Path(source).is_file() else source.partition("@")[0].replace("/", "--")
+
+
+def _own_place(source: str) -> Path:
+    """Where results of a file or a hub series go: `runs/<name>`, with a hash in it where that is another's."""
+    place = Path("runs") / _name_of(source)
+    about = read_about(place)
+    others = [entry for entry in place.glob("*") if entry.name not in ("results", "figures", "report.html")]
+    if about.of == identity(source) or (about.of is None and not others):
+        return place
+    return place.with_name(f"{place.name}-{hashlib.sha256(identity(source).encode()).hexdigest()[:8]}")
+
+
+def _refuse_another(out: Path, source: str, about: "About") -> None:
+    if out.is_file():
+        raise InputError(f"--out {out}: a file; give a folder for the results")
+    if out.resolve() == Path(source).resolve():
+        return
+    if about.of not in (None, identity(source)):
+        raise InputError(f"--out {out}: holds results of {about.source}; give another folder")
+    if any((out / name).exists() for name in ("config.toml", "checkpoints", "config.json", ABOUT)):
+        raise InputError(f"--out {out}: is a run or a model itself; give another folder")
+
+
+@dataclass(frozen=True)
+class About:
+    """What results/series.json says the results beside it are of."""
+
+    of: str | None = None
+    """Identity of the source; None where the results are of the folder they lie in, or nothing is known."""
+    source: str | None = None
+    order: Order = "step"
+    tokenizer: Path | None = None
+
+
+def read_about(place: Path) -> About:
+    """What the results in a folder are of. Raises InputError for an unreadable file."""
+    path = place / "results" / "series.json"
+    try:
+        held = json.loads(path.read_text("utf-8"))
+        order: Order = "name" if held.get("order") == "name" else "step"
+        tokenizer = held.get("tokenizer")
+        return About(held.get("of"), held.get("source"), order, None if tokenizer is None else Path(tokenizer))
+    except FileNotFoundError:
+        return About()
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise InputError(f"{path}: unreadable ({error}); delete it and score again") from None
+
+
+def identity(source: str) -> str:
+    """What tells sources apart that have one name: a hub id, or where the file or folder lies."""
+    return str(Path(source).resolve()) if Path(source).exists() else f"hub:{source.partition('@')[0]}"
+
+
+def write_about(run: Run) -> None:
+    """Notes beside the results what they are of, where their place does not say it."""
+    source = run.series.source
+    of = identity(source)
+    elsewhere = of != identity(os.fspath(run.folder))
+    about = About(of if elsewhere else None, source if elsewhere else None, run.order, run.tokenizer)
+    if about == read_about(run.folder):
+        return
+    full = str(Path(source).resolve()) if Path(source).exists() else source
+    tokenizer = None if run.tokenizer is None else str(Path(run.tokenizer).resolve())
+    held = {"of": about.of, "source": full if elsewhere else None, "order": run.order, "tokenizer": tokenizer}
+    write_json(run.folder / "results" / "series.json", held)
 
 
 def open_runs(sources: Source | Sequence[Source]) -> list[Run]:
@@ -137,9 +222,9 @@ def _steps_of(folder: Path) -> set[int]:
     return {int(path.stem.removeprefix("step")) for path in folder.glob("step*.parquet")}
 
 
-def result_key(checkpoint: Checkpoint, *parts: object) -> str:
-    """What a stored result depends on: the checkpoint's manifest and everything in `parts`."""
-    return hashlib.sha256(repr((manifest_hash(checkpoint), *parts)).encode()).hexdigest()
+def result_key(checkpoint: str, *parts: object) -> str:
+    """What a stored result depends on: the checkpoint (`checkpoint_key`) and everything in `parts`."""
+    return hashlib.sha256(repr((checkpoint, *parts)).encode()).hexdigest()
 
 
 def is_stored(path: Path, key: str) -> bool:
@@ -169,7 +254,7 @@ def read_tables(run: Run, kind: str) -> pl.DataFrame:
     if not paths:
         command = "ablate" if kind == "ablations" else "score"
         raise InputError(f"{run.folder}: no results/{kind} yet; run `copyscope {command} {run.folder}` first")
-    known = {checkpoint.step for checkpoint in run.series.checkpoints}
+    known = {checkpoint.step for checkpoint in run.series.checkpoints} | gone(run, kind)
     if run.config and run.config.checkpoints.keep != "all":
         known |= set(checkpoint_steps(run.config))  # scored before they were taken away
     try:
@@ -178,6 +263,35 @@ def read_tables(run: Run, kind: str) -> pl.DataFrame:
         raise InputError(
             f"{run.folder}/results/{kind}: a table is damaged ({error}); delete the folder and score again"
         ) from None
+
+
+def gone(run: Run, kind: str) -> set[int]:
+    """Steps of a series on this disk that have a table, but no checkpoint any more. Their rows stay in the tables.
+
+    None of a hub series, of which a source names some revisions only, nor of means, which are made from others.
+    """
+    of_hub = any(checkpoint.revision is not None for checkpoint in run.series.checkpoints)
+    if of_hub or (run.folder / ABOUT).is_file() or not run.series.checkpoints:
+        return set()
+    return _steps_of(run.folder / "results" / kind) - {checkpoint.step for checkpoint in run.series.checkpoints}
+
+
+def read_failed(run: Run, command: str = "score") -> dict[int, str]:
+    """Steps that `score` or `ablate` could not measure when last tried, each with why."""
+    path = run.folder / "results" / "failed.json"
+    try:
+        return {int(step): str(why) for step, why in json.loads(path.read_text("utf-8")).get(command, {}).items()}
+    except (OSError, ValueError, AttributeError):
+        return {}
+
+
+def write_failed(run: Run, command: str, tried: Iterable[int], failed: Mapping[int, str]) -> None:
+    """Notes which of the steps that were `tried` could not be measured, and that the others could."""
+    held = {name: read_failed(run, name) for name in ("score", "ablate")}
+    now = {step: why for step, why in held[command].items() if step not in set(tried)} | dict(failed)
+    if now != held[command]:
+        held[command] = dict(sorted(now.items()))
+        write_json(run.folder / "results" / "failed.json", held)
 
 
 def score_tables(run: Run) -> Scores:

@@ -9,19 +9,23 @@ from jaxtyping import Float
 from torch import Tensor
 
 from copyscope.analyses.tables.as_trained import as_trained, held_key
+from copyscope.analyses.tables.loading import SeriesModels, each, measuring
 from copyscope.analyses.tables.run import (
     SCORES_VERSION,
     Run,
     Scores,
+    gone,
     is_stored,
     labelled,
     open_run,
+    read_failed,
     read_tables,
     result_key,
     selected,
     store_table,
+    write_failed,
 )
-from copyscope.analyses.tables.run_prompts import COPYING_SAMPLES, LOSS_PROMPTS, Prompts, run_prompts
+from copyscope.analyses.tables.run_prompts import COPYING_SAMPLES, LOSS_PROMPTS, Prompts
 from copyscope.interp.measures.behavior import (
     CopyingAccuracy,
     copying_accuracy,
@@ -35,14 +39,9 @@ from copyscope.interp.measures.behavior import (
 )
 from copyscope.interp.measures.circuits import composition_table
 from copyscope.interp.measures.heads import HEAD_PROMPTS, MEASURES, check_names, score_heads
-from copyscope.interp.models.hooked import (
-    load_hooked,
-    load_weights_into,
-    model_vocabulary,
-    prove_conversion,
-)
 from copyscope.interp.models.lens import HookedModel
 from copyscope.training.checkpoints.series import Checkpoint, Source, step_folder
+from copyscope.training.errors import InputError
 from copyscope.training.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -60,21 +59,36 @@ def score(
     *,
     seeds: Sequence[int] | None = None,
     samples: int = COPYING_SAMPLES,
+    cache_limit: float | None = None,
 ) -> Scores:
     """Scores a series and returns the tables of heads and model of all its steps.
 
     `measures`: of heads, by name; None for all. `seeds` of the random tokens; None for the run's own. `samples` of the
-    copying test, for each seed: most of the time that a large model takes. What is stored already is not computed
-    again, so an interrupted call can simply be repeated.
+    copying test, for each seed: most of the time that a large model takes. `cache_limit`: gigabytes that weights
+    fetched from the hub may take. What is stored already is not computed again, so an interrupted call can simply be
+    repeated.
 
-    Raises InputError for a source, step or measure that is not there, and for checkpoints whose configs differ.
+    A checkpoint that cannot be measured is named in a warning and noted (`run.read_failed`); the others are scored.
+    Raises InputError for a source, step or measure that is not there, for a place that cannot be written, and if no
+    checkpoint can be measured.
     """
-    run, scorer = open_run(source), Scorer(measures, seeds=seeds, samples=samples)
-    todo = [checkpoint for checkpoint in selected(run, steps) if not scorer.is_stored(run, checkpoint)]
-    for done, checkpoint in enumerate(todo):
-        scorer.score(run, checkpoint, prove=checkpoint in (todo[0], todo[-1]))
-        if progress:
-            progress("scoring checkpoints", done + 1, len(todo))
+    run, scorer = open_run(source), Scorer(measures, seeds=seeds, samples=samples, cache_limit=cache_limit)
+    run.series.log_left_out()
+    chosen = selected(run, steps)
+    todo = scorer.todo(run, chosen)
+    failed: dict[int, str] = {}
+    if todo:
+        with measuring(run):
+            todo = scorer.todo(run, todo)  # less what another process has done meanwhile
+            before = len(chosen) - len(todo)
+            failed = each(todo, lambda one: scorer.score(run, one), "scoring checkpoints", progress, before)
+    if todo or read_failed(run):
+        write_failed(run, "score", [checkpoint.step for checkpoint in chosen], failed)
+    scorer.log_check()
+    missing = sorted(gone(run, "heads"))
+    if missing:
+        some = ", ".join(f"{step:,}" for step in missing[:5]) + ("…" if len(missing) > 5 else "")
+        logger.info(f"scored earlier, and their checkpoints are gone: steps {some}; their scores stay in the tables")
     return Scores(read_tables(run, "heads"), read_tables(run, "model"))
 
 
@@ -91,25 +105,36 @@ class Scorer:
         *,
         seeds: Sequence[int] | None = None,
         samples: int = COPYING_SAMPLES,
+        cache_limit: float | None = None,
     ) -> None:
         self._measures = check_names(MEASURES if measures is None else list(measures), MEASURES, "measure")
         self._seeds, self._samples = seeds, samples
-        self._model: HookedModel | None = None
-        self._prompts: Prompts | None = None
+        self._models = SeriesModels(seeds, samples, cache_limit=cache_limit)
+        self._checked: list[float] = []
+
+    def todo(self, run: Run, checkpoints: Iterable[Checkpoint]) -> list[Checkpoint]:
+        """Those whose scores are not on disk, or cannot be told, which scoring them says."""
+        found = []
+        for checkpoint in checkpoints:
+            try:
+                done = self.is_stored(run, checkpoint)
+            except InputError:
+                done = False
+            if not done:
+                found.append(checkpoint)
+        return found
 
     def is_stored(self, run: Run, checkpoint: Checkpoint) -> bool:
         """Whether the scores of this checkpoint are on disk already."""
         key, paths = self._key(run, checkpoint), self._paths(run, checkpoint)
         return all(is_stored(paths[kind], key) for kind in ("heads", "model"))
 
-    def score(self, run: Run, checkpoint: Checkpoint, prove: bool) -> None:
+    def score(self, run: Run, checkpoint: Checkpoint, prove: bool = True) -> None:
         """Measures a checkpoint and stores its tables. `prove`: compare logits with those of transformers."""
-        model, prompts = self._ready(run, checkpoint)
+        key, paths = self._key(run, checkpoint), self._paths(run, checkpoint)
+        model, prompts = self._models.load(run, checkpoint)
         if prove:
-            error = prove_conversion(model, checkpoint.path, checkpoint.revision)
-            logger.info(
-                f"step {checkpoint.step:,}: logits checked against transformers (largest difference {error:.1e})"
-            )
+            self._checked.append(self._models.check(checkpoint))
         with as_trained(model, run, checkpoint):
             heads = score_heads(model, self._measures, prompts.seeds, vocab=prompts.vocab, bos_id=prompts.bos_id)
             losses = None if prompts.natural is None else natural_losses(model, prompts.natural)
@@ -125,30 +150,21 @@ class Scorer:
             "copying_samples": self._samples, "head_prompts": HEAD_PROMPTS, "loss_prompts": LOSS_PROMPTS,
             "windows": 0 if prompts.natural is None else len(prompts.natural), "vocabulary": prompts.vocabulary,
         }  # fmt: skip
-        key, paths = self._key(run, checkpoint), self._paths(run, checkpoint)
         for kind in reversed([kind for kind in KINDS if kind in tables]):  # heads last: then all is there
             if not tables[kind].is_empty():
                 store_table(labelled(tables[kind], run, checkpoint), paths[kind], key, facts)
+        self._models.done_with(checkpoint)
 
-    def _ready(self, run: Run, checkpoint: Checkpoint) -> tuple[HookedModel, Prompts]:
-        """The model with this checkpoint's weights, and the prompts, which are the same for all checkpoints of one
-        context and vocabulary."""
-        if self._model is None:
-            model = load_hooked(checkpoint.path, checkpoint.revision)
-        else:
-            model = load_weights_into(self._model, checkpoint.path, checkpoint.revision)
-        fits = self._model is not None and (model.cfg.n_ctx, model.cfg.d_vocab) == (
-            self._model.cfg.n_ctx,
-            self._model.cfg.d_vocab,
-        )
-        if self._prompts is None or not fits:
-            self._prompts = run_prompts(run, model.cfg.n_ctx, model_vocabulary(model), self._seeds, self._samples)
-        self._model = model
-        return self._model, self._prompts
+    def log_check(self) -> None:
+        """Says how far logits were from those of transformers, at how many checkpoints."""
+        if self._checked:
+            many = f" at {len(self._checked)} checkpoints" * (len(self._checked) > 1)
+            logger.info(f"logits checked against transformers{many} (largest difference {max(self._checked):.1e})")
+            self._checked.clear()
 
     def _key(self, run: Run, checkpoint: Checkpoint) -> str:
-        seeds = self._seeds or run.eval_seed
-        return result_key(checkpoint, SCORES_VERSION, self._measures, seeds, self._samples, *held_key(run, checkpoint))
+        seeds, key = self._seeds or run.eval_seed, self._models.key_of(run, checkpoint)
+        return result_key(key, SCORES_VERSION, self._measures, seeds, self._samples, *held_key(run, checkpoint))
 
     @staticmethod
     def _paths(run: Run, checkpoint: Checkpoint) -> dict[str, Path]:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from copyscope.training.checkpoints.manifest import read_manifest
 from copyscope.training.checkpoints.series import Checkpoint, CheckpointSeries, Source
 from copyscope.training.checkpoints.verify import verify
-from copyscope.training.errors import InputError
+from copyscope.training.errors import InputError, first_line
 from copyscope.training.files import MANIFEST, sha256_of
 from copyscope.training.progress import Progress
 
@@ -142,10 +142,6 @@ def _in_one_line(repo: str) -> Iterator[None]:
         if code in (401, 403, 404):
             how = "run `hf auth login` with a token that may write there"
             raise InputError(f"{repo}: the hub refuses (status {code}); {how}") from None
-        raise InputError(f"{repo}: the hub failed ({_first_line(error)}){goes_on}") from None
+        raise InputError(f"{repo}: the hub failed ({first_line(error)}){goes_on}") from None
     except (HTTPError, ConnectionError, TimeoutError) as error:
-        raise InputError(f"{repo}: no connection to the hub ({_first_line(error)}){goes_on}") from None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).strip().splitlines()[0]
+        raise InputError(f"{repo}: no connection to the hub ({first_line(error)}){goes_on}") from None

@@ -9,7 +9,7 @@ import json
 import logging
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,12 +38,16 @@ class Revision:
 
 
 def revisions(repo: str) -> list[Revision]:
-    """All branches and tags of a model, those with a step first, by stage and step.
+    """All branches and tags of a model, those with a step first, by stage and step; with a condition, as in
+    `org/model@stage1`, only those that it names (`select`).
 
     Raises InputError if the hub does not give them and the cache has none.
     """
+    repo, _, condition = repo.partition("@")
+    there = references(repo)
+    names = select(repo, condition)[0] if condition.strip(", ") else list(there)
     found = []
-    for name, commit in references(repo).items():
+    for name, commit in ((name, there[name]) for name in names if name in there):
         named = read_name(name)
         found.append(Revision(name, commit, named.number, named.tokens, named.stage))
     return sorted(found, key=lambda r: (r.step is None, r.stage, r.step or 0, natural(r.name)))
@@ -179,7 +183,18 @@ def commits(repo: str, names: Iterable[str]) -> dict[str, str]:
             if not cached.is_file():
                 raise _not_there(repo, name, error) from None
             known[name] = cached.read_text().strip()
+    _remember(repo, {name: commit for name, commit in known.items() if name != commit})
     return known
+
+
+def _remember(repo: str, known: Mapping[str, str]) -> None:
+    """Notes in the cache which commits branches stand for, as huggingface_hub does, for when there is no network."""
+    for name, commit in known.items():
+        path = _cache(repo) / "refs" / name
+        with contextlib.suppress(OSError):
+            if not path.is_file() or path.read_text().strip() != commit:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(commit)
 
 
 def fetch_small(repo: str, revision: str | None) -> Path:

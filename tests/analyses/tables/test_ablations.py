@@ -7,7 +7,6 @@ import polars as pl
 import pytest
 from small_demo import small_config, write_corpus
 
-from copyscope.analyses.tables import ablations as module
 from copyscope.analyses.tables.ablation_kinds import KINDS
 from copyscope.analyses.tables.ablation_text import in_words
 from copyscope.analyses.tables.ablations import ablate, kinds, metadata, read, table_path
@@ -63,7 +62,7 @@ def test_a_model_that_does_not_copy_has_no_smallest_set(run: Path) -> None:
 
 def test_stored_results_are_not_computed_again(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = ablate(run, methods=["zero", "mean"], samples=5)
-    monkeypatch.setattr(module, "load_hooked", None)
+    monkeypatch.setattr("copyscope.analyses.tables.loading.load_hooked", None)
     assert ablate(run, methods=["zero", "mean"], samples=5).equals(first)
     assert read(open_run(run)).equals(first)
     with pytest.raises(TypeError):

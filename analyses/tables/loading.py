@@ -1,0 +1,227 @@
+"""The models of a series one after another in one place in memory, and the prompts that measure them all.
+
+Each checkpoint is loaded by its own config. Prompts are drawn from what all of them share: one tokenizer, the shortest
+context, the smallest vocabulary; so that they are the same whatever order checkpoints are measured in.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from copyscope.analyses.tables.run import Run, write_about
+from copyscope.analyses.tables.run_prompts import COPYING_SAMPLES, LOSS_PROMPTS, Prompts, run_prompts
+from copyscope.interp.models.files import read_config
+from copyscope.interp.models.hooked import load_hooked, load_weights_into, prove_conversion
+from copyscope.interp.models.lens import HookedModel
+from copyscope.interp.models.tokenizer import read_tokenizer
+from copyscope.interp.models.vocabulary import vocabulary_of
+from copyscope.training.checkpoints.keys import checkpoint_key, tokenizer_key
+from copyscope.training.checkpoints.revisions import CacheLimit, commits, fetch_small, has_weights
+from copyscope.training.checkpoints.series import Checkpoint
+from copyscope.training.checkpoints.tokenizer_files import has_tokenizer
+from copyscope.training.errors import InputError
+from copyscope.training.files import alone_in, check_writable
+from copyscope.training.progress import Progress
+
+logger = logging.getLogger(__name__)
+
+_CONTEXT = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx")
+_IDLE = {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache", "architectures"}
+"""Fields of a config that do not change what a model computes."""
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What the prompts of a series are drawn from."""
+
+    n_ctx: int | None
+    """The shortest context where they differ; None where all are the same, or of a run of ours."""
+    d_vocab: int | None
+    """Likewise the smallest vocabulary."""
+    tokenizer: Path | None
+    """The folder, or GGUF file, whose tokenizer it is."""
+    config: Path | None
+    """The folder, or GGUF file, of a checkpoint whose config can be read."""
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """For the keys of results, besides the checkpoint's own files."""
+        held = None if self.tokenizer is None or self.tokenizer.is_file() else tokenizer_key(self.tokenizer)
+        return (self.n_ctx, self.d_vocab, held)
+
+
+class SeriesModels:
+    """Loads the checkpoints of one series, in any order, into one model where their configs agree."""
+
+    def __init__(
+        self,
+        seeds: Sequence[int] | None = None,
+        samples: int = COPYING_SAMPLES,
+        loss_prompts: int = LOSS_PROMPTS,
+        cache_limit: float | None = None,
+    ) -> None:
+        """`cache_limit`: gigabytes that downloaded weights may take, for a series on the hub; None for no limit."""
+        self._seeds, self._samples, self._loss_prompts = seeds, samples, loss_prompts
+        self._cache = CacheLimit(cache_limit)
+        self._model: HookedModel | None = None
+        self._config: dict[str, Any] | None = None
+        self._prompts: Prompts | None = None
+        self._shared: Shared | None = None
+        self._commits: dict[str, str] = {}
+
+    def key_of(self, run: Run, checkpoint: Checkpoint) -> str:
+        """What results of the checkpoint depend on, prompts included, but for how they are measured."""
+        if checkpoint.revision is not None and checkpoint.revision not in self._commits:
+            names = [c.revision for c in run.series.checkpoints if c.revision is not None]
+            self._commits |= _those_there(checkpoint.path, names, checkpoint.revision)
+        shared = () if run.config else self.shared(run, checkpoint).key
+        return repr((checkpoint_key(checkpoint, self._commits), *shared))
+
+    def shared(self, run: Run, checkpoint: Checkpoint) -> Shared:
+        """What prompts are drawn from: of all checkpoints of the series, and of this one."""
+        if self._shared is None:
+            held = list(run.series.checkpoints)
+            held = held if checkpoint in held else [*held, checkpoint]
+            self._shared = _shared(held[:1] if run.config else held, self._commits)
+        return self._shared
+
+    def load(self, run: Run, checkpoint: Checkpoint) -> tuple[HookedModel, Prompts]:
+        """The model of a checkpoint, and the prompts of the series. Raises InputError for one that cannot be measured,
+        whatever is wrong with it; the next can be loaded all the same."""
+        revision = checkpoint.revision and self._commits.get(checkpoint.revision, checkpoint.revision)
+        place = _place(checkpoint, self._commits)
+        config = _plain_config(place)
+        fetched = revision is not None and not has_weights(place)
+        try:
+            if self._model is not None and config is not None and config == self._config:
+                self._model = load_weights_into(self._model, checkpoint.path, revision, prove=False)  # type: ignore[arg-type]
+            else:
+                self._model = None  # two at a time may be more than the memory holds
+                self._model = load_hooked(checkpoint.path, revision, prove=False)
+                self._config = config
+            if fetched:
+                self._cache.fetched(place)
+            if self._prompts is None:
+                self._prompts = self._draw(run, checkpoint, self._model)
+        except OSError as error:
+            raise InputError(f"{error.filename or checkpoint.label}: {error.strerror or error}") from None
+        return self._model, self._prompts
+
+    def check(self, checkpoint: Checkpoint) -> float:
+        """Largest difference of logits between the model loaded last and transformers' own of the same checkpoint.
+        Raises InputError where it is too large."""
+        assert self._model is not None
+        revision = checkpoint.revision and self._commits.get(checkpoint.revision, checkpoint.revision)
+        return prove_conversion(self._model, checkpoint.path, revision)  # type: ignore[arg-type]
+
+    def done_with(self, checkpoint: Checkpoint) -> None:
+        """Its weights may be taken out of the cache, where that has a limit."""
+        self._cache.trim()
+
+    def _draw(self, run: Run, checkpoint: Checkpoint, model: HookedModel) -> Prompts:
+        shared = self.shared(run, checkpoint)
+        n_ctx = min(model.cfg.n_ctx, shared.n_ctx or model.cfg.n_ctx)
+        d_vocab = min(model.cfg.d_vocab, shared.d_vocab or model.cfg.d_vocab)
+        tokenizer = None if shared.tokenizer is None else _tokenizer(shared.tokenizer)
+        config = None if shared.config is None else _config(shared.config)
+        vocabulary = vocabulary_of(tokenizer, d_vocab, config)
+        return run_prompts(run, n_ctx, vocabulary, self._seeds, self._samples, self._loss_prompts)
+
+
+@contextmanager
+def measuring(run: Run) -> Iterator[None]:
+    """Holds the run's results while the body writes them. Raises InputError at once if they cannot be written."""
+    check_writable(run.folder / "results")
+    place = run.folder / "results"
+    with alone_in(place, lambda: logger.info(f"{place}: another process writes results here; waiting for it")):
+        write_about(run)
+        yield
+
+
+def each(
+    checkpoints: Sequence[Checkpoint],
+    measure: Callable[[Checkpoint], None],
+    what: str,
+    progress: Progress | None = None,
+    done_before: int = 0,
+) -> dict[int, str]:
+    """Measures one after another; one that cannot be is named in a warning, and the others are measured.
+
+    Returns the steps that failed, with why. Raises InputError if all did and no others are `done_before`.
+    """
+    failed: dict[int, str] = {}
+    first: InputError | None = None
+    for done, checkpoint in enumerate(checkpoints):
+        try:
+            measure(checkpoint)
+        except InputError as error:
+            first = first or error
+            failed[checkpoint.step] = str(error)
+            if done_before or len(failed) < len(checkpoints):
+                logger.warning(f"step {checkpoint.step:,} is not measured: {error}")
+        if progress:
+            progress(what, done + 1, len(checkpoints))
+    if first is not None and len(failed) == len(checkpoints) and not done_before:
+        more = f" (so for all {len(failed)} checkpoints, or likewise)" if len(failed) > 1 else ""
+        raise InputError(f"{first}{more}")
+    return failed
+
+
+def _those_there(repo: str, names: list[str], needed: str) -> dict[str, str]:
+    try:
+        return commits(repo, names)
+    except InputError:  # one of them is not there, which is said of that one alone
+        return commits(repo, [needed])
+
+
+def _place(checkpoint: Checkpoint, known: dict[str, str]) -> Path:
+    """The folder or GGUF file that holds a checkpoint's config; of the hub's, fetched now."""
+    if checkpoint.revision is None:
+        return Path(checkpoint.path)
+    return fetch_small(checkpoint.path, known.get(checkpoint.revision, checkpoint.revision))
+
+
+def _shared(checkpoints: Sequence[Checkpoint], known: dict[str, str]) -> Shared:
+    contexts, vocabularies = set(), set()
+    places: list[Path] = []
+    for checkpoint in checkpoints:
+        try:
+            place = _place(checkpoint, known)
+        except InputError:  # said when it is measured
+            continue
+        config = _plain_config(place)
+        if config is None and place.is_dir():
+            continue
+        places.append(place)
+        held = (config or {}).get("text_config") or config or {}
+        contexts.add(next((held[n] for n in _CONTEXT if isinstance(held.get(n), int)), None))
+        vocabularies.add(held["vocab_size"] if isinstance(held.get("vocab_size"), int) else None)
+    given = next((Path(c.tokenizer) for c in checkpoints if c.tokenizer is not None), None)
+    tokenizer = given or next((place for place in places if place.is_file() or has_tokenizer(place)), None)
+    return Shared(_smallest(contexts), _smallest(vocabularies), tokenizer, places[0] if places else None)
+
+
+def _smallest(sizes: set[int | None]) -> int | None:
+    known = [size for size in sizes if size is not None]
+    return min(known) if len(sizes) > 1 and known else None
+
+
+def _plain_config(place: Path) -> dict[str, Any] | None:
+    """The config of a folder without what changes nothing; None of a GGUF file, or if it cannot be read."""
+    try:
+        held = json.loads((place / "config.json").read_text("utf-8"))
+        return {name: value for name, value in held.items() if name not in _IDLE}
+    except (OSError, ValueError, RecursionError, AttributeError):
+        return None
+
+
+def _tokenizer(place: Path) -> Any | None:
+    return read_tokenizer(place.parent, place.name) if place.is_file() else read_tokenizer(place)
+
+
+def _config(place: Path) -> Any:
+    return read_config(place.parent, place.name) if place.is_file() else read_config(place)
