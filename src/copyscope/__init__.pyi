@@ -28,6 +28,7 @@ from .interp.models.hooked import load_hooked as load_hooked
 from .interp.prompts.of_model import copying_test as copying_test
 from .training.checkpoints.average import average as average
 from .training.checkpoints.hub import push as push
+from .training.checkpoints.revisions import revisions as revisions
 from .training.checkpoints.verify import verify as verify
 from .training.config import RunConfig as RunConfig
 from .training.trainer import train as train
