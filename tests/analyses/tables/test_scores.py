@@ -228,7 +228,6 @@ def test_results_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     run = open_run("kept")  # where it came from, and in which order, is noted there
     assert [Path(c.path).name for c in run.series.checkpoints] == ["alpha", "beta"]
     assert sorted(run.heads["step"].unique()) == [0, 1]
-    assert copyscope(monkeypatch, "map", "kept", "--measures", "previous_token") == 0
     tiny(tmp_path / "t", 0)
     with pytest.raises(InputError, match="holds results of"):
         open_run("t", out=Path("kept"))
