@@ -136,9 +136,9 @@ def score_heads(
             `induction_score` is induction_attention × eigenvalue_positivity_folded (2409.09281; definition 4).
         seed: of the prompts and of the random targets. The same seed gives every checkpoint the same prompts; of
             several seeds the prompts are taken together.
-        vocab: ids to draw prompts from; None takes `random_token_vocab` of the whole vocabulary without special
-            tokens.
-        bos_id: put first in each prompt if given.
+        vocab: ids to draw prompts from; None takes the model's own (`interp.models.vocabulary`), without special
+            tokens and without the most and least common ones.
+        bos_id: put first in each prompt; None: the model's own BOS where `vocab` is None too, else nothing.
         n_prompts: prompts of each kind and seed: repeated random tokens (100 × 2 on average, or what fits n_ctx); 25
             × 4 for prefix matching; 25 distinct ones for the copying score. The distance of the repeats varies from
             prompt to prompt (`varied_repeats`), so that a head that looks a fixed distance back is no induction head.
@@ -157,7 +157,8 @@ def score_heads(
         raise InputError(f"n_prompts={n_prompts}: standard errors and p-values need at least 2 prompts")
     n_heads, n_ctx = model.cfg.n_heads, model.cfg.n_ctx
     if vocab is None:
-        vocab = drawable(model_vocabulary(model))
+        own = model_vocabulary(model)
+        vocab, bos_id = drawable(own), own.bos_id if bos_id is None else bos_id
         vocab = vocab[vocab != bos_id] if bos_id is not None else vocab
 
     def prompts(length: int, repeats: int) -> Tensor:

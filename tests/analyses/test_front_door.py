@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import polars as pl
 import pytest
 import torch
 from small_demo import small_config, write_corpus
@@ -10,6 +9,8 @@ from tiny_series import N_CTX, STEPS, tiny_series
 from written_run import config, write_run
 
 import copyscope as cs
+from copyscope.interp.models.hooked import model_vocabulary
+from copyscope.interp.prompts.generate import drawable
 from copyscope.training.errors import InputError
 
 SAVED = (0, 1, 2, 4, 8)
@@ -104,7 +105,14 @@ def test_heads_are_named_by_text_or_by_number(trained: Path) -> None:
     assert not torch.equal(named, clean)
     swept = cs.sweep_heads(model, test, methods=("zero",), heads="L1")
     assert swept.select("layer", "head").unique().sort("head").rows() == [(1, 0), (1, 1)]
-    assert isinstance(cs.score_heads(model, ["previous_token"]), pl.DataFrame)
+
+
+def test_scores_of_a_model_use_its_own_vocabulary_and_bos(trained: Path) -> None:
+    model = cs.load_hooked(trained, step=-1)
+    own = cs.score_heads(model, ["previous_token", "bos_sink"])
+    vocab = drawable(model_vocabulary(model))
+    assert own.equals(cs.score_heads(model, ["previous_token", "bos_sink"], vocab=vocab, bos_id=0))
+    assert not own.equals(cs.score_heads(model, ["previous_token", "bos_sink"], vocab=vocab))
 
 
 def test_a_model_is_found_by_its_step(trained: Path, public: Path) -> None:
