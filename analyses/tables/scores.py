@@ -194,6 +194,7 @@ def score_model(
         "copying_accuracy_greedy": accuracy.greedy,
         "copying_accuracy_greedy_se": accuracy.greedy_se,
         "copying_samples": float(len(prompts.test.index)),
+        "copying_greedy_samples": float(accuracy.greedy_samples),
         "copying_subsequences": float(prompts.test.n_subsequences),
         "copying_loss_first": loss.first_half,
         "copying_loss_second": loss.second_half,
@@ -223,14 +224,18 @@ def score_model(
 def copying_table(accuracy: CopyingAccuracy) -> pl.DataFrame:
     """The copying test in parts: by (`place`, the suffix token from 1, or `subsequence`, which is asked for; 0 is the
     furthest back), number, samples, measure, value."""
-    parts = [("place", accuracy.by_place.rename({"place": "number"}))]
-    parts.append(("subsequence", accuracy.by_index.rename({"index": "number"})))
+    parts = {
+        "place": accuracy.by_place.rename({"place": "number"}),
+        "subsequence": accuracy.by_index.rename({"index": "number"}),
+    }
+    counts = ["number", "samples", "greedy_samples"]
+    samples = pl.when(pl.col("measure") == "copying_accuracy_greedy").then("greedy_samples").otherwise("samples")
     return pl.concat(
-        part.rename({name: f"copying_accuracy_{name}" for name in part.columns[2:]})
-        .with_columns(pl.col("number", "samples").cast(pl.Int64))
-        .unpivot(index=["number", "samples"], variable_name="measure")
-        .select(pl.lit(by).alias("by"), "number", "samples", "measure", "value")
-        for by, part in parts
+        part.rename({name: f"copying_accuracy_{name}" for name in part.columns if name not in counts})
+        .with_columns(pl.col(counts).cast(pl.Int64))
+        .unpivot(index=counts, variable_name="measure")
+        .select(pl.lit(by).alias("by"), "number", samples.alias("samples"), "measure", "value")
+        for by, part in parts.items()
     )
 
 

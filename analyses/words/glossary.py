@@ -137,7 +137,8 @@ MEASURES: dict[str, Measure] = {
         "Copying accuracy per token (as generated)", 0, 1, "",
         "Share of suffix tokens that are right when the model continues the prefix with its own likeliest tokens.",
         "arXiv 2409.09281",
-        "which tokens it would get right after a right one: a single wrong token costs those that follow",
+        "which tokens it would get right after a right one: a single wrong token costs those that follow; of fewer "
+        "samples than the others (copying_greedy_samples), so its standard error is larger",
     ),
     "copying_accuracy_token_averaged": Measure(
         "Copying accuracy of averaged weights, per token (teacher-forced)", 0, 1, "",
@@ -240,6 +241,12 @@ MEASURES: dict[str, Measure] = {
         "Samples of the copying test", None, None, "",
         "How many prefixes were asked for.",
         "arXiv 2409.09281",
+        "how many contexts they come from; samples of one context are not independent",
+    ),
+    "copying_greedy_samples": Measure(
+        "Samples of the copying test that were generated", None, None, "",
+        "How many prefixes the model continued with its own tokens: a fifth of the contexts, at least 10.",
+        "",
         "how many contexts they come from; samples of one context are not independent",
     ),
     "copying_subsequences": Measure(

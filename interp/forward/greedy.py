@@ -1,4 +1,4 @@
-"""What a model continues prompts with: the likeliest tokens when the right ones come before, and when its own do."""
+"""How a model continues prompts: its most likely tokens after the right ones (teacher-forced) or its own (greedy)."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,23 +13,30 @@ from copyscope.interp.models.lens import HookedModel, HookedTransformer
 
 
 class Continued(NamedTuple):
-    """The likeliest token at each place of each continuation."""
+    """The most likely token at each place of each continuation."""
 
     forced: Int[Tensor, "*continuation place"]
     """With the right tokens before it (teacher forcing)."""
-    greedy: Int[Tensor, "*continuation place"]
-    """With the model's own tokens before it."""
+    greedy: Int[Tensor, "*generated place"]
+    """With the model's own tokens before it; of the first continuations, as many as were asked to be generated."""
 
 
 @torch.no_grad()
 def continue_packed(
-    model: HookedTransformer, layers: Sequence[Layer], tokens: Int[Tensor, "row pos"], read: Int[Tensor, "read"], n: int
+    model: HookedTransformer,
+    layers: Sequence[Layer],
+    tokens: Int[Tensor, "row pos"],
+    read: Int[Tensor, "read"],
+    n_places: int,
+    n_generated: int,
 ) -> Continued:
-    """`n` tokens of every block of packed rows, as (row, block, place). `tokens` hold the right ones; `read` are the
-    positions that they are predicted from, block by block.
+    """`n_places` tokens after every block of packed rows, as (row, block, place); `greedy` has the first `n_generated`
+    rows only.
 
-    The rows run once. Then the model's own tokens take the place of the right ones, one place of all blocks at a time,
-    against the keys and values that are already there.
+    `tokens` hold the right continuations; `read` are the positions that they are predicted from, block by block. All
+    rows run once. Then the model's tokens replace the right ones, one place of all blocks at a time, and attend to the
+    stored keys and values. A generated token costs far more than a teacher-forced one, because each step reads all keys
+    and values of its row again.
     """
     layout, cache = layers[0].layout, []
     x = embed(model, tokens, layout)
@@ -38,10 +45,13 @@ def continue_packed(
         q = layer.queries(normed if at is None else normed[:, at], at)
         k, v = layer.keys(normed), layer.values(normed)
         x = layer.residual_after(x if at is None else x[:, at], layer.attend(q, k, v, at).transpose(1, 2))
-        cache.append((k, v))
-    forced = logits_of(model, x).argmax(dim=-1).unflatten(1, (-1, n))
-    greedy = [forced[..., 0]]
-    for at in read.view(-1, n).T[1:]:  # where each block's newest token stands
+        if n_generated:
+            cache.append((k[:n_generated], v[:n_generated]))
+    forced = logits_of(model, x).argmax(dim=-1).unflatten(1, (-1, n_places))
+    if not n_generated:
+        return Continued(forced=forced.cpu(), greedy=forced[:0].cpu())
+    greedy = [forced[:n_generated, :, 0]]
+    for at in read.view(-1, n_places).T[1:]:  # where each block's newest token stands
         x = embed(model, greedy[-1], layout, at)
         for layer, (k, v) in zip(layers, cache, strict=True):
             normed = layer.normed(x)
@@ -49,19 +59,22 @@ def continue_packed(
             z = layer.attend(layer.queries(normed, at), k, v, at)
             x = layer.residual_after(x, z.transpose(1, 2))
         greedy.append(logits_of(model, x).argmax(dim=-1))
-    return Continued(forced.cpu(), torch.stack(greedy, dim=-1).cpu())
+    return Continued(forced=forced.cpu(), greedy=torch.stack(greedy, dim=-1).cpu())
 
 
 @torch.no_grad()
-def continue_whole(model: HookedModel, prompts: Int[Tensor, "row pos"], right: Int[Tensor, "row place"]) -> Continued:
-    """The same of any model, a forward pass a place at most, of prompts that share nothing.
+def continue_whole(
+    model: HookedModel, prompts: Int[Tensor, "row pos"], right: Int[Tensor, "row place"], n_generated: int
+) -> Continued:
+    """The same for any model and for prompts that share nothing, with at most one forward pass per place; the first
+    `n_generated` prompts are continued greedily.
 
-    Each pass reads what the last one gave; after pass k the first k tokens are the model's own, and rows whose input no
-    longer changes are done.
+    Each pass reads the tokens that the previous pass predicted. After pass k the first k tokens are generated; rows
+    whose input no longer changes are finished.
     """
     prompts, right = prompts.cpu(), right.cpu()
     forced = _likeliest(model, prompts, right)
-    given, greedy = right.clone(), forced.clone()
+    given, greedy = right[:n_generated].clone(), forced[:n_generated].clone()
     for _ in range(right.shape[1] - 1):
         changed = (given[:, :-1] != greedy[:, :-1]).any(dim=1).nonzero().flatten()
         if not len(changed):
@@ -72,7 +85,7 @@ def continue_whole(model: HookedModel, prompts: Int[Tensor, "row pos"], right: I
 
 
 def _likeliest(model: HookedModel, prompts: Tensor, given: Tensor) -> Tensor:
-    """The likeliest token at each place after `prompts`, with those of `given` before it."""
+    """The most likely token at each place after `prompts`, with those of `given` before it."""
     tokens, n = torch.cat([prompts, given[:, :-1]], dim=1), given.shape[1]
     best = [
         logits_of(model, final_residual(model, tokens[rows])[:, -n:]).argmax(dim=-1).cpu()

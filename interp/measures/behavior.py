@@ -46,11 +46,14 @@ class CopyingAccuracy:
     token: float
     """Share of suffix tokens that are the most likely next token, given the right ones before (teacher forcing)."""
     greedy: float
-    """Share of suffix tokens that are right as generated: after a wrong token the model goes on from that."""
+    """Share of suffix tokens that are right as generated: after a wrong token the model continues from it. Of the
+    first `greedy_samples` samples."""
+    greedy_samples: int
+    """Samples that were generated: a fifth of the contexts, at least 10 where there are as many."""
     by_index: pl.DataFrame
-    """index (of the subsequence asked for; 0 is the furthest back), samples, exact, token, greedy."""
+    """index (of the subsequence asked for; 0 is the furthest back), samples, greedy_samples, exact, token, greedy."""
     by_place: pl.DataFrame
-    """place (of the suffix token, from 1), samples, token, greedy. At place 1 the two are equal."""
+    """place (of the suffix token, from 1), samples, greedy_samples, token, greedy."""
     exact_se: float
     """Standard error over contexts: samples of one context are not independent. NaN with a single context."""
     token_se: float
@@ -62,8 +65,14 @@ class CopyingHits(NamedTuple):
 
     forced: Bool[Tensor, "sample 6"]
     """Given the right tokens before (teacher forcing)."""
-    greedy: Bool[Tensor, "sample 6"]
-    """As generated. All six are right exactly where all six of `forced` are."""
+    greedy: Bool[Tensor, "generated 6"]
+    """As generated, of the first samples only (`CopyingAccuracy.greedy_samples`). All six are right exactly where all
+    six of `forced` are."""
+
+
+GREEDY_SHARE = 5
+"""One context in this many is continued greedily: generating all of them costs half as much again as the whole test."""
+MIN_GREEDY_CONTEXTS = 10
 
 
 class CopyingLoss(NamedTuple):
@@ -95,37 +104,43 @@ class ICLScore(NamedTuple):
 def copying_accuracy(model: HookedModel, test: CopyingTest) -> CopyingAccuracy:
     """Accuracy on the random-token copying test (2409.09281; definition 9).
 
-    `exact` and `greedy` are of the tokens that the model generates from the prefix; `token` puts the right ones before
-    each (teacher forcing), so it is at least as high as what is generated gets. Samples that share a context share its
-    forward pass, unless hooks are on the model. The number cannot tell *how* the model copies, and random tokens are
-    far from its training text.
+    `exact` and `greedy` judge what the model generates from the prefix; `token` puts the right tokens before each
+    (teacher forcing), so it is at least as high as `greedy` as a rule. `exact` and `token` use every sample (a
+    generated suffix is all right exactly where the teacher-forced one is), `greedy` the first `greedy_samples`;
+    contexts are drawn independently, so the first are as good as any. Samples that share a context share its forward
+    pass, unless hooks are on the model. The number cannot tell *how* the model copies, and random tokens are far from
+    its training text.
 
     Raises:
         InputError: the test is longer than n_ctx or has token ids outside the vocabulary.
     """
     hits = copying_hits(model, test)
     shares = ("exact", "token", "greedy")
+    n_samples, n_generated = len(hits.forced), len(hits.greedy)
+    generated = hits.greedy.double()
     table = pl.DataFrame(
         {
             "index": test.index.tolist(),
             "context": test.context.tolist(),
             "exact": hits.forced.all(dim=1).double().tolist(),
             "token": hits.forced.double().mean(dim=1).tolist(),
-            "greedy": hits.greedy.double().mean(dim=1).tolist(),
+            "greedy": generated.mean(dim=1).tolist() + [None] * (n_samples - n_generated),
         }
     )
     contexts = table.group_by("context", maintain_order=True).agg(pl.col(shares).mean())
-    places = range(1, SUFFIX + 1)
+    counts = (pl.len().alias("samples"), pl.col("greedy").count().alias("greedy_samples"))
     return CopyingAccuracy(
-        **{name: table[name].to_torch().mean().item() for name in shares},
-        **{f"{name}_se": standard_error(contexts[name].to_torch()) for name in shares},
-        by_index=table.group_by("index").agg(pl.len().alias("samples"), pl.col(shares).mean()).sort("index"),
+        **{name: table[name].drop_nulls().to_torch().mean().item() for name in shares},
+        **{f"{name}_se": standard_error(contexts[name].drop_nulls().to_torch()) for name in shares},
+        greedy_samples=n_generated,
+        by_index=table.group_by("index").agg(*counts, pl.col(shares).mean()).sort("index"),
         by_place=pl.DataFrame(
             {
-                "place": places,
-                "samples": [len(table)] * SUFFIX,
+                "place": range(1, SUFFIX + 1),
+                "samples": [n_samples] * SUFFIX,
+                "greedy_samples": [n_generated] * SUFFIX,
                 "token": hits.forced.double().mean(dim=0).tolist(),
-                "greedy": hits.greedy.double().mean(dim=0).tolist(),
+                "greedy": generated.mean(dim=0).tolist(),
             }
         ),
     )
@@ -134,21 +149,27 @@ def copying_accuracy(model: HookedModel, test: CopyingTest) -> CopyingAccuracy:
 def copying_hits(model: HookedModel, test: CopyingTest) -> CopyingHits:
     """Which suffix tokens the model gets right, sample by sample; for standard errors (over contexts)."""
     check_test(model, test)
-    suffix = test.suffix.cpu()
+    suffix, context = test.suffix.cpu(), test.context.cpu()
+    n_contexts = int(context.max()) + 1
+    n_generated = max(-(-n_contexts // GREEDY_SHARE), min(n_contexts, MIN_GREEDY_CONTEXTS))  # contexts
+    n_samples = int((context < n_generated).sum())
     if not can_run(model):
-        found = continue_whole(model, test.tokens, suffix)
-        return CopyingHits(found.forced == suffix, found.greedy == suffix)
+        best = continue_whole(model, test.tokens, suffix, n_samples)
+        return CopyingHits(best.forced == suffix, best.greedy == suffix[:n_samples])
     packed = pack(test)
     n_pos = packed.tokens.shape[1]
     layout = Layout(packed.length, packed.block, n_pos, model.cfg.device)
     layers = [Layer(model, i, layout) for i in range(model.cfg.n_layers)]
     read = packed.read.to(layout.device)
-    hits = CopyingHits(*(torch.zeros(suffix.shape, dtype=torch.bool) for _ in CopyingHits._fields))
+    forced = torch.zeros(suffix.shape, dtype=torch.bool)
+    greedy = torch.zeros(n_samples, SUFFIX, dtype=torch.bool)
     for rows in slices(len(packed.tokens), n_pos):
-        found = continue_packed(model, layers, packed.tokens[rows], read, SUFFIX)
-        for hit, best in zip(hits, found, strict=True):
-            hit[packed.sample[rows]] = best == packed.suffix[rows]
-    return hits
+        generate = min(max(n_generated - rows.start, 0), rows.stop - rows.start)
+        best = continue_packed(model, layers, packed.tokens[rows], read, SUFFIX, generate)
+        sample, right = packed.sample[rows], packed.suffix[rows]
+        forced[sample] = best.forced == right
+        greedy[sample[:generate]] = best.greedy == right[:generate]
+    return CopyingHits(forced, greedy)
 
 
 def copying_loss(model: HookedModel, tokens: Int[Tensor, "prompt pos"]) -> CopyingLoss:

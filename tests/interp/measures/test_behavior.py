@@ -79,7 +79,28 @@ def test_shared_contexts_equal_one_pass_a_sample(circuit, small, bos, monkeypatc
             with model.hooks(fwd_hooks=hooks):
                 hits = copying_hits(model, test)
             assert torch.equal(hits.forced, plain)
-            assert torch.equal(hits.greedy, generated)
+            # 10 of the 12 contexts, two samples each, are generated.
+            assert torch.equal(hits.greedy, generated[:20])
+
+
+def test_a_fifth_of_the_contexts_is_generated(monkeypatch):
+    circuit = induction_model()
+    monkeypatch.setattr("copyscope.interp.measures.behavior.MIN_GREEDY_CONTEXTS", 1)
+    monkeypatch.setattr("copyscope.interp.forward.layers.TOKENS_AT_ONCE", 500)  # three contexts at a time
+    circuit.unembed.W_U.data[:, 1::7] = 0.0  # some tokens are never the most likely
+    test = copying_test(range(1, 600), 128, n_samples=41, seed=2, bos_id=0)
+    right = greedy(circuit, test.tokens, 6) == test.suffix
+    result = copying_accuracy(circuit, test)
+    assert result.greedy_samples == 10  # 5 of 21 contexts, the last of which has a single sample
+    assert result.greedy == pytest.approx(right[:10].double().mean().item())
+    assert result.greedy_se == pytest.approx(
+        right[:10].double().mean(dim=1).view(5, 2).mean(dim=1).std().item() / 5**0.5
+    )
+    assert result.exact == pytest.approx(right.all(dim=1).double().mean().item())
+    assert result.by_index["samples"].to_list() == [21, 20]
+    assert result.by_index["greedy_samples"].to_list() == [5, 5]
+    assert result.by_index["greedy"].to_list() == pytest.approx([right[i:10:2].double().mean().item() for i in (0, 1)])
+    assert result.by_place["greedy_samples"].to_list() == [10] * 6
 
 
 def test_one_wrong_token_costs_the_rest_of_what_is_generated():
