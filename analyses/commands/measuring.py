@@ -55,15 +55,16 @@ def score(
     from copyscope.analyses.tables.scores import score as run_score
     from copyscope.analyses.tables.text_measured import measure_text
 
+    chosen = numbers(steps)
     with Console(silent) as console:
         run = series_of(series, out, order, tokenizer)
         result = run_score(
-            run, names(measures), numbers(steps), console.advance,
+            run, names(measures), chosen, console.advance,
             seeds=numbers(seeds, "--seeds"), samples=samples, cache_limit=cache_limit,
         )  # fmt: skip
         measure_text(run)
     above, folder = above_null(result.heads), run.folder / "results"
-    failed = {c.step for c in selected(run, numbers(steps))} & read_failed(run).keys()
+    failed = {c.step for c in selected(run, chosen)} & read_failed(run).keys()
     if as_json:
         last = result.model.filter(pl.col("step") == pl.col("step").max())
         echo_json({"results": folder, "step": last["step"][0], "model": dict(last.select("measure", "value").rows()),

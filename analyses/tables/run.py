@@ -189,6 +189,10 @@ def read_about(place: Path) -> About:
         return About(held.get("of"), held.get("source"), order, None if tokenizer is None else Path(tokenizer))
     except FileNotFoundError:
         return About()
+    except NotADirectoryError:
+        raise InputError(
+            f"{place / 'results'}: a file, so no results can go there; choose another place with --out"
+        ) from None
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise InputError(f"{path}: unreadable ({error}); delete it and score again") from None
 

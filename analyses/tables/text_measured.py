@@ -12,6 +12,7 @@ from copyscope.analyses.tables.run import Run, result_key
 from copyscope.analyses.tables.text_read import FILE, TextRead, stored_text
 from copyscope.interp.measures.behavior import natural_losses
 from copyscope.interp.models.hooked import load_hooked
+from copyscope.training.checkpoints.keys import checkpoint_key
 from copyscope.training.config import RunConfig
 from copyscope.training.data.batches import batch, epoch_order, n_windows, sequence_starts, windows
 from copyscope.training.data.repeats import repeat_value
@@ -39,7 +40,7 @@ def measure_text(run: Run) -> TextRead | None:
     if not run.data or not run.config or not run.series.checkpoints:
         return None
     last = run.series.checkpoints[-1]
-    path, key = run.folder / "results" / FILE, result_key(last, VERSION, run.config.run_id)
+    path, key = run.folder / "results" / FILE, result_key(checkpoint_key(last), VERSION, run.config.run_id)
     if path.is_file() and json.loads(path.read_text("utf-8")).get("key") == key:
         return stored_text(run)
     store = open_store(run.store)

@@ -37,6 +37,8 @@ def steps_around(run: str | Path, what: str) -> tuple[int, int]:
         else:
             raise InputError(f"--around {what}: give formation, {', '.join(STAGES)} or a head such as L2H1")
         return _bracket(events, what)
+    except InputError:
+        raise
     except FileNotFoundError:
         raise InputError(f"{path}: missing; run `copyscope score {run}` and `copyscope map {run}` first") from None
     except (ValueError, KeyError, TypeError) as error:

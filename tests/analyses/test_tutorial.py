@@ -16,7 +16,7 @@ def test_it_runs_from_top_to_bottom(monkeypatch: pytest.MonkeyPatch) -> None:
     nbclient.NotebookClient(book, timeout=300, kernel_name="python3").execute()  # raises where a cell does
     printed = "".join(out.get("text", "") for cell in book.cells for out in cell.get("outputs", []))
     assert "checkpoints; the last has 3 layers of 4 heads" in printed
-    assert "Copying accuracy on random tokens" in printed
+    assert "guessing" in printed
 
 
 def test_its_saved_outputs_are_there_and_small() -> None:

@@ -27,15 +27,17 @@ FENCE = re.compile(r"^```([a-z]*)[^\n]*\n(.*?)^```", re.M | re.S)
 ELSEWHERE = {
     r"make \w+": "targets of the Makefile",
     r"accelerate launch .*|torchrun .*": "several processes: tests/training/test_processes.py",
-    r"copyscope ablate .*sets.*": "needs a model that copies: tests/analyses/test_ablations.py",
+    r"copyscope ablate .*sets.*": "needs a model that copies: tests/analyses/tables/test_ablations.py",
     r".*pip install .*": "installation: tests/packaging",
-    r"copyscope explore .*": "a server that waits: tests/analyses/test_explorer.py",
-    r"copyscope (sweep|study) .*": "many runs: tests/faults/test_sweep_kills.py, tests/analyses/test_study.py",
-    r"copyscope .*smollm2\.gguf.*": "wants a model of 100 MB: tests/interp/test_interp_smollm2.py",
+    r"copyscope explore .*": "a server that waits: tests/analyses/explorer/test_explorer.py",
+    r"copyscope (sweep|study) .*": "many runs: tests/faults/test_sweep_kills.py, tests/analyses/studies/test_study.py",
+    r"copyscope \w+ openai-community/gpt2.*": "wants the hub: tests/series/test_hub_series.py",
+    r"copyscope .*smollm2\.gguf.*": "wants a model of 100 MB: tests/interp/models/test_smollm2.py",
 }
 PYTHON_ELSEWHERE = {
     "series.md": "wants a checkpoint of nanoGPT: tests/series/test_nanogpt.py runs it",
-    "smollm2.md": "wants a model of 100 MB: tests/interp/test_interp_smollm2.py asks the same of it",
+    "known-heads.md": "wants the hub: tests/interp/models/test_smollm2.py checks a real model",
+    "smollm2.md": "wants a model of 100 MB: tests/interp/models/test_smollm2.py asks the same of it",
 }
 SMALLER = {
     "copyscope zoom runs/demo --around induction --every 10": "copyscope zoom runs/demo --from 4 --to 6 --every 1",
@@ -70,7 +72,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     presets.mkdir()
     corpus = write_corpus(place / "path" / "to" / "text")
     preset = small_config(corpus, **{"model.n_layers": 4, "model.n_heads": 4, "train.steps": 12}).to_toml()
-    for name in ("quickstart", "small", "paper", "study"):
+    for name in ("quickstart", "laptop", "small", "paper", "study"):
         (presets / f"{name}.toml").write_text(preset)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(copyscope.training.config, "PRESETS", presets)

@@ -14,6 +14,10 @@ STEPS = checkpoint_steps(40)
 AT = np.array(STEPS, dtype=float)
 
 
+FACTS = {"computed_with": json.dumps({"version": SCORES_VERSION})}
+"""Metadata of a table that was scored by today's definitions."""
+
+
 def config(**values: object) -> RunConfig:
     plain = {"train.steps": STEPS[-1], "checkpoints.every": 250, "checkpoints.keep": "none", "data.vocab_size": 500}
     return RunConfig().with_values(plain | values)
@@ -44,8 +48,7 @@ def write_run(
     for kind, rows in (("heads", table), ("model", model)):
         (folder / "results" / kind).mkdir(parents=True)
         for (step,), part in rows.with_columns(run=pl.lit(folder.name)).group_by("step"):
-            facts = {"computed_with": json.dumps({"version": SCORES_VERSION})}
-            part.write_parquet(folder / "results" / kind / f"step{step:08}.parquet", metadata=facts)
+            part.write_parquet(folder / "results" / kind / f"step{step:08}.parquet", metadata=FACTS)
     (folder / "config.toml").write_text(settings.to_toml())
     every = np.arange(0, STEPS[-1] + 1, 50)
     losses = 2 + 5 * np.exp(-every / settles_at)

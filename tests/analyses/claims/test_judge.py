@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from written_run import AT, STEPS, config, write_run
+from written_run import AT, FACTS, STEPS, config, write_run
 
 from copyscope.analyses.claims.across_runs import updates_not_tokens
 from copyscope.analyses.claims.evidence import gather
@@ -197,7 +197,7 @@ def test_damaged_tables_get_one_line_with_the_runs_name(late: list[Path], tmp_pa
     table = damage(pl.concat([pl.read_parquet(path) for path in paths]))
     for path in paths:
         path.unlink()
-    table.write_parquet(paths[0])
+    table.write_parquet(paths[0], metadata=FACTS)
     with pytest.raises(InputError) as raised:
         claims([*late, broken])
     assert str(raised.value).startswith("broken: ")

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from page_reader import read
 from synthetic_run import ablation_table, synthetic_run
-from written_run import STEPS, config, write_run
+from written_run import FACTS, STEPS, config, write_run
 
 from copyscope.analyses.figures.map_data import phase_change
 from copyscope.analyses.formation.heads import copying_formation, formation_steps
@@ -112,7 +112,7 @@ def test_a_diverged_run_gets_its_page(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "diverged", config(), copies_at=3000)
     for kind in ("heads", "model"):
         for path in sorted((folder / "results" / kind).iterdir())[-10:]:
-            pl.read_parquet(path).with_columns(value=pl.lit(math.nan)).write_parquet(path)
+            pl.read_parquet(path).with_columns(value=pl.lit(math.nan)).write_parquet(path, metadata=FACTS)
     found = payload([open_run(folder)])
     assert "not a number at step" in " ".join(found.index["left_out"])
     block = np.frombuffer(found.blocks["scores/0/prefix_matching_sum"], "<f4").reshape(len(STEPS), -1)

@@ -71,7 +71,7 @@ def test_a_run_broken_off_while_it_was_scored_goes_on_to_the_same_tables(
     facts = [computed_with(path) for path in (whole / "results").rglob("*.parquet")]
     wanted = {"version": SCORES_VERSION, "measures": list(MEASURES_OF_HEADS), "seeds": [settings.seeds.eval],
               "copying_samples": 10, "copyscope": version("copyscope"), "torch": version("torch")}  # fmt: skip
-    assert facts == [wanted] * len(facts)
+    assert all(wanted.items() <= fact.items() for fact in facts)
 
     broken = begin(root, "broken", settings)
     plain, calls = scores.score_heads, 0

@@ -35,7 +35,7 @@ def test_brackets_of_stages_and_heads(run: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("what", "says"), [("L0H0", "has not formed"), ("L9H0", "no such head"), ("grokking", "give formation")]
+    ("what", "says"), [("L0H0", "did not form"), ("L9H0", "no such head"), ("grokking", "give formation")]
 )
 def test_what_cannot_be_zoomed_into_is_one_clear_line(run: Path, what: str, says: str) -> None:
     with pytest.raises(InputError, match=says):
