@@ -231,8 +231,8 @@ def map_(
     from copyscope.analyses.tables.summary import formation_lines
     from copyscope.analyses.words.text import visible
 
+    result = map_formation(series, names(measures), names(figures) or [])
     run = open_run(series)
-    result = map_formation(run, names(measures), names(figures) or [])
     path, failed = run.folder / "results" / "formation.json", read_failed(run)
     if as_json:
         echo_json({"path": path, "formation": result.formation, "figures": result.figures, "not_measured": failed})
