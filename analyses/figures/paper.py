@@ -7,7 +7,6 @@ from typing import Any
 import matplotlib
 import numpy as np
 import polars as pl
-from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
@@ -166,10 +165,3 @@ def rendered(figure: Figure, kind: str) -> bytes:
     with matplotlib.rc_context(STYLE):
         figure.savefig(out, format=kind, dpi=300, metadata=date)
     return out.getvalue()
-
-
-def mesh_values(figure: Figure) -> list[Float[np.ndarray, "row step"]]:
-    """The scores drawn, a matrix a block of cells, NaN where grey: what a picture shows can be checked."""
-    axes = figure.axes[0]
-    return [np.ma.filled(np.ma.asarray(mesh.get_array()).astype(float), np.nan) for mesh in axes.collections
-            if mesh.__class__.__name__ == "QuadMesh"]  # fmt: skip

@@ -1,15 +1,21 @@
 """What every analysis of a long table asks first: is it one run, complete, without doubles, long enough?"""
 
 import difflib
+import logging
 from collections.abc import Sequence
 
 import polars as pl
 
 from copyscope.training.errors import InputError
 
+logger = logging.getLogger(__name__)
+
 
 def measure_rows(table: pl.DataFrame, name: str, measure: str, keys: tuple[str, ...]) -> pl.DataFrame:
-    """The rows of one measure, checked and sorted; `name` is the table's name in messages."""
+    """The rows of one measure, checked and sorted; `name` is the table's name in messages.
+
+    A head that lacks a step which other heads have is a warning: what is computed uses its other steps.
+    """
     missing = [column for column in (*keys, "step", "tokens", "measure", "value") if column not in table.columns]
     if missing:
         raise InputError(f"{name} table: column {missing[0]!r} is missing; score the series again")
@@ -39,7 +45,22 @@ def measure_rows(table: pl.DataFrame, name: str, measure: str, keys: tuple[str, 
     if not back.is_empty():
         step = back["step"][0]
         raise InputError(f"{name} table: tokens fall at step {step}; the steps are out of order, verify the series")
+    if keys:
+        _warn_of_gaps(rows, name, measure, keys)
     return rows.sort(*keys, "step")
+
+
+def _warn_of_gaps(rows: pl.DataFrame, name: str, measure: str, keys: tuple[str, ...]) -> None:
+    wanted = rows.select(keys).unique().join(rows.select("step").unique(), how="cross")
+    gaps = wanted.join(rows, on=[*keys, "step"], how="anti").sort("step", *keys)
+    if not gaps.is_empty():
+        row = gaps.row(0, named=True)
+        where = "".join(f", {key} {row[key]}" for key in keys)
+        more = f" and {len(gaps) - 1} more" * (len(gaps) > 1)
+        logger.warning(
+            f"{name} table: {measure} is missing at step {row['step']}{where}{more}; other steps are used: score the "
+            "step again"
+        )
 
 
 def has_errors(table: pl.DataFrame, measure: str) -> bool:

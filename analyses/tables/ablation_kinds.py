@@ -9,6 +9,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from copyscope.analyses.tables.run_prompts import Prompts
+from copyscope.analyses.tables.scores import path_score
 from copyscope.interp.ablation.attribution import agreement, attribute_heads
 from copyscope.interp.ablation.effects import runs_of
 from copyscope.interp.ablation.hooks import METHODS, Head, sweep_heads, sweep_layers, sweep_pairs
@@ -120,8 +121,7 @@ def paths(asked: Asked) -> pl.DataFrame:
         source_layer=pl.col("layer"), source_head=pl.col("head"), previous_token=pl.col("value")
     )
     table = pl.concat(tables).join(previous, on=["source_layer", "source_head"], how="left")
-    product = pl.col("previous_token") * pl.col("k_composition") * pl.col("induction_attention_clean")
-    return table.with_columns(path_score=product)
+    return table.with_columns(path_score=path_score("previous_token", "k_composition", "induction_attention_clean"))
 
 
 def attribution(asked: Asked) -> pl.DataFrame:

@@ -239,6 +239,12 @@ def copying_table(accuracy: CopyingAccuracy) -> pl.DataFrame:
     )
 
 
+def path_score(previous_token: str, k_composition: str, induction_attention: str) -> pl.Expr:
+    """Previous-token score of the earlier head × K-composition × induction attention of the later, of columns with
+    these names (definition 8). In [0, 1]; a product of three scores, not a causal effect."""
+    return pl.col(previous_token) * pl.col(k_composition) * pl.col(induction_attention)
+
+
 def score_pairs(model: HookedModel, heads: pl.DataFrame) -> pl.DataFrame:
     """Pairs of an earlier and a later head (definition 8): source_layer, source_head, layer, head, measure, value.
 
@@ -255,6 +261,11 @@ def score_pairs(model: HookedModel, heads: pl.DataFrame) -> pl.DataFrame:
         whole = pairs.join(source, on=["source_layer", "source_head"]).join(
             scores["induction_attention"], on=["layer", "head"]
         )
-        value = pl.col("previous_token") * pl.col("value") * pl.col("induction_attention")
-        tables.append(whole.select(*pairs.columns[:-1], value=value, measure=pl.lit("path_score")))
+        tables.append(
+            whole.select(
+                *pairs.columns[:-1],
+                value=path_score("previous_token", "value", "induction_attention"),
+                measure=pl.lit("path_score"),
+            )
+        )
     return pl.concat(tables).select("source_layer", "source_head", "layer", "head", "measure", "value")

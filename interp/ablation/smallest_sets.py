@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import polars as pl
 from jaxtyping import Float, Int
@@ -27,7 +27,8 @@ SHORTLIST = 8
 """Candidates for removal that the whole test decides between."""
 
 
-class SmallestSet(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class SmallestSet:
     """Result of one search."""
 
     search: str
@@ -114,7 +115,18 @@ def smallest_set(
     values = [a for a, _ in asked.of([[u for u in units if u not in o] if search == "keep" else o for o in others])]
     best = (max if search == "keep" else min)(values, default=float("nan"))
     mean = sum(values) / len(values) if values else float("nan")
-    return SmallestSet(search, unit, sorted(chosen), reached, accuracy, asked.clean, bar, mean, best, len(values))
+    return SmallestSet(
+        search=search,
+        unit=unit,
+        parts=sorted(chosen),
+        reached=reached,
+        accuracy=accuracy,
+        clean=asked.clean,
+        bar=bar,
+        control=mean,
+        control_best=best,
+        control_sets=len(values),
+    )
 
 
 class _Accuracy:
@@ -248,11 +260,25 @@ def sets_table(sets: Sequence[SmallestSet], method: str) -> pl.DataFrame:
     """A row a member: search, unit, method, layer, head (null for a layer), reached, accuracy, clean, bar, control,
     control_best, control_sets, size. The numbers are those of the whole set."""
     rows = [
-        (s.search, s.unit, method, layer, what if isinstance(what, int) else None, len(s.parts), *s[3:])
+        {
+            "search": s.search,
+            "unit": s.unit,
+            "method": method,
+            "layer": layer,
+            "head": part if isinstance(part, int) else None,
+            "size": len(s.parts),
+            "reached": s.reached,
+            "accuracy": s.accuracy,
+            "clean": s.clean,
+            "bar": s.bar,
+            "control": s.control,
+            "control_best": s.control_best,
+            "control_sets": s.control_sets,
+        }
         for s in sets
-        for layer, what in s.parts
+        for layer, part in s.parts
     ]
     schema = {"search": pl.String, "unit": pl.String, "method": pl.String, "layer": pl.Int64, "head": pl.Int64}
     schema |= {"size": pl.Int64, "reached": pl.Boolean}
     schema |= dict.fromkeys(("accuracy", "clean", "bar", "control", "control_best"), pl.Float64)
-    return pl.DataFrame(rows, schema=schema | {"control_sets": pl.Int64}, orient="row")
+    return pl.DataFrame(rows, schema=schema | {"control_sets": pl.Int64})

@@ -14,6 +14,7 @@ from copyscope.interp.forward.residual import token_losses
 from copyscope.interp.models.lens import HookedModel
 from copyscope.interp.prompts.generate import SUFFIX, CopyingTest, copying_test, natural_windows
 from copyscope.interp.prompts.packing import pack
+from copyscope.training.data.repeats import pair_occurred_earlier
 from copyscope.training.errors import InputError
 
 __all__ = [
@@ -286,14 +287,7 @@ def induction_predictable(windows: Int[Tensor, "window pos"]) -> Bool[Tensor, "w
     What a perfect induction head could get right; whether the model got it by induction is another question, since
     frequent pairs are also learnt by heart.
     """
-    # The trainer has this function too: training and interp do not import each other, and a test holds the two equal.
-    pairs = windows.long()
-    name = pairs[:, :-1] * (int(pairs.max()) + 1) + pairs[:, 1:]
-    # A pair has occurred before unless it is the first of its name; a stable sort keeps the first one first.
-    ordered, order = name.sort(dim=1, stable=True)
-    again = torch.zeros_like(ordered, dtype=torch.bool)
-    again[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
-    return torch.zeros_like(again).scatter_(1, order, again)
+    return torch.from_numpy(pair_occurred_earlier(windows.cpu().numpy())).to(windows.device)
 
 
 def split_loss(losses: Float[Tensor, "window pos_less_1"], predictable: Bool[Tensor, "window pos_less_1"]) -> SplitLoss:

@@ -199,20 +199,6 @@ def k_composition(
     return (squared.clamp(min=0) / scale).sqrt()
 
 
-def path_score(
-    previous: Float[Tensor, "source"],
-    composition: Float[Tensor, "source reader"],
-    induction: Float[Tensor, "reader"],
-) -> Float[Tensor, "source reader"]:
-    """Previous-token score of the source × K-composition × induction attention of the reader (definition 8). In [0,
-    1].
-
-    High only if all three parts of an induction circuit are there (Olsson et al. 2022, argument 4). It is a
-    correlation of three signs, not a causal effect; path patching is what shows that.
-    """
-    return previous[:, None] * composition * induction[None]
-
-
 @torch.no_grad()
 def composition_table(model: HookedModel, folded: bool = True) -> pl.DataFrame:
     """K-composition of every head with every head of a later layer: source_layer, source_head, layer, head, value."""

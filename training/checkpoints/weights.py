@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -208,13 +209,13 @@ class Weights:
         return values if dtype == "F64" else values.astype(np.float32, copy=False)
 
 
-class Scan(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class Scan:
     """What one look at all values of a checkpoint shows."""
 
     fingerprint: str
     """Equal for equal weights (names, shapes, values), in whatever files, order and precision they lie. Sums, not a
     hash: weights of one fingerprint are as good as surely equal, and `distance` says whether they are."""
-    norm: float
     not_finite: str | None
     """The first tensor with NaN, inf, or values too large to be squared."""
     zeros: dict[str, int]
@@ -225,7 +226,7 @@ class Scan(NamedTuple):
 
 def scan(weights: Weights, others: Sequence[Weights] = ()) -> Scan:
     """Reads a checkpoint once, and with it `others` (with tensors of the same names and shapes)."""
-    square, squares = 0.0, [0.0] * len(others)
+    squares = [0.0] * len(others)
     not_finite, zeros, parts = None, {}, []
     for name, place in sorted(weights.places.items()):
         if not place.is_float:
@@ -234,10 +235,8 @@ def scan(weights: Weights, others: Sequence[Weights] = ()) -> Scan:
         sums, trailing = [], 0
         for first in range(0, math.prod(place.shape), CHUNK):
             values = weights.values(name, first, CHUNK)
-            part = _square(values)
-            if not math.isfinite(part) and not_finite is None:
+            if not_finite is None and not math.isfinite(_square(values)):
                 not_finite = name
-            square += part
             sums.append(_sum_of_bits(values))
             trailing = _trailing_zeros(values, trailing)
             for i, other in enumerate(others):
@@ -246,7 +245,7 @@ def scan(weights: Weights, others: Sequence[Weights] = ()) -> Scan:
             zeros[name] = trailing
         parts.append((name, place.shape, sums))
     fingerprint = hashlib.sha256(repr(parts).encode()).hexdigest()
-    return Scan(fingerprint, math.sqrt(square), not_finite, zeros, tuple(map(math.sqrt, squares)))
+    return Scan(fingerprint=fingerprint, not_finite=not_finite, zeros=zeros, distances=tuple(map(math.sqrt, squares)))
 
 
 def distance(first: Weights, second: Weights) -> float:

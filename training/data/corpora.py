@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from copyscope.training.data.text_files import FORMATS, Reading, file_texts, kind_of
-from copyscope.training.errors import InputError
+from copyscope.training.errors import InputError, first_line
 
 logger = logging.getLogger(__name__)
 EMBEDDED = "python"
@@ -161,8 +161,7 @@ def _one_line(name: str) -> Iterator[None]:
     except ImportError:
         raise InputError(f"corpus {name}: the package 'datasets' is missing; install it") from None
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
-            f"corpus {name}: cannot be streamed ({reason[:200]}); check the name and the network, and run the same "
-            "command again to resume from what was read"
+            f"corpus {name}: cannot be streamed ({first_line(error, 200)}); check the name and the network, and "
+            "run the same command again to resume from what was read"
         ) from None

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from copyscope.training.data.cutting import MAX_CHARS, cut
-from copyscope.training.errors import InputError
+from copyscope.training.errors import InputError, first_line
 
 FORMATS = ".txt, .jsonl, .ndjson, .json or .parquet (plain, .gz, .xz or .zst)"
 """What is read, for messages."""
@@ -221,5 +221,4 @@ def _parquet(path: Path, data: Path | io.BytesIO, field: str) -> Iterator[str]:
         for rows in column.collect_batches(chunk_size=_ROWS_AT_ONCE, maintain_order=True):
             yield from rows[field].drop_nulls()
     except pl.exceptions.PolarsError as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"corpus file {path}: column {field!r} cannot be read ({reason})") from None
+        raise InputError(f"corpus file {path}: column {field!r} cannot be read ({first_line(error)})") from None

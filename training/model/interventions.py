@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from copyscope.training.config import InterventionConfig
+from copyscope.training.data.repeats import pair_occurred_earlier
 
 
 class Intervention(NamedTuple):
@@ -64,9 +65,4 @@ def active(config: InterventionConfig, step: int) -> Intervention | None:
 def predictable(sequences: Int[Tensor, "batch pos_plus_1"]) -> Bool[Tensor, "batch pos"]:
     """Which next tokens a perfect induction head could get right: entry p says whether the pair of tokens p, p + 1
     occurred earlier in the sequence."""
-    pairs = sequences.long()
-    name = pairs[:, :-1] * (int(pairs.max()) + 1) + pairs[:, 1:]
-    ordered, order = name.sort(dim=1, stable=True)  # stable: of equal pairs the first one stays first
-    again = torch.zeros_like(ordered, dtype=torch.bool)
-    again[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
-    return torch.zeros_like(again).scatter_(1, order, again)
+    return torch.from_numpy(pair_occurred_earlier(sequences.cpu().numpy())).to(sequences.device)

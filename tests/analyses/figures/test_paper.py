@@ -16,7 +16,7 @@ from synthetic_run import checkpoint_steps, series_table, synthetic_run
 
 from copyscope.analyses.figures.figures import formation_map_figure
 from copyscope.analyses.figures.map_data import NO_SCORE, Band, phase_change, scale_of, scale_words
-from copyscope.analyses.figures.paper import FORMATS, mesh_values, paper_map, rendered
+from copyscope.analyses.figures.paper import FORMATS, paper_map, rendered
 from copyscope.analyses.formation.heads import copying_formation, formation_map, formation_steps
 from copyscope.training.errors import InputError
 
@@ -26,6 +26,12 @@ BAND = phase_change(copying_formation(RUN.model))
 
 def words(figure: Figure) -> set[str]:
     return {note.get_text() for note in figure.axes[0].texts} | {figure.axes[0].get_title("left")}
+
+
+def mesh_values(figure: Any) -> list[np.ndarray]:
+    """The scores drawn, a (row, step) matrix for each block of cells, NaN where grey."""
+    meshes = [mesh for mesh in figure.axes[0].collections if mesh.__class__.__name__ == "QuadMesh"]
+    return [np.ma.filled(np.ma.asarray(mesh.get_array()).astype(float), np.nan) for mesh in meshes]
 
 
 @pytest.mark.parametrize(("measure", "title"), [("previous_token", "score"), ("zero:copying_loss", "effect")])

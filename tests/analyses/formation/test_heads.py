@@ -318,3 +318,16 @@ def test_bad_arguments() -> None:
     short_null = pl.concat([flat(STEPS), flat(STEPS[:-1]).with_columns(measure=pl.lit(f"{MEASURE}_null"))])
     with pytest.raises(InputError, match="null is missing at step"):
         formation_steps(short_null, MEASURE)
+
+
+def test_a_head_missing_at_one_step_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    heads = {(0, 0): rise(AT, 1000, 0.1), (1, 2): 0 * AT}
+    table = series_table(heads, STEPS, MEASURE)
+    whole = formation_steps(table, MEASURE)
+    assert not caplog.records
+    gap = table.filter(~((pl.col("step") == STEPS[3]) & (pl.col("layer") == 1)))
+    lacking = formation_steps(gap, MEASURE)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert f"step {STEPS[3]}, layer 1, head 2" in caplog.text
+    assert lacking.select("status", "step").equals(whole.select("status", "step"))
+    assert np.isnan(formation_map(gap, MEASURE).values).sum() == 1

@@ -10,7 +10,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywher
 import ray
 from ray.exceptions import RayError
 
-from copyscope.training.errors import InputError
+from copyscope.training.errors import InputError, first_line
 from copyscope.training.sweeps.engines.child import run_child, threads
 from copyscope.training.sweeps.engines.protocol import Ended, Job
 
@@ -81,7 +81,7 @@ def _connect(address: str | None) -> None:
                  logging_level=logging.ERROR)  # fmt: skip
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         raise InputError(
-            f"--option address={address}: no Ray cluster there ({str(error).splitlines()[0][:150]}); start one with "
+            f"--option address={address}: no Ray cluster there ({first_line(error, 150)}); start one with "
             "`ray start --head`, or leave the option out for one on this machine"
         ) from None
 
