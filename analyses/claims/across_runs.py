@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,11 +22,13 @@ from copyscope.analyses.claims.verdict import (
     line_of,
     may_move,
     number,
+    on_exponent,
     taken_as_later,
     undated,
     undecided,
 )
 from copyscope.analyses.statistics.censored import censored_slope
+from copyscope.analyses.statistics.intervals import Slope
 
 REGULARIZATION = ("optimizer.weight_decay", "model.attention_dropout", "model.residual_dropout")
 RATE, BATCH = "optimizer.lr", "train.batch_size"
@@ -49,23 +52,23 @@ def updates_not_tokens(runs: list[Evidence]) -> Verdict:
         return undecided(claim, 0, notes)
     formed, late = parted(used)
     notes += on_steps(used)
-    sizes = np.array([run.config[BATCH] for run in formed], dtype=float)
-    steps, low, high = (
-        np.array(column, dtype=float)
-        for column in ([run.step for run in formed], *([run.copying[end] for run in formed] for end in ("low", "high")))
-    )
+    steps, low, high = np.array([(run.step, *run.copying.interval) for run in formed], dtype=float).reshape(-1, 3).T
     fit = batch_exponent(
-        sizes, steps, low, high, np.array([run.config[BATCH] for run in late], dtype=float),
+        np.array([run.config[BATCH] for run in formed], dtype=float),
+        steps,
+        low,
+        high,
+        np.array([run.config[BATCH] for run in late], dtype=float),
         np.array([run.last_step for run in late], dtype=float),
-    )  # fmt: skip
+    )
     details = steps_table(used, "batch size", [run.config[BATCH] for run in used])
-    found = claim._replace(value=number(fit.exponent), low=number(fit.low), high=number(fit.high), runs=len(used),
+    found = replace(claim, value=number(fit.exponent), low=number(fit.low), high=number(fit.high), runs=len(used),
                            reason=fit.reason + notes, details=details)  # fmt: skip
     if fit.law == LAWS[0.0]:
-        return found._replace(verdict="supported")
+        return replace(found, verdict="supported")
     if fit.enough and not fit.low <= 0 <= fit.high:
         law = f"the {fit.law} law fits: " if fit.law else ""
-        return found._replace(verdict="contradicted", reason=law + found.reason)
+        return replace(found, verdict="contradicted", reason=law + found.reason)
     return found
 
 
@@ -85,11 +88,11 @@ def regularization(runs: list[Evidence]) -> Verdict:
     decided = [one for one in verdicts if one.verdict != "undecided"]
     details = pl.concat([one.details for one in verdicts if one.details is not None])
     if len({one.verdict for one in decided}) > 1:
-        return verdicts[0]._replace(
-            verdict="undecided", reason="; ".join(one.reason for one in verdicts), details=details
+        return replace(
+            verdicts[0], verdict="undecided", reason="; ".join(one.reason for one in verdicts), details=details
         )
     chosen = (decided or verdicts)[0]
-    return chosen._replace(reason="; ".join(one.reason for one in verdicts), details=details)
+    return replace(chosen, reason="; ".join(one.reason for one in verdicts), details=details)
 
 
 def learning_rate(runs: list[Evidence]) -> Verdict:
@@ -104,22 +107,16 @@ def learning_rate(runs: list[Evidence]) -> Verdict:
     used, notes = _comparable(runs, RATE, SCHEDULE)
     if not used:
         return undecided(claim, 0, notes)
-    formed, late = parted(used)
+    formed, _ = parted(used)
     notes += on_steps(used)
-    rates, steps = (np.array(x, dtype=float) for x in ([r.config[RATE] for r in formed], [r.step for r in formed]))
+    rates = {run.config[RATE] for run in formed}
     details = contrast([run.config[RATE] for run in used], [compared(run) for run in used]).table
-    found = claim._replace(runs=len(used), details=_named(details, RATE))
-    if len(np.unique(rates)) < 2:
+    found = replace(claim, runs=len(used), details=_named(details, RATE))
+    if len(rates) < 2:
         return undecided(found, len(used), f"copying formed at one learning rate only{notes}")
-    fit = censored_slope(
-        np.log(rates), np.log(steps), np.log([float(run.config[RATE]) for run in late]),
-        np.log([float(run.last_step) for run in late]), np.array([run.log_error for run in formed], dtype=float),
-    )  # fmt: skip
-    found = found._replace(value=fit.slope, low=number(fit.low), high=number(fit.high))
-    if found.low is None:
-        return undecided(found, len(used), few(len(formed)) + notes)
-    verdict = "supported" if fit.high < 0 else "contradicted" if fit.low > 0 else "undecided"
-    return found._replace(verdict=verdict, reason=f"{len(np.unique(rates))} learning rates{notes}")
+    fit = exponent([run.config[RATE] for run in used], used)
+    found = on_exponent(found, fit, f"{len(rates)} learning rates{notes}")
+    return undecided(found, len(used), few(len(formed)) + notes) if found.low is None else found
 
 
 def optimization_intensity(runs: list[Evidence]) -> Verdict:
@@ -145,7 +142,7 @@ def optimization_intensity(runs: list[Evidence]) -> Verdict:
     )  # fmt: skip
     error = found.rivals.filter(pl.col("rival") == CLAIMED)["error"][0]
     verdict = "undecided" if found.best is None else "supported" if found.best == CLAIMED else "contradicted"
-    return claim._replace(verdict=verdict, value=math.exp(error), runs=len(formed), reason=found.reason + notes,
+    return replace(claim, verdict=verdict, value=math.exp(error), runs=len(formed), reason=found.reason + notes,
                           details=found.rivals)  # fmt: skip
 
 
@@ -173,6 +170,21 @@ def parted(runs: Sequence[Evidence]) -> tuple[list[Evidence], list[Evidence]]:
     return [run for run in runs if run.step is not None], [run for run in runs if run.late]
 
 
+def exponent(values: Sequence[float], runs: Sequence[Evidence]) -> Slope:
+    """Slope of ln formation step on the logarithm of each run's value (> 0); runs that have not formed count as later
+    than their last step. Needs runs that formed at two values."""
+    pairs = list(zip(np.log(np.array(values, dtype=float)), runs, strict=True))
+    formed = [(x, run, max(run.step, 0.5)) for x, run in pairs if run.step is not None]
+    late = [(x, run) for x, run in pairs if run.late]
+    return censored_slope(
+        np.array([x for x, _, _ in formed]),
+        np.log([step for _, _, step in formed]),
+        np.array([x for x, _ in late]),
+        np.log([float(run.last_step) for _, run in late]),
+        np.array([run.log_error for _, run, _ in formed], dtype=float),
+    )
+
+
 def _contrasted(runs: list[Evidence], factor: str, settings: int, claim: Verdict) -> Verdict:
     used, notes = _comparable(runs, factor)
     if not used:
@@ -181,14 +193,14 @@ def _contrasted(runs: list[Evidence], factor: str, settings: int, claim: Verdict
     found = contrast([run.config[factor] for run in used], [compared(run) for run in used], settings)
     verdict = {"helps": "supported", "harms": "contradicted"}.get(found.verdict, "undecided")
     value, low, high = step_effect(found.table)
-    return claim._replace(verdict=verdict, value=value, low=low, high=high, runs=len(used),
+    return replace(claim, verdict=verdict, value=value, low=low, high=high, runs=len(used),
                           reason=f"{factor}: {found.reason}{notes}", details=_named(found.table, factor))  # fmt: skip
 
 
 def on_steps(runs: Sequence[Evidence]) -> str:
     """A note on what the formation steps of copying leave open; empty if nothing."""
     formed, late = parted(runs)
-    moving = sum(bool(run.copying["provisional"]) for run in formed)
+    moving = sum(run.copying.provisional for run in formed)
     return taken_as_later(len(late)) + undated(len(runs) - len(formed) - len(late)) + may_move(moving)
 
 
@@ -199,7 +211,7 @@ def steps_table(runs: Sequence[Evidence], setting: str, values: Sequence[Any]) -
         if run.late:
             rows.append((run.run, value, None, None, None, float(run.last_step)))
         else:
-            rows.append((run.run, value, run.step, run.copying["low"], run.copying["high"], None))
+            rows.append((run.run, value, run.step, run.copying.low, run.copying.high, None))
     steps = dict.fromkeys(("copying forms", "low", "high", "later than"), pl.Float64())
     schema = {"run": pl.String(), setting: None, **steps}
     return pl.DataFrame(rows, schema=schema, orient="row").sort(setting, maintain_order=True)

@@ -1,6 +1,7 @@
 """Updates or tokens: how the step at which copying forms scales with the batch size."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -15,17 +16,18 @@ LEAST_SPAN = 4.0
 """Largest over smallest batch size, at least: over less the laws lie too close together."""
 
 
-class Exponent(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class Exponent:
     """steps ∝ batch size ^ exponent, with the law that it leaves."""
 
-    exponent: float
-    low: float
-    high: float
+    exponent: float = np.nan
+    low: float = np.nan
+    high: float = np.nan
     """95 % interval; NaN with fewer than three runs."""
-    law: str | None
+    law: str | None = None
     """The one of `LAWS` that the interval leaves; None if it leaves several or none."""
     reason: str
-    enough: bool
+    enough: bool = False
     """Three batch sizes, the largest four times the smallest: enough to name a law, or to rule one out."""
     n_runs: int
 
@@ -48,17 +50,16 @@ def batch_exponent(
     whether one exponent holds over the whole range, or beyond it.
     """
     sizes = np.unique(batch_size)
-    runs = len(step)
     if len(sizes) < 2:
-        return Exponent(np.nan, np.nan, np.nan, None, "all runs have one batch size", False, runs)
+        return Exponent(reason="all runs have one batch size", n_runs=len(step))
     error = (np.log(high) - np.log(np.maximum(low, 0.5))) / (2 * 1.96)
     line = censored_slope(np.log(batch_size), np.log(step), np.log(open_size), np.log(open_step), error)
-    found = (line.slope, line.low, line.high)
+    estimate: Any = {"exponent": line.slope, "low": line.low, "high": line.high, "n_runs": len(step)}
     if len(sizes) < 3 or sizes[-1] < LEAST_SPAN * sizes[0]:
         few = f"{len(sizes)} batch sizes from {sizes[0]:g} to {sizes[-1]:g}"
-        return Exponent(*found, None, f"{few}; it takes three that span a factor of {LEAST_SPAN:g}", False, runs)
+        return Exponent(**estimate, reason=f"{few}; it takes three that span a factor of {LEAST_SPAN:g}")
     inside = [name for law, name in LAWS.items() if line.low <= law <= line.high]
-    if len(inside) == 1:
-        return Exponent(*found, inside[0], "the only one of the three laws inside the interval", True, runs)
     reason = f"the interval holds {' and '.join(inside)}" if inside else "the interval holds none of the three laws"
-    return Exponent(*found, None, reason, True, runs)
+    if len(inside) == 1:
+        reason = "the only one of the three laws inside the interval"
+    return Exponent(**estimate, law=inside[0] if len(inside) == 1 else None, reason=reason, enough=True)

@@ -23,6 +23,7 @@ INTERVALS = (
     "final accuracy"
 )
 """What verdicts on settings rest on, in words."""
+NONE = np.empty(0)
 DECIDING = ("log_step", "copying_accuracy_token")
 
 
@@ -49,26 +50,38 @@ def contrast(values: Sequence[Any], outcomes: Sequence[Mapping[str, float | None
     formed at all.
     """
     levels = sorted(set(values), key=lambda value: (isinstance(value, str), value))
-    rows: list[tuple[Any, ...]] = []
+    rows: list[dict[str, Any]] = []
     confidence = 1 - ALPHA / (len(DECIDING) * max(len(levels) - 1, 1) * settings)
-    errors = [error for error in (one.get("log_step_error") for one in outcomes) if error is not None]
+    errors = [error for outcome in outcomes if (error := outcome.get("log_step_error")) is not None]
     for level in levels[1:]:
         for quantity, sign in QUANTITIES.items():
-            base, own = (_known(values, outcomes, one, quantity) for one in (levels[0], level))
-            late = [_known(values, outcomes, one, "log_last_step")[: None if quantity == "log_step" else 0]
-                    for one in (levels[0], level)]  # fmt: skip
-            if not len(base) + len(own) or not len(base) + len(late[0]) or not len(own) + len(late[1]):
+            base, other = (_known(values, outcomes, at, quantity) for at in (levels[0], level))
+            base_open, other_open, error = NONE, NONE, 0.0
+            if quantity == "log_step":
+                base_open, other_open = (_known(values, outcomes, at, "log_last_step") for at in (levels[0], level))
+                error = float(np.median(errors)) if errors else 0.0
+            baseline_runs, runs = len(base) + len(base_open), len(other) + len(other_open)
+            if not baseline_runs or not runs or not len(base) + len(other):
                 continue
-            error = float(np.median(errors)) if errors and quantity == "log_step" else 0.0
-            found = censored_difference(base, own, late[0], late[1], confidence, error)
-            clear = not np.isnan(found.low) and (found.low > 0 or found.high < 0)
-            helps = bool(np.sign(found.difference) == sign) if clear else None
-            rows.append((str(level), str(levels[0]), quantity, *map(number, found), len(own) + len(late[1]),
-                         len(base) + len(late[0]), helps))  # fmt: skip
-    table = pl.DataFrame(rows, schema=CONTRAST_SCHEMA, orient="row")
+            effect = censored_difference(base, other, base_open, other_open, confidence, error)
+            clear = effect.low > 0 or effect.high < 0
+            rows.append(
+                {
+                    "value": str(level),
+                    "baseline": str(levels[0]),
+                    "quantity": quantity,
+                    "difference": number(effect.difference),
+                    "low": number(effect.low),
+                    "high": number(effect.high),
+                    "runs": runs,
+                    "baseline_runs": baseline_runs,
+                    "helps": bool(np.sign(effect.difference) == sign) if clear else None,
+                }
+            )
+    table = pl.DataFrame(rows, schema=CONTRAST_SCHEMA)
     decided = table.filter(pl.col("quantity").is_in(DECIDING))["helps"].drop_nulls().to_list()
     if not decided:
-        few = len(levels) < 2 or all(row[6] < 2 or row[7] < 2 for row in rows)
+        few = table.filter(pl.min_horizontal("runs", "baseline_runs") >= 2).is_empty()
         return Contrast("open", "fewer than two runs of a value" if few else "every interval holds 0", table)
     if len(set(decided)) > 1:
         return Contrast("mixed", "it helps in one respect and harms in another", table)

@@ -1,7 +1,9 @@
 """What one scored run has to say on the claims: formation steps, the order of events, and how it ended."""
 
 import math
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -25,7 +27,44 @@ LAST = 3
 """Checkpoints behind a final value: copying jumps about from one to the next."""
 
 
-class Evidence(NamedTuple):
+@dataclass(frozen=True)
+class CopyingStep:
+    """When copying formed in a run, dated by one measure; steps are updates."""
+
+    measure: str
+    """`COPYING` or `COPYING_LOSS`."""
+    formed: bool
+    """By the last checkpoint."""
+    step: float | None
+    """Formation step; None where copying has not formed or began before the first checkpoint."""
+    low: float | None
+    """95 % interval of the step; None where copying has not formed."""
+    high: float | None
+    provisional: bool
+    """A longer run may move the step."""
+
+    @classmethod
+    def of(cls, measure: str, row: Mapping[str, Any]) -> "CopyingStep":
+        """From the row of `copying_formation` for this measure."""
+        return cls(
+            measure=measure,
+            formed=row["formed"],
+            step=middle(row),
+            low=row["low"],
+            high=row["high"],
+            provisional=bool(row["provisional"]),
+        )
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the step, at least half an update, so that it has a logarithm; NaN where there is none."""
+        if self.step is None or self.low is None or self.high is None:
+            return math.nan, math.nan
+        return max(self.low, 0.5), self.high
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
     """One scored run, as the claims see it. Steps are updates; losses are in nats."""
 
     run: str
@@ -40,10 +79,10 @@ class Evidence(NamedTuple):
     previous: pl.DataFrame | None
     """The same of previous-token heads."""
     order: pl.DataFrame
-    copying: dict[str, Any]
-    """The row of `copying_formation` for the accuracy per token."""
-    copying_loss: dict[str, Any]
-    """The same for the copying loss; empty if the tables lack it."""
+    copying: CopyingStep
+    """By the accuracy per token, unless a study dates copying by its loss."""
+    copying_loss: CopyingStep | None
+    """By the copying loss; None if the tables lack it."""
     emergence: Emergence | None
     """None without losses."""
     final: dict[str, float]
@@ -65,26 +104,27 @@ class Evidence(NamedTuple):
                 first = strong.row(0, named=True)
                 if (step := middle(first)) is not None:
                     found[stage] = (step, first["low"], first["high"])
-        if self.step is not None:
-            found[STAGES[2]] = (self.step, self.copying["low"], self.copying["high"])
+        if self.step is not None and self.copying.low is not None and self.copying.high is not None:
+            found[STAGES[2]] = (self.step, self.copying.low, self.copying.high)
         return found
 
     @property
     def late(self) -> bool:
         """Copying has not formed by the last checkpoint."""
-        return not self.copying["formed"]
+        return not self.copying.formed
 
     @property
     def step(self) -> float | None:
         """Formation step of copying; None where it has not formed or began before the first checkpoint."""
-        return middle(self.copying)
+        return self.copying.step
 
     @property
     def log_error(self) -> float | None:
         """Standard error of ln of that step, from its 95 % interval."""
         if self.step is None:
             return None
-        return (math.log(self.copying["high"]) - math.log(max(self.copying["low"], 0.5))) / (2 * 1.96)
+        low, high = self.copying.interval
+        return (math.log(high) - math.log(low)) / (2 * 1.96)
 
 
 def gather(source: Source) -> Evidence:
@@ -104,7 +144,7 @@ def gather(source: Source) -> Evidence:
         rows = copying_formation(model, at_chance).rows_by_key("measure", named=True, unique=True)
         if COPYING not in rows:
             raise InputError(f"model table: no {COPYING}; score the series again")
-        most = heads["tokens"].max()  # None: somebody else's series, which does not say
+        most = heads["tokens"].max()  # None: a third-party series, which does not say
         last = model.filter(pl.col("step").is_in(model["step"].unique().sort().tail(LAST).implode()))
         final = last.group_by("measure").agg(pl.col("value").mean())
         return Evidence(
@@ -112,7 +152,8 @@ def gather(source: Source) -> Evidence:
             config=flat(run.config) if run.config else {}, n_layers=heads["layer"].n_unique(), induction=formed,
             previous=formation_steps(heads, "previous_token") if has_previous else None,
             order=order_of_appearance(heads, model, induction, at_chance) if has_previous else pl.DataFrame(),
-            copying=rows[COPYING], copying_loss=rows.get(COPYING_LOSS, {}),
+            copying=CopyingStep.of(COPYING, rows[COPYING]),
+            copying_loss=CopyingStep.of(COPYING_LOSS, rows[COPYING_LOSS]) if COPYING_LOSS in rows else None,
             emergence=None if metrics.is_empty() else emergence(model, metrics, at_chance, COPYING),
             final=dict(final.iter_rows()),
             rates=np.array([learning_rate(run.config, step) for step in range(run.config.train.steps)])

@@ -1,6 +1,7 @@
 """Verdicts on the claims of "Language Models 'Grok' to Copy" (arXiv 2409.09281), from scored runs."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,7 +46,7 @@ def claims(sources: Source | Sequence[Source], factor: str | None = None) -> Cla
     if not runs:
         raise InputError("claims: no run given; name one or more run folders")
     if len({run.run for run in runs}) < len(runs):  # folders of one name: only their paths tell them apart
-        runs = [run._replace(run=run.source) for run in runs]
+        runs = [replace(run, run=run.source) for run in runs]
     _no_doubles(runs)
     if factor is not None:
         also = SCHEDULE if factor == RATE else ()
@@ -67,7 +68,7 @@ def runs_table(runs: Sequence[Evidence]) -> pl.DataFrame:
     """
     varying = varied([run.config for run in runs if run.config])
     recipes: dict[tuple[Any, ...], list[Evidence]] = {}
-    for run in runs:  # of one without a configuration (somebody else's) nobody knows what it is a seed of
+    for run in runs:  # of one without a configuration (a third-party series) nobody knows what it is a seed of
         key = tuple(run.config.get(name) for name in varying) if run.config else (run.run, run.source)
         recipes.setdefault(key, []).append(run)
     rows: list[dict[str, Any]] = []

@@ -90,8 +90,7 @@ def write_claims(found: Claims, sources: Sequence[str], out: Path) -> Path:
         if verdict.details is not None and not verdict.details.is_empty():
             parts.append(html_table(verdict.details, "Behind it"))
     claims = [
-        verdict._asdict() | {"details": [] if verdict.details is None else verdict.details}
-        for verdict in found.verdicts
+        vars(verdict) | {"details": [] if verdict.details is None else verdict.details} for verdict in found.verdicts
     ]
     write_json(out.with_suffix(".json"), plain({"sources": list(sources), "runs": found.runs, "claims": claims}))
     write_text(out, plain_page("copyscope: claims", parts))

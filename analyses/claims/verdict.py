@@ -1,16 +1,18 @@
 """What a verdict on a claim holds, and the words all claims share."""
 
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 import polars as pl
 
+from copyscope.analyses.statistics.intervals import Slope
 from copyscope.analyses.words.json_values import number as number
 
 LEAST_RUNS = 3
 """Runs (seeds) without which nothing is supported or contradicted: one run shows that something can happen."""
 
 
-class Verdict(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
     """One claim judged: the effect with its 95 % interval, the rule, and what would have contradicted it."""
 
     claim: str
@@ -18,13 +20,13 @@ class Verdict(NamedTuple):
     """`supported`, `contradicted` or `undecided`."""
     effect: str
     """What was estimated, in words."""
-    value: float | None
-    low: float | None
+    value: float | None = None
+    low: float | None = None
     """95 % interval of `value`; None where there is none."""
-    high: float | None
-    runs: int
+    high: float | None = None
+    runs: int = 0
     """Runs that count for this claim."""
-    reason: str
+    reason: str = ""
     rule: str
     """What decides."""
     breaks: str
@@ -34,12 +36,20 @@ class Verdict(NamedTuple):
 
 def undecided(claim: Verdict, runs: int, reason: str) -> Verdict:
     """The claim, not decided, and why."""
-    return claim._replace(verdict="undecided", runs=runs, reason=reason)
+    return replace(claim, verdict="undecided", runs=runs, reason=reason)
 
 
 def blank(claim: str, effect: str, rule: str, breaks: str) -> Verdict:
     """A claim before anything is known: undecided."""
-    return Verdict(claim, "undecided", effect, None, None, None, 0, "", rule, breaks)
+    return Verdict(claim=claim, verdict="undecided", effect=effect, rule=rule, breaks=breaks)
+
+
+def on_exponent(claim: Verdict, fit: Slope, reason: str) -> Verdict:
+    """The claim that an exponent is negative, judged by the 95 % interval of the fitted line's slope."""
+    verdict = "supported" if fit.high < 0 else "contradicted" if fit.low > 0 else "undecided"
+    return replace(
+        claim, verdict=verdict, value=number(fit.slope), low=number(fit.low), high=number(fit.high), reason=reason
+    )
 
 
 def interval(verdict: Verdict) -> str | None:

@@ -1,6 +1,7 @@
 """Claims that each run can speak to: copying after the loss settled, shallow to deep, stage after stage."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -34,8 +35,8 @@ def delayed_emergence(runs: list[Evidence]) -> Verdict:
     (value, low, high), lenient = (
         over_runs(*np.array(of_rule, dtype=float).T) if of_rule else (math.nan,) * 3 for of_rule in ratios
     )
-    found = claim._replace(
-        value=number(value), low=number(low), high=number(high), runs=counts[0], details=_emergence_table(known)
+    found = replace(
+        claim, value=number(value), low=number(low), high=number(high), runs=counts[0], details=_emergence_table(known)
     )
     typical = float(np.median([run.emergence.abruptness or math.nan for run in known if run.emergence]))
     back = sum(run.emergence.fell_back for run in known if run.emergence)
@@ -49,10 +50,10 @@ def delayed_emergence(runs: list[Evidence]) -> Verdict:
         why = "copying surged in the second half, with the loss not settled by then: longer runs would tell"
         return undecided(found, counts[0], f"{few(min(counts))}{elsewhere(len(known) - min(counts), why)}; {words}")
     if low > 1 and lenient[1] > 1:
-        return found._replace(verdict="supported", reason=words)
+        return replace(found, verdict="supported", reason=words)
     if high < 1 and lenient[2] < 1:
-        return found._replace(verdict="contradicted", reason=f"copying came first; {words}")
-    return found._replace(reason=f"the two rules do not agree on one side of 1; {words}")
+        return replace(found, verdict="contradicted", reason=f"copying came first; {words}")
+    return replace(found, reason=f"the two rules do not agree on one side of 1; {words}")
 
 
 def _ratios(known: list[Evidence], lenient: bool) -> list[tuple[float, float, float]]:
@@ -101,15 +102,15 @@ def shallow_to_deep(runs: list[Evidence]) -> Verdict:
     used = [run for run in runs if run.n_layers == usual]
     previous = [run.previous for run in used if run.previous is not None]
     trend = depth_trend([run.induction for run in used], previous if len(previous) == len(used) else None)
-    found = claim._replace(
-        value=number(trend.tau), low=number(trend.tau_low), high=number(trend.tau_high), runs=trend.n_runs,
+    found = replace(
+        claim, value=number(trend.tau), low=number(trend.tau_low), high=number(trend.tau_high), runs=trend.n_runs,
         reason=trend.reason + elsewhere(len(runs) - len(used), f"another number of layers than {usual}"),
     )  # fmt: skip
     if trend.verdict == "undecided":
         return found
     if trend.n_runs < LEAST_RUNS:
-        return found._replace(reason=f"{few(trend.n_runs)}: {trend.verdict}, {found.reason}")
-    return found._replace(verdict="supported" if trend.verdict == "shallow to deep" else "contradicted")
+        return replace(found, reason=f"{few(trend.n_runs)}: {trend.verdict}, {found.reason}")
+    return replace(found, verdict="supported" if trend.verdict == "shallow to deep" else "contradicted")
 
 
 def stage_after_stage(runs: list[Evidence]) -> Verdict:
@@ -138,12 +139,12 @@ def stage_after_stage(runs: list[Evidence]) -> Verdict:
         return undecided(claim, 0, "no run has all three stages")
     details = pl.DataFrame(rows, schema=["run", *stages, "each after the one before"], orient="row")
     low, high = stats.binomtest(ordered, len(rows)).proportion_ci()
-    found = claim._replace(value=ordered / len(rows), low=float(low), high=float(high), runs=len(rows), details=details)
+    found = replace(claim, value=ordered / len(rows), low=float(low), high=float(high), runs=len(rows), details=details)
     words = f"{ordered} of {len(rows)} runs"
     if len(rows) < LEAST_RUNS:
-        return found._replace(reason=f"{words}; {few(len(rows))}")
+        return replace(found, reason=f"{words}; {few(len(rows))}")
     if stats.binomtest(ordered, len(rows), 1 / 6, alternative="greater").pvalue <= 0.05:
-        return found._replace(verdict="supported", reason=words)
+        return replace(found, verdict="supported", reason=words)
     if reverse > len(rows) / 2:
-        return found._replace(verdict="contradicted", reason=f"{words}; {reverse} with a stage before its time")
-    return found._replace(reason=words)
+        return replace(found, verdict="contradicted", reason=f"{words}; {reverse} with a stage before its time")
+    return replace(found, reason=words)

@@ -147,7 +147,7 @@ def study(
             samples=samples, train=not analyse_only, update=update, progress=console.advance,
         )  # fmt: skip
     if as_json:
-        echo_json({"folder": result.folder, "verdicts": [verdict._asdict() for verdict in result.verdicts],
+        echo_json({"folder": result.folder, "verdicts": result.verdicts,
                    "runs": result.runs})  # fmt: skip
         return
     for line in result.lines():

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,24 +22,25 @@ LEAST_ORDERS = 20
 Tables = pl.DataFrame | Sequence[pl.DataFrame]
 
 
-class DepthTrend(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class DepthTrend:
     """Do heads of earlier layers form earlier?"""
 
     verdict: str
     """`shallow to deep`, `deep to shallow`, or `undecided`."""
     reason: str
-    tau: float
+    tau: float = math.nan
     """Kendall's tau-b between layer and formation step, in [-1, 1], mean over runs; NaN where undefined."""
-    tau_low: float
+    tau_low: float = math.nan
     """95 % interval of the mean over runs (Student's t, cut to what tau can be); NaN for a single run."""
-    tau_high: float
-    rho: float
+    tau_high: float = math.nan
+    rho: float = math.nan
     """Spearman's rho, in [-1, 1], mean over runs."""
-    p_deep_later: float
+    p_deep_later: float = 1.0
     """One-sided p-value of tau being this high if layers were exchangeable as wholes."""
-    p_deep_earlier: float
+    p_deep_earlier: float = 1.0
     """The same for tau this low."""
-    p_composition: float | None
+    p_composition: float | None = None
     """As `p_deep_later`, over those orders of the layers in which every induction head still has its earlier
     previous-token head below it; None without the table of previous-token heads."""
     n_heads: int
@@ -79,7 +81,7 @@ def depth_trend(formation: Tables, previous: Tables | None = None, seed: int = 0
               "n_runs": len(usable)}  # fmt: skip
     if not usable:
         why = "all formed heads are in one layer or formed at one checkpoint" if counts["n_heads"] else "no head formed"
-        return DepthTrend("undecided", why, math.nan, math.nan, math.nan, math.nan, 1.0, 1.0, None, **counts)
+        return DepthTrend(verdict="undecided", reason=why, **counts)
     matrices = np.stack([_pair_signs(heads, layers) / _tau_unit(heads) for heads in usable])
     taus = np.triu(matrices, 1).sum(axis=(1, 2))
     rho = float(np.mean([_rho(heads) for heads in usable]))
@@ -95,7 +97,18 @@ def depth_trend(formation: Tables, previous: Tables | None = None, seed: int = 0
         p_composition = _share(drawn[allowed] >= seen - 1e-9)
     tau, (low, high) = float(taus.mean()), np.clip(t_interval(taus), -1.0, 1.0)
     verdict, reason = _verdict(tau, p_later, p_earlier, p_composition, len(counted), allowed)
-    return DepthTrend(verdict, reason, tau, low, high, rho, p_later, p_earlier, p_composition, **counts)
+    return DepthTrend(
+        verdict=verdict,
+        reason=reason,
+        tau=tau,
+        tau_low=float(low),
+        tau_high=float(high),
+        rho=rho,
+        p_deep_later=p_later,
+        p_deep_earlier=p_earlier,
+        p_composition=p_composition,
+        **counts,
+    )
 
 
 def _as_list(tables: Tables) -> list[pl.DataFrame]:
@@ -133,7 +146,7 @@ def _tau_unit(heads: _Heads) -> float:
 
 
 def _rho(heads: _Heads) -> float:
-    return float(np.corrcoef(stats.rankdata(heads.layer), stats.rankdata(heads.step))[0, 1])
+    return float(stats.spearmanr(heads.layer, heads.step).statistic)  # type: ignore[attr-defined]
 
 
 def _orders(count: int, seed: int) -> Int[np.ndarray, "order layer"]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -33,23 +34,23 @@ def censored_slope(
     """
     if not len(x_open) or len(x) < 3:
         return slope(x, y, errors)
-    x_all = np.concatenate([x, x_open])
-    shift, scale = float(x_all.mean()), float(y.std() or 1.0)
-    known, bound = (x - shift, y / scale), (x_open - shift, y_open / scale)
+    shift, scale = float(np.concatenate([x, x_open]).mean()), float(y.std() or 1.0)
+    points = _Points(x - shift, y / scale, x_open - shift, y_open / scale)
 
     def best(trial: float) -> _Best:
-        return _best(trial, known, bound)
+        return _best(trial, points)
 
-    line, spread = slope(*known), float(x.std()) * math.sqrt(len(x))
-    bracket = (line.slope, line.slope + max(line.left, 1e-6) / spread)
-    found = float(cast(Any, minimize_scalar(lambda trial: -best(trial).likelihood, bracket=bracket)).x)
-    greatest, height, left = best(found)
-    drop, step = _drop(len(x), len(x) - 2, CONFIDENCE), max(2 * left / spread, 1e-9)
-    low, high = (scale * _end(best, greatest - drop, found, sign * step) for sign in (-1, 1))
+    line, spread = slope(points.x, points.y), float(x.std()) * math.sqrt(len(x))
+    centre = _likeliest(best, (line.slope, line.slope + max(line.scatter, 1e-6) / spread))
+    top = best(centre)
+    bound, step = top.likelihood - _drop(len(x), len(x) - 2, CONFIDENCE), max(2 * top.scatter / spread, 1e-9)
+    low, high = (scale * _end(best, bound, centre, sign * step) for sign in (-1, 1))
+    centre *= scale
     if errors is not None:
         half = half_from_errors(x, errors)
-        low, high = min(low, found * scale - half), max(high, found * scale + half)
-    return Slope(found * scale, low, high, height * scale - found * scale * shift, left * scale)
+        low, high = min(low, centre - half), max(high, centre + half)
+    intercept = top.height * scale - centre * shift
+    return Slope(slope=centre, low=low, high=high, intercept=intercept, scatter=top.scatter * scale)
 
 
 def censored_difference(
@@ -70,32 +71,47 @@ def censored_difference(
     """
     if not len(first_open) and not len(second_open):
         return difference(first, second, confidence, error)
-    count = len(first) + len(second)
-    free = count - bool(len(first)) - bool(len(second))
-    rest = np.concatenate([group - group.mean() for group in (first, second) if len(group)] or [np.empty(0)])
-    scale = max(float(np.sqrt((rest**2).sum() / max(free, 1))), error)
+    known = np.concatenate([first, second])
+    free = len(known) - bool(len(first)) - bool(len(second))
+    squares = sum(float(((group - group.mean()) ** 2).sum()) for group in (first, second) if len(group))
+    scale = max(math.sqrt(squares / max(free, 1)), error)
     if free < 1 or scale == 0:
         return Difference(math.nan, math.nan, math.nan)
-    centre = float(np.concatenate([first, second]).mean())
-    known = np.repeat([0.0, 1.0], [len(first), len(second)]), (np.concatenate([first, second]) - centre) / scale
-    bound = (np.repeat([0.0, 1.0], [len(first_open), len(second_open)]),
-             (np.concatenate([first_open, second_open]) - centre) / scale)  # fmt: skip
+    if not len(first):  # the same the other way round
+        swapped = censored_difference(second, first, second_open, first_open, confidence, error)
+        return Difference(-swapped.difference, -swapped.high, -swapped.low)
+    bounds = np.concatenate([first_open, second_open])
+    points = _Points(  # a difference is the slope between x = 0 and x = 1
+        np.repeat([0.0, 1.0], [len(first), len(second)]),
+        (known - known.mean()) / scale,
+        np.repeat([0.0, 1.0], [len(first_open), len(second_open)]),
+        (bounds - known.mean()) / scale,
+    )
 
     def best(trial: float) -> _Best:
-        return _best(trial, known, bound, error / scale)
+        return _best(trial, points, error / scale)
 
-    drop = _drop(count, free, confidence)
-    if len(first) and len(second):
-        found = float(cast(Any, minimize_scalar(lambda trial: -best(trial).likelihood, bracket=(-1.0, 1.0))).x)
-        ends = [_end(best, best(found).likelihood - drop, found, sign * 2.0) for sign in (-1, 1)]
-        return Difference(found * scale, ends[0] * scale, ends[1] * scale)
-    group = 0.0 if len(first) else 1.0  # the one with known values
-    sign = 1.0 if len(first) else -1.0
-    own = bound[0] == group
-    greatest = _best(0.0, known, (bound[0][own], bound[1][own]), error / scale).likelihood  # the other is far off
-    far = sign * (np.ptp(np.concatenate([known[1], bound[1]])) + 10)
-    end = _end(best, greatest - drop, far, -sign * 2.0) * scale
-    return Difference(sign * math.inf, *((end, math.inf) if sign > 0 else (-math.inf, end)))
+    drop = _drop(len(known), free, confidence)
+    if len(second):
+        centre = _likeliest(best, (-1.0, 1.0))
+        low, high = (_end(best, best(centre).likelihood - drop, centre, step) for step in (-2.0, 2.0))
+        return Difference(centre * scale, low * scale, high * scale)
+    # The likeliest second group is infinitely late: the first alone gives the greatest likelihood.
+    count = len(first_open)
+    alone = _Points(points.x, points.y, points.x_open[:count], points.y_open[:count])
+    greatest = _best(0.0, alone, error / scale).likelihood
+    far = float(np.ptp(np.concatenate([points.y, points.y_open]))) + 10
+    return Difference(math.inf, _end(best, greatest - drop, far, -2.0) * scale, math.inf)
+
+
+@dataclass(frozen=True)
+class _Points:
+    """Points that are known, and points that are only known to lie above `y_open`."""
+
+    x: Float[np.ndarray, " run"]
+    y: Float[np.ndarray, " run"]
+    x_open: Float[np.ndarray, " open_run"]
+    y_open: Float[np.ndarray, " open_run"]
 
 
 class _Best(NamedTuple):
@@ -105,37 +121,36 @@ class _Best(NamedTuple):
     """Its logarithm."""
     height: float
     """Of the line at x = 0."""
-    left: float
-    """Scatter about the line."""
+    scatter: float
+    """About the line."""
 
 
-def _best(
-    trial: float,
-    known: tuple[Float[np.ndarray, " run"], Float[np.ndarray, " run"]],
-    bound: tuple[Float[np.ndarray, " open_run"], Float[np.ndarray, " open_run"]],
-    least: float = 0.0,
-) -> _Best:
-    """The likeliest line of slope `trial` through `known` points and above `bound` ones; its scatter at `least`."""
-    level, open_level = known[1] - trial * known[0], bound[1] - trial * bound[0]
+def _best(trial: float, points: _Points, least: float = 0.0) -> _Best:
+    """The likeliest line of slope `trial` through the known points and above the open ones; its scatter >= `least`."""
+    level, open_level = points.y - trial * points.x, points.y_open - trial * points.x_open
 
     def loss(p: np.ndarray) -> tuple[float, np.ndarray]:
         # Olsen's parameters, 1/scatter (here its logarithm) and height/scatter: one greatest value.
         inverse = math.exp(p[0])
-        rest, above = inverse * level - p[1], inverse * open_level - p[1]
+        residuals, above = inverse * level - p[1], inverse * open_level - p[1]
         beyond = log_ndtr(-above)
         hazard = np.exp(-0.5 * above**2 - beyond) / math.sqrt(2 * math.pi)
-        value = len(level) * p[0] - 0.5 * float(rest @ rest) + float(beyond.sum())
-        return -value, -np.array([
-            len(level) - inverse * float(rest @ level + hazard @ open_level), float(rest.sum() + hazard.sum())
-        ])  # fmt: skip
+        value = len(level) * p[0] - 0.5 * float(residuals @ residuals) + float(beyond.sum())
+        along_scatter = len(level) - inverse * float(residuals @ level + hazard @ open_level)
+        return -value, -np.array([along_scatter, float(residuals.sum() + hazard.sum())])
 
     start = max(float(level.std()), least, 1e-6)
     begin = np.array([-math.log(start), float(level.mean()) / start])
     if least:
-        found = minimize(loss, begin, jac=True, method="L-BFGS-B", bounds=[(None, -math.log(least)), (None, None)])
+        fit = minimize(loss, begin, jac=True, method="L-BFGS-B", bounds=[(None, -math.log(least)), (None, None)])
     else:
-        found = minimize(loss, begin, jac=True, method="BFGS")
-    return _Best(-float(found.fun), float(found.x[1] / math.exp(found.x[0])), math.exp(-found.x[0]))
+        fit = minimize(loss, begin, jac=True, method="BFGS")
+    return _Best(-float(fit.fun), float(fit.x[1] / math.exp(fit.x[0])), math.exp(-fit.x[0]))
+
+
+def _likeliest(best: Callable[[float], _Best], bracket: tuple[float, float]) -> float:
+    """The slope of greatest profile likelihood, looked for from `bracket` outwards."""
+    return float(cast(Any, minimize_scalar(lambda trial: -best(trial).likelihood, bracket=bracket)).x)
 
 
 def _drop(count: int, free: int, confidence: float) -> float:

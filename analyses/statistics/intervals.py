@@ -1,7 +1,8 @@
 """Intervals over runs: of a mean, of a difference between two groups, of a slope. Small pure functions on arrays."""
 
 import math
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -19,7 +20,8 @@ class Difference(NamedTuple):
     """Interval; NaN where a group has fewer than two values."""
 
 
-class Slope(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class Slope:
     """Least-squares line through points (x, y)."""
 
     slope: float
@@ -27,8 +29,8 @@ class Slope(NamedTuple):
     high: float
     """95 % interval; NaN with fewer than three points."""
     intercept: float
-    left: float
-    """Root mean square of what the line leaves, in the unit of y."""
+    scatter: float
+    """Root mean square of the residuals, in the unit of y."""
 
 
 def t_interval(values: Float[np.ndarray, " run"], confidence: float = CONFIDENCE) -> tuple[float, float]:
@@ -39,7 +41,7 @@ def t_interval(values: Float[np.ndarray, " run"], confidence: float = CONFIDENCE
     """
     if len(values) < 2:
         return math.nan, math.nan
-    half = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values)))
+    half = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1) * stats.sem(values))
     return float(values.mean()) - half, float(values.mean()) + half
 
 
@@ -94,19 +96,14 @@ def slope(
     be no smaller than these: three points that happen to lie on a line are not known that well. `x` must not be
     constant. Cannot tell: whether a line is right.
     """
-    centred = x - x.mean()
-    spread = float((centred**2).sum())
-    found = float(centred @ y) / spread
-    intercept = float(y.mean() - found * x.mean())
-    rest = y - intercept - found * x
-    left = float(np.sqrt((rest**2).mean()))
-    if len(x) < 3:
-        return Slope(found, math.nan, math.nan, intercept, left)
-    variance = float((rest**2).sum()) / (len(x) - 2)
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(x) - 2)) * math.sqrt(variance / spread)
-    if errors is not None:
-        half = max(half, half_from_errors(x, errors))
-    return Slope(found, found - half, found + half, intercept, left)
+    line: Any = stats.linregress(x, y)
+    centre, intercept = float(line.slope), float(line.intercept)
+    half = math.nan
+    if len(x) >= 3:
+        half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(x) - 2) * line.stderr)
+        half = half if errors is None else max(half, half_from_errors(x, errors))
+    scatter = float(np.sqrt(((y - intercept - centre * x) ** 2).mean()))
+    return Slope(slope=centre, low=centre - half, high=centre + half, intercept=intercept, scatter=scatter)
 
 
 def half_from_errors(x: Float[np.ndarray, " run"], errors: Float[np.ndarray, " run"]) -> float:

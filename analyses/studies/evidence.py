@@ -1,12 +1,12 @@
 """What the runs of a study came to: when things formed in each, how it ended, and its curves; as tables."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import polars as pl
 
-from copyscope.analyses.claims.evidence import COPYING_LOSS, STAGES, Evidence, gather
-from copyscope.analyses.formation.step_rule import middle
+from copyscope.analyses.claims.evidence import COPYING_LOSS, STAGES, CopyingStep, Evidence, gather
 from copyscope.analyses.tables.run import open_run, read_metrics, score_tables
 from copyscope.training.errors import InputError
 from copyscope.training.sweeps.driver import Outcome
@@ -20,17 +20,18 @@ HEAD_CURVES = ("previous_token", "prefix_matching_sum")
 """Of these, the highest score of any head."""
 
 
-class StudyRun(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class StudyRun:
     """One run of a study: how it ended and what it has to say."""
 
     condition: str
     """Runs of one condition are repetitions with other seeds."""
     outcome: Outcome
-    evidence: Evidence | None
+    evidence: Evidence | None = None
     """None for a run that has nothing to say: diverged, failed, not there yet."""
-    reason: str
+    reason: str = ""
     """Why it has not."""
-    curves: pl.DataFrame
+    curves: pl.DataFrame = field(default_factory=pl.DataFrame)
     """step, tokens, validation_loss, `MODEL_CURVES` and `HEAD_CURVES`; no rows without evidence."""
 
     @property
@@ -38,9 +39,9 @@ class StudyRun(NamedTuple):
         return self.outcome.run.label
 
     @property
-    def loss(self) -> dict[str, Any]:
-        """How the copying loss formed (`Evidence.copying_loss`); empty without evidence."""
-        return self.evidence.copying_loss if self.evidence else {}
+    def loss(self) -> CopyingStep | None:
+        """When copying formed by its loss (`Evidence.copying_loss`); None without evidence."""
+        return self.evidence.copying_loss if self.evidence else None
 
 
 def gather_study(outcomes: Sequence[Outcome]) -> list[StudyRun]:
@@ -49,18 +50,19 @@ def gather_study(outcomes: Sequence[Outcome]) -> list[StudyRun]:
 
 
 def _gather(outcome: Outcome) -> StudyRun:
-    run, empty = outcome.run, pl.DataFrame()
+    run = outcome.run
     if outcome.status.state != FINISHED:
         why = f"{outcome.status.state}{': ' + outcome.status.reason if outcome.status.reason else ''}"
-        return StudyRun(run.condition, outcome, None, why, empty)
+        return StudyRun(condition=run.condition, outcome=outcome, reason=why)
     try:
         evidence = gather(outcome.folder)
         opened = open_run(outcome.folder)
         heads, model = score_tables(opened)
         curves = _curves(heads, model, read_metrics(opened))
-        return StudyRun(run.condition, outcome, evidence._replace(run=run.label), "", curves)
+        evidence = replace(evidence, run=run.label)
+        return StudyRun(condition=run.condition, outcome=outcome, evidence=evidence, curves=curves)
     except InputError as error:
-        return StudyRun(run.condition, outcome, None, str(error), empty)
+        return StudyRun(condition=run.condition, outcome=outcome, reason=str(error))
 
 
 def _curves(heads: pl.DataFrame, model: pl.DataFrame, metrics: pl.DataFrame) -> pl.DataFrame:
@@ -82,15 +84,14 @@ def _curves(heads: pl.DataFrame, model: pl.DataFrame, metrics: pl.DataFrame) -> 
 def by_loss(runs: Sequence[StudyRun]) -> bool:
     """Whether to date copying by the copying loss instead of the accuracy: where the accuracy formed in less than half
     as many runs. A small model comes to copy in part, which the loss shows long before the accuracy does."""
-    accuracy = sum(bool(run.evidence.copying["formed"]) for run in runs if run.evidence)
-    return 2 * accuracy < sum(bool(run.loss.get("formed")) for run in runs)
+    accuracy = sum(run.evidence.copying.formed for run in runs if run.evidence)
+    return 2 * accuracy < sum(run.loss.formed for run in runs if run.loss)
 
 
 def evidence_of(runs: Sequence[StudyRun], loss: bool = False) -> list[Evidence]:
     """The evidence of those runs that have any; with `loss`, copying is dated by the copying loss."""
-    return [
-        run.evidence._replace(copying=run.loss) if loss and run.loss else run.evidence for run in runs if run.evidence
-    ]
+    known = [run.evidence for run in runs if run.evidence]
+    return [replace(run, copying=run.copying_loss) if loss and run.copying_loss else run for run in known]
 
 
 def conditions(runs: Sequence[StudyRun]) -> list[str]:
@@ -108,9 +109,9 @@ def runs_table(runs: Sequence[StudyRun]) -> pl.DataFrame:
             "state": run.outcome.status.state, "reason": run.reason, "seconds": round(run.outcome.status.seconds, 1),
             "steps": config.train.steps, "tokens": config.train.steps * config.train.batch_size * config.model.n_ctx,
         }  # fmt: skip
-        found = dict(run.evidence.steps) if run.evidence else {}
-        if run.loss and (step := middle(run.loss)) is not None:
-            found["copying loss"] = (step, run.loss["low"], run.loss["high"])
+        found: dict[str, tuple[float | None, ...]] = dict(run.evidence.steps) if run.evidence else {}
+        if run.loss and run.loss.step is not None:
+            found["copying loss"] = (run.loss.step, run.loss.low, run.loss.high)
         for stage in (*STAGES[:2], "copying loss", STAGES[2]):
             values = found.get(stage, (None,) * 3)
             row |= {f"{stage}{end}": value for end, value in zip(("", " low", " high"), values, strict=True)}

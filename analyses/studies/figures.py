@@ -99,7 +99,7 @@ def _formed(axes: Axes, runs: list[StudyRun], measure: str) -> None:
             axes.plot(one.last_step, y, ">", color=COLOURS[row % len(COLOURS)], markerfacecolor="none", markersize=5)
         if one.step is None:
             continue
-        low, high = max(one.copying["low"], 0.5), one.copying["high"]
+        low, high = one.copying.interval
         axes.errorbar(one.step, y, xerr=[[one.step - low], [high - one.step]], fmt=MARKERS[row % len(MARKERS)],
                       color=COLOURS[row % len(COLOURS)], markersize=3.5, linewidth=0.8)  # fmt: skip
     _steps(axes)
@@ -131,7 +131,7 @@ def _laws(axes: Axes, runs: list[StudyRun], measure: str) -> None:
         if one.late:
             never.append((size, config.train.steps))
         elif one.step is not None:
-            low, high = max(one.copying["low"], 0.5), one.copying["high"]
+            low, high = one.copying.interval
             axes.errorbar(size, one.step, yerr=[[one.step - low], [high - one.step]], fmt="o", color=COLOURS[0],
                           markersize=3.5, linewidth=0.8)  # fmt: skip
             x, y = [*x, size], [*y, one.step]

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -161,7 +162,7 @@ def _without_paths(run: StudyRun) -> StudyRun:
     """The run with `shareable` settings in its evidence, as tables show them."""
     if run.evidence is None:
         return run
-    return run._replace(evidence=run.evidence._replace(config=flat(shareable(run.outcome.run.config))))
+    return replace(run, evidence=replace(run.evidence, config=flat(shareable(run.outcome.run.config))))
 
 
 def _figures(name: str, runs: list[StudyRun]) -> dict[str, bytes]:

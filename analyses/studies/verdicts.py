@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
@@ -9,6 +10,7 @@ from scipy import stats
 
 from copyscope.analyses.claims.across_runs import (
     compared,
+    exponent,
     learning_rate,
     on_steps,
     optimization_intensity,
@@ -26,7 +28,7 @@ from copyscope.analyses.claims.verdict import (
     few,
     interval,
     line_of,
-    number,
+    on_exponent,
     taken_as_later,
     undated,
     undecided,
@@ -48,8 +50,19 @@ EXPECTED = {
 }
 """What the theory of induction heads foretells for a condition of the study `intervention`, against `plain`."""
 
+Claim = Callable[[list[Evidence]], Verdict]
 Judge = Callable[[Sequence[StudyRun], bool], list[Verdict]]
 """From the runs, and whether to date copying by its loss, to verdicts."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The rules of one study."""
+
+    by_date: Judge
+    """Those that depend on when copying formed: judged by either way of dating it, since the two may differ."""
+    without_date: tuple[Claim, ...] = ()
+    """Those that do not."""
 
 
 def judge(name: str, runs: Sequence[StudyRun]) -> list[Verdict]:
@@ -61,11 +74,14 @@ def judge(name: str, runs: Sequence[StudyRun]) -> list[Verdict]:
     absent = [run for run in runs if run.evidence is None]
     note = elsewhere(len(absent), f"such as {absent[0].label}: {absent[0].reason}"[:160]) if absent else ""
     note += _computed_otherwise(runs)
-    other = {verdict.claim: verdict for verdict in JUDGES[name](runs, not loss)}
-    return [
-        one._replace(reason=f"{one.reason}; {how}{_otherwise(one, other.get(one.claim), ways[not loss])}{note}")
-        for one in JUDGES[name](runs, loss)
-    ]
+    rules = RULES[name]
+    verdicts = []
+    for verdict, other in zip(rules.by_date(runs, loss), rules.by_date(runs, not loss), strict=True):
+        otherwise = _otherwise(verdict, other, ways[not loss])
+        verdicts.append(replace(verdict, reason=f"{verdict.reason}; {how}{otherwise}{note}"))
+    evidence = evidence_of(runs)
+    undated = [claim(evidence) for claim in rules.without_date]
+    return verdicts + [replace(verdict, reason=verdict.reason + note) for verdict in undated]
 
 
 def _computed_otherwise(runs: Sequence[StudyRun]) -> str:
@@ -75,16 +91,16 @@ def _computed_otherwise(runs: Sequence[StudyRun]) -> str:
     return f"; not all computed alike ({words})" if words else ""
 
 
-def _otherwise(found: Verdict, other: Verdict | None, way: str) -> str:
+def _otherwise(verdict: Verdict, other: Verdict, way: str) -> str:
     """What dating copying the other way says, where it says something else."""
-    if other is None or (found.verdict, found.value, found.low) == (other.verdict, other.value, other.low):
+    if (verdict.verdict, verdict.value, verdict.low) == (other.verdict, other.value, other.low):
         return ""
     value = "" if other.value is None else f" {other.value:.3g}"
     words = interval(other)
     return f" (by {way}: {other.verdict}{value}{f', {words}' if words else ''})"
 
 
-def _claims(*claims: Callable[[list[Evidence]], Verdict]) -> Judge:
+def _claims(*claims: Claim) -> Judge:
     """The rules of `copyscope claims`, on the study's runs."""
     return lambda runs, loss: [claim(evidence_of(runs, loss)) for claim in claims]
 
@@ -135,14 +151,14 @@ def _contrasted(
         outcomes = [_in_seconds(values, run) for values, run in zip(outcomes, own, strict=True)]
     found = contrast([int(run.condition == name) for run in own], outcomes, comparisons)
     value, low, high = step_effect(found.table)
-    claim = claim._replace(value=value, low=low, high=high)
+    claim = replace(claim, value=value, low=low, high=high)
     verdict = "undecided"
     if found.verdict in ("helps", "harms"):
         verdict = "supported" if (found.verdict == "helps") == (wanted == EARLIER) else "contradicted"
     details = found.table.with_columns(pl.lit(name).alias("value"), pl.lit(pair[0].condition).alias("baseline"))
     if loss:
         details = details.with_columns(pl.col("quantity").replace({"copying_accuracy_token": "copying_loss_saved"}))
-    return claim._replace(verdict=verdict, runs=len(evidence), details=details,
+    return replace(claim, verdict=verdict, runs=len(evidence), details=details,
                           reason=found.reason + on_steps(evidence))  # fmt: skip
 
 
@@ -162,23 +178,24 @@ def _in_seconds(values: dict[str, float | None], run: StudyRun) -> dict[str, flo
 
 
 def _scale(runs: Sequence[StudyRun], loss: bool) -> list[Verdict]:
-    """One verdict a size that was varied, then shallow to deep in the deepest models."""
-    evidence = evidence_of(runs, loss)
-    base = runs[0].outcome.run.config
-    found = []
-    for word, field in SIZES.items():
-        own = []
-        for run, one in zip([run for run in runs if run.evidence], evidence, strict=True):
-            others = [name for name in SIZES.values() if name != field]
-            if all(_value(run, name) == _field(base, name) for name in others):
-                own.append((_value(run, field), one))
-        if len({value for value, _ in own}) > 1:
-            found.append(_power(word, own))
-    deepest = max((one.n_layers for one in evidence), default=0)
-    return [*found, shallow_to_deep([one for one in evidence if one.n_layers == deepest])]
+    """One verdict a size that was varied while the other sizes are those of the first run."""
+    verdicts = []
+    for word, name in SIZES.items():
+        others = [other for other in SIZES.values() if other != name]
+        alike = [run for run in runs if run.evidence and all(_value(run, o) == _value(runs[0], o) for o in others)]
+        values = [_value(run, name) for run in alike]
+        if len(set(values)) > 1:
+            verdicts.append(_power(word, values, evidence_of(alike, loss)))
+    return verdicts
 
 
-def _power(word: str, own: list[tuple[int, Evidence]]) -> Verdict:
+def _depth_of_heads(runs: list[Evidence]) -> Verdict:
+    """Shallow to deep in the deepest models."""
+    deepest = max((run.n_layers for run in runs), default=0)
+    return shallow_to_deep([run for run in runs if run.n_layers == deepest])
+
+
+def _power(word: str, values: Sequence[int], runs: Sequence[Evidence]) -> Verdict:
     claim = blank(
         f"More {word}: copying forms in fewer updates",
         f"exponent of the {word} in the formation step",
@@ -186,32 +203,17 @@ def _power(word: str, own: list[tuple[int, Evidence]]) -> Verdict:
         "0.",
         "The interval lies above 0.",
     )
-    formed = [(value, one) for value, one in own if one.step is not None]
-    late = [(value, one) for value, one in own if one.late]
-    note = on_steps([one for _, one in own])
-    if len({value for value, _ in formed}) < 2 or len(formed) < LEAST_RUNS:
-        return undecided(claim, len(own), f"copying formed at {len({v for v, _ in formed})} values of it{note}")
-    x = np.log([value for value, _ in formed])
-    y = np.log([max(one.step or 0.5, 0.5) for _, one in formed])
-    fit = censored_slope(
-        x, y, np.log([value for value, _ in late]), np.log([float(one.last_step) for _, one in late]),
-        np.array([one.log_error or 0.0 for _, one in formed]),
-    )  # fmt: skip
-    verdict = "supported" if fit.high < 0 else "contradicted" if fit.low > 0 else "undecided"
-    return claim._replace(
-        verdict=verdict, value=fit.slope, low=number(fit.low), high=number(fit.high), runs=len(own),
-        reason=f"formed at {len({v for v, _ in formed})} of {len({v for v, _ in own})} values{note}",
-        details=steps_table([one for _, one in own], word, [value for value, _ in own]),
-    )  # fmt: skip
+    formed = [value for value, run in zip(values, runs, strict=True) if run.step is not None]
+    count, note = len(set(formed)), on_steps(runs)
+    if count < 2 or len(formed) < LEAST_RUNS:
+        return undecided(claim, len(runs), f"copying formed at {count} values of it{note}")
+    claim = replace(claim, runs=len(runs), details=steps_table(runs, word, values))
+    return on_exponent(claim, exponent(values, runs), f"formed at {count} of {len(set(values))} values{note}")
 
 
-def _value(run: StudyRun, field: str) -> int:
-    return _field(run.outcome.run.config, field)
-
-
-def _field(config: object, field: str) -> int:
-    section, _, name = field.partition(".")
-    return getattr(getattr(config, section), name)
+def _value(run: StudyRun, name: str) -> int:
+    section, _, field = name.partition(".")
+    return getattr(getattr(run.outcome.run.config, section), field)
 
 
 def _corpus(runs: Sequence[StudyRun], loss: bool) -> list[Verdict]:
@@ -238,25 +240,18 @@ def _corpus(runs: Sequence[StudyRun], loss: bool) -> list[Verdict]:
     repeating = details.filter(pl.col("predictable share") > 0)
     known = repeating.filter(pl.col("copying forms").is_not_null())
     late = repeating.filter(pl.col("copying forms").is_null() & pl.col("late"))
-    claim = claim._replace(details=details.drop("late"), runs=int(details["formed"].sum()))
+    claim = replace(claim, details=details.drop("late"), runs=int(details["formed"].sum()))
     note = elsewhere(details.height - repeating.height, "nothing repeated, or no run") + taken_as_later(late.height)
     if known.height < LEAST_RUNS:
-        return [claim._replace(reason=f"copying formed on {known.height} corpora: it takes {LEAST_RUNS}{note}")]
+        return [replace(claim, reason=f"copying formed on {known.height} corpora: it takes {LEAST_RUNS}{note}")]
     x, y = (np.log(known[column].to_numpy().astype(float)) for column in ("predictable share", "copying forms"))
     if np.ptp(x) == 0:
-        return [claim._replace(reason=f"all corpora repeat themselves alike{note}")]
+        return [replace(claim, reason=f"all corpora repeat themselves alike{note}")]
     fit = censored_slope(x, y, np.log(late["predictable share"].to_numpy()), np.log(late["last step"].to_numpy()))
-    verdict = "supported" if fit.high < 0 else "contradicted" if fit.low > 0 else "undecided"
-    return [claim._replace(verdict=verdict, value=fit.slope, low=number(fit.low), high=number(fit.high),
-                           reason=f"{known.height} corpora{note}")]  # fmt: skip
+    return [on_exponent(claim, fit, f"{known.height} corpora{note}")]
 
 
-def _seeds(runs: Sequence[StudyRun], loss: bool) -> list[Verdict]:
-    return [_alike(evidence_of(runs, loss)),
-            *_claims(delayed_emergence, stage_after_stage, shallow_to_deep)(runs, loss)]  # fmt: skip
-
-
-def _alike(evidence: Sequence[Evidence]) -> Verdict:
+def _alike(evidence: list[Evidence]) -> Verdict:
     claim = blank(
         f"Seeds change the step at which copying forms by no more than a factor of {SAME_SEED_FACTOR:g}",
         "one standard deviation of ln step over seeds, as a factor",
@@ -275,17 +270,17 @@ def _alike(evidence: Sequence[Evidence]) -> Verdict:
     verdict = "supported" if high < limit else "contradicted" if low > limit else "undecided"
     steps = [one.step for one in formed if one.step is not None]
     reason = f"copying formed between steps {min(steps):,.0f} and {max(steps):,.0f}{note}"
-    return claim._replace(verdict=verdict, value=math.exp(spread), low=math.exp(low), high=math.exp(high),
+    return replace(claim, verdict=verdict, value=math.exp(spread), low=math.exp(low), high=math.exp(high),
                           runs=len(formed), reason=reason)  # fmt: skip
 
 
-JUDGES: dict[str, Judge] = {
-    "batch-size": _claims(updates_not_tokens),
-    "intensity": _claims(optimization_intensity, learning_rate),
-    "regularization": _regularization,
-    "scale": _scale,
-    "corpus": _corpus,
-    "seeds": _seeds,
-    "optimizer": _optimizer,
-    "intervention": lambda runs, loss: _against_first(runs, loss, EXPECTED),
+RULES = {
+    "batch-size": Rules(_claims(updates_not_tokens)),
+    "intensity": Rules(_claims(optimization_intensity, learning_rate)),
+    "regularization": Rules(_regularization),
+    "scale": Rules(_scale, (_depth_of_heads,)),
+    "corpus": Rules(_corpus),
+    "seeds": Rules(_claims(_alike), (delayed_emergence, stage_after_stage, shallow_to_deep)),
+    "optimizer": Rules(_optimizer),
+    "intervention": Rules(lambda runs, loss: _against_first(runs, loss, EXPECTED)),
 }

@@ -24,7 +24,7 @@ from copyscope.analyses.claims.across_runs import (
     regularization,
     updates_not_tokens,
 )
-from copyscope.analyses.claims.evidence import Evidence
+from copyscope.analyses.claims.evidence import CopyingStep, Evidence
 from copyscope.analyses.claims.verdict import Verdict
 from copyscope.analyses.claims.within_runs import delayed_emergence, shallow_to_deep, stage_after_stage
 from copyscope.analyses.formation.emergence import Emergence
@@ -49,9 +49,14 @@ def run(
 ) -> Evidence:
     """The evidence of one run in which copying forms at `step`, or later than the last checkpoint."""
     formed = step < LAST
-    copying = {"formed": formed, "began_earlier": False, "provisional": False}
-    copying |= dict(zip(("estimate", "low", "high"), (step, step / 1.1, step * 1.1) if formed else (None,) * 3,
-                        strict=True))  # fmt: skip
+    copying = CopyingStep(
+        measure="copying_accuracy_token",
+        formed=formed,
+        step=step if formed else None,
+        low=step / 1.1 if formed else None,
+        high=step * 1.1 if formed else None,
+        provisional=False,
+    )
     config = {"optimizer.lr": 1e-3, "train.batch_size": 8, "model.attention_dropout": 0.0} | (config or {})
     between = (int(settled / 1.1), settled / 1.1, settled * 1.1)
     loss = LossSettled(int(settled), None, *between, 3.0, 7.0, 2.0, 0.05, "loss", LAST)
@@ -67,7 +72,7 @@ def run(
         {"stage": list(STAGES), "step": [int(at) for at in order], "since_previous": since})  # fmt: skip
     return Evidence(
         run=f"run{number}", source=f"run{number}", run_id=None, config=config, n_layers=6,
-        induction=none if heads is None else heads, previous=None, order=stages, copying=copying, copying_loss={},
+        induction=none if heads is None else heads, previous=None, order=stages, copying=copying, copying_loss=None,
         emergence=emergence, final={"copying_accuracy_token": accuracy + 0.03 * rng.normal()},
         rates=np.full(LAST, config["optimizer.lr"]), tokens_per_step=2048.0, last_step=LAST,
     )  # fmt: skip

@@ -127,7 +127,8 @@ def test_a_line_through_open_runs() -> None:
     y = 8 - 0.7 * x + 0.2 * rng.normal(size=12)
     assert censored_slope(x, y, none, none) == slope(x, y)
     told_nothing = censored_slope(x, y, x[:1], y[:1] - 50)  # a run that ended at once says nothing
-    assert told_nothing[:2] == pytest.approx(slope(x, y)[:2], abs=1e-4)
+    line = slope(x, y)
+    assert (told_nothing.slope, told_nothing.low) == pytest.approx((line.slope, line.low), abs=1e-4)
     late = censored_slope(x, y, x[:3], y[:3] + 3)
     assert late.slope < slope(x, y).low
     assert late.low < late.slope < late.high
@@ -161,6 +162,20 @@ def test_differences_with_open_runs() -> None:
     assert censored_difference(alike, NONE, NONE, alike + 1, error=0.1).low > 0
     assert all(map(math.isnan, censored_difference(a[:1], NONE, NONE, a)))
     assert all(map(math.isnan, censored_difference(NONE, NONE, a, a)))
+
+
+def test_censored_fits_agree_with_lifelines() -> None:
+    """Constants from lifelines 0.30.3: `LogNormalAFTFitter().fit(frame, "T", "E")`, whose `mu_` is the same regression
+    of ln T by maximum likelihood, with E = 0 where T is a lower bound and one covariate (ln size; group 0 or 1)."""
+    sizes = np.log(np.repeat([4.0, 8.0, 16.0, 32.0], 3))
+    steps = np.log([1900.0, 2400, 2000, 1500, 1250, 2000, 980, 1300, 1100, 700, 820, 650])
+    late = np.isin(np.arange(12), [1, 2, 5])
+    line = censored_slope(sizes[~late], steps[~late], sizes[late], steps[late])
+    assert (line.slope, line.intercept) == pytest.approx((-0.560984, 8.543597), abs=1e-4)
+    assert line.scatter == pytest.approx(0.165360, abs=1e-4)
+    first, second = np.log([1200.0, 1350, 1100, 1500]), np.log([1700.0, 2100])
+    effect = censored_difference(first, second, NONE, np.log([2000.0, 2000]))
+    assert effect.difference == pytest.approx(0.471528, abs=1e-4)
 
 
 def test_open_runs_make_no_effects(capsys: pytest.CaptureFixture[str]) -> None:

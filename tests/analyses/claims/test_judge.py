@@ -281,7 +281,16 @@ def test_comparable_takes_the_usual_recipe() -> None:
 
 def test_the_page_and_the_lines(late: list[Path], tmp_path: Path) -> None:
     found = claims(late)
-    hostile = Verdict("<script>x</script>", "undecided", "e", 1.0, None, None, 1, "r <b>", "rule", "breaks")
+    hostile = Verdict(
+        claim="<script>x</script>",
+        verdict="undecided",
+        effect="e",
+        value=1.0,
+        runs=1,
+        reason="r <b>",
+        rule="rule",
+        breaks="breaks",
+    )
     page = write_claims(found._replace(verdicts=[*found.verdicts, hostile]), ["a<b"], tmp_path / "claims.html")
     html = page.read_text()
     assert "<script>x" not in html
