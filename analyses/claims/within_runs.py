@@ -1,7 +1,7 @@
 """Claims that each run can speak to: copying after the loss settled, shallow to deep, stage after stage."""
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
@@ -23,25 +23,28 @@ def delayed_emergence(runs: list[Evidence]) -> Verdict:
         f"The mean log ratio over runs (Student's 95 % interval, no narrower than the runs' own, at least {LEAST_RUNS} "
         f"runs) lies above 0 by two rules for settling: a doubling of the steps brings less than {SHARE:.0%}, and less "
         f"than {OTHER_SHARE:.0%}, of the fall so far. A loss that had not settled by half of a run counts as settling "
-        "there, if copying surged before.",
+        "there, if copying surged before; the ratio is then an upper bound.",
         "Copying surges before the loss settles, by both rules.",
     )
     known = [run for run in runs if run.emergence is not None and run.emergence.surge is not None]
     if not known:
         why = "copying has not formed in any run" if any(run.emergence for run in runs) else "no run has losses"
         return undecided(claim, 0, why)
-    ratios = [_ratios(known, lenient) for lenient in (False, True)]
-    counts = [len(of_rule) for of_rule in ratios]
-    (value, low, high), lenient = (
-        over_runs(*np.array(of_rule, dtype=float).T) if of_rule else (math.nan,) * 3 for of_rule in ratios
-    )
+    rules = [_ratios(known, lenient) for lenient in (False, True)]
+    strict, lenient = (_over_runs(of_rule) for of_rule in rules)
+    counts = [len(of_rule) for of_rule in rules]
     found = replace(
-        claim, value=number(value), low=number(low), high=number(high), runs=counts[0], details=_emergence_table(known)
+        claim,
+        value=number(strict.value),
+        low=number(strict.low),
+        high=number(strict.high),
+        runs=counts[0],
+        details=_emergence_table(known),
     )
     typical = float(np.median([run.emergence.abruptness or math.nan for run in known if run.emergence]))
     back = sum(run.emergence.fell_back for run in known if run.emergence)
     dips = sum(run.emergence.dip is not None for run in known if run.emergence)
-    by_lenient = f"by the lenient rule {lenient[0]:.3g} [{lenient[1]:.3g}, {lenient[2]:.3g}]; " if counts[1] else ""
+    by_lenient = f"by the lenient rule {lenient.words()}; " if counts[1] else ""
     words = (
         f"{by_lenient}copying takes a factor {typical:.1f} in steps from 10 to 90 %; fell back in {back}, "
         f"dipped in {dips} runs"
@@ -49,15 +52,48 @@ def delayed_emergence(runs: list[Evidence]) -> Verdict:
     if min(counts) < LEAST_RUNS:
         why = "copying surged in the second half, with the loss not settled by then: longer runs would tell"
         return undecided(found, counts[0], f"{few(min(counts))}{elsewhere(len(known) - min(counts), why)}; {words}")
-    if low > 1 and lenient[1] > 1:
+    if strict.low > 1 and lenient.low > 1:
         return replace(found, verdict="supported", reason=words)
-    if high < 1 and lenient[2] < 1:
+    if strict.high < 1 and lenient.high < 1:
         return replace(found, verdict="contradicted", reason=f"copying came first; {words}")
     return replace(found, reason=f"the two rules do not agree on one side of 1; {words}")
 
 
-def _ratios(known: list[Evidence], lenient: bool) -> list[tuple[float, float, float]]:
-    """Step of copying over the step at which the loss settled, with its interval, of the runs that have one."""
+@dataclass(frozen=True, kw_only=True)
+class _Ratio:
+    """Step of copying over the step at which the loss settled. Where the loss has not settled yet there is only a bound:
+    `value` and `low` are NaN."""
+
+    value: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+
+    def words(self) -> str:
+        if math.isnan(self.value):
+            return f"< {self.high:.3g}"
+        return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _RunRatio:
+    """The same of one run."""
+
+    ratio: tuple[float, float, float]
+    """With its 95 % interval."""
+    settled: bool
+    """False: the loss is taken to settle at half of the run, the earliest that it can, so that the ratio is a bound."""
+
+
+def _over_runs(ratios: list[_RunRatio]) -> _Ratio:
+    """The geometric mean over runs; a bound if it is one in any of them."""
+    if not ratios:
+        return _Ratio()
+    value, low, high = over_runs(*np.array([run.ratio for run in ratios], dtype=float).T)
+    return _Ratio(value=value, low=low, high=high) if all(run.settled for run in ratios) else _Ratio(high=high)
+
+
+def _ratios(known: list[Evidence], lenient: bool) -> list[_RunRatio]:
+    """Of the runs that have one."""
     out = []
     for run in known:
         found = run.emergence
@@ -71,7 +107,7 @@ def _ratios(known: list[Evidence], lenient: bool) -> list[tuple[float, float, fl
             at = (half, half, half)
         ratio = step_ratio(surge, at)
         if ratio is not None:
-            out.append(ratio)
+            out.append(_RunRatio(ratio=ratio, settled=settled.step is not None))
     return out
 
 

@@ -62,6 +62,18 @@ def test_copying_before_the_loss_settles_contradicts(tmp_path: Path) -> None:
     assert claims(folders).verdicts[DELAY].verdict == "contradicted"
 
 
+def test_a_ratio_to_a_loss_that_has_not_settled_is_a_bound(tmp_path: Path) -> None:
+    folders = [
+        write_run(tmp_path / f"{i}", config(**{"seeds.init": i}), 500 + 10 * i, settles_at=3000, seed=i)
+        for i in range(3)
+    ]
+    delay = claims(folders).verdicts[DELAY]
+    assert (delay.verdict, delay.value, delay.low) == ("contradicted", None, None)
+    assert delay.high is not None
+    assert 510 / (STEPS[-1] / 2) < delay.high < 1
+    assert f"below {delay.high:.3g};" in verdict_line(delay)
+
+
 def test_runs_too_short_to_see_the_loss_settle(tmp_path: Path) -> None:
     folders = [
         write_run(tmp_path / f"{i}", config(**{"seeds.init": i}), 6000, settles_at=3000, seed=i) for i in range(3)

@@ -78,6 +78,10 @@ def test_a_finished_run_scored_in_part_is_not_called_unfinished(run: Path) -> No
          "3,000 (2,000–4,000, may still move)"),
         ({"estimate": 80.0, "low": 0.0, "high": 250.0, "bracket_low": 0}, "by 250"),
         ({"estimate": None, "low": None, "high": None, "bracket_low": 0, "bracket_high": 250}, "by 250"),
+        ({"estimate": 900.0, "low": 0.0, "high": 2000.0, "bracket_low": 0, "began_earlier": True},
+         "by 2,000 (under way at the first checkpoint)"),
+        ({"estimate": 1372.6, "low": 1250.0, "high": 1527.2, "bracket_low": 1250, "stages": 2, "first_stage": 899.7,
+          "second_stage": 2100.2}, "1,373 (1,250–1,527, in two stages, 900 and 2,100)"),
     ],
 )  # fmt: skip
 def test_a_step_in_words(row: dict[str, float | None], said: str) -> None:
