@@ -14,7 +14,7 @@ from copyscope.analyses.claims.evidence import Evidence
 from copyscope.analyses.claims.factors import comparable, varied
 from copyscope.analyses.claims.intensity import CLAIMED, intensity
 from copyscope.analyses.claims.verdict import (
-    LEAST_RUNS,
+    MIN_RUNS,
     Verdict,
     blank,
     elsewhere,
@@ -124,9 +124,10 @@ def optimization_intensity(runs: list[Evidence]) -> Verdict:
     claim = blank(
         "Optimization intensity: copying forms when the summed learning rate passes a threshold",
         "typical error of a left-out run, as a factor in steps",
-        "Each run is foretold from the others' threshold; the summed learning rate errs less than updates, tokens and "
-        "sums of other powers, by Student's 95 % interval over runs. Two learning rates, three runs.",
-        "Another rule errs less, by the same test.",
+        "Leave-one-run-out: each run is predicted from the others' threshold; the summed learning rate has a smaller "
+        "error than updates, tokens and sums of other powers, by Student's 95 % interval over runs. Two "
+        "learning rates, three runs.",
+        "Another rule has a smaller error, by the same test.",
     )
     used, notes = _comparable(runs, RATE, (*SCHEDULE, BATCH))
     if not used:
@@ -134,7 +135,7 @@ def optimization_intensity(runs: list[Evidence]) -> Verdict:
     formed, late = parted(used)
     formed = [run for run in formed if run.rates is not None]
     notes += elsewhere(len(late), "no copying yet")
-    if len({run.config[RATE] for run in formed}) < 2 or len(formed) < LEAST_RUNS:
+    if len({run.config[RATE] for run in formed}) < 2 or len(formed) < MIN_RUNS:
         return undecided(claim, len(formed), f"copying formed in {len(formed)} runs that can be compared{notes}")
     found = intensity(
         [run.rates for run in formed if run.rates is not None], np.array([run.step for run in formed], dtype=float),

@@ -12,7 +12,7 @@ LAWS = {0.0: "updates only", -0.5: "square root", -1.0: "tokens only"}
 """steps ∝ batch size ^ exponent: the same number of updates (2409.09281), the square-root law (2511.16893), the same
 number of tokens."""
 NONE = np.empty(0)
-LEAST_SPAN = 4.0
+MIN_SPAN = 4.0
 """Largest over smallest batch size, at least: over less the laws lie too close together."""
 
 
@@ -55,9 +55,9 @@ def batch_exponent(
     error = (np.log(high) - np.log(np.maximum(low, 0.5))) / (2 * 1.96)
     line = censored_slope(np.log(batch_size), np.log(step), np.log(open_size), np.log(open_step), error)
     estimate: Any = {"exponent": line.slope, "low": line.low, "high": line.high, "n_runs": len(step)}
-    if len(sizes) < 3 or sizes[-1] < LEAST_SPAN * sizes[0]:
+    if len(sizes) < 3 or sizes[-1] < MIN_SPAN * sizes[0]:
         few = f"{len(sizes)} batch sizes from {sizes[0]:g} to {sizes[-1]:g}"
-        return Exponent(**estimate, reason=f"{few}; it takes three that span a factor of {LEAST_SPAN:g}")
+        return Exponent(**estimate, reason=f"{few}; it takes three that span a factor of {MIN_SPAN:g}")
     inside = [name for law, name in LAWS.items() if line.low <= law <= line.high]
     reason = f"the interval holds {' and '.join(inside)}" if inside else "the interval holds none of the three laws"
     if len(inside) == 1:

@@ -19,10 +19,10 @@ RIVAL_SCHEMA = {
 
 
 class Intensity(NamedTuple):
-    """Which rule foretells best when copying forms in a run that was left out."""
+    """Leave-one-run-out prediction error of each rule for when copying forms."""
 
     best: str | None
-    """The rule that foretells left-out runs better than every other, beyond chance; None if none does."""
+    """The rule that predicts left-out runs better than every other, beyond chance; None if none does."""
     reason: str
     rivals: pl.DataFrame
     """A row a rule: threshold (in its own unit), error (typical |ln predicted − ln seen| of a run left out), worse (how
@@ -39,7 +39,7 @@ def intensity(
 
     `rates`: learning rate of every update of each run, up to its formation step at least; `steps`: formation step of
     each run (> 0). Each rule (sum of lr^p, p in `POWERS`, or tokens) has a threshold, the geometric mean over runs of
-    its sum at formation. Each run is left out in turn and foretold from the others' threshold; where its rates end
+    its sum at formation. Each run is left out in turn and predicted from the others' threshold; where its rates end
     first, the last one is taken to go on. A rule is best if the 95 % interval (Student's, over runs) of every other's
     extra error lies above 0. Cannot tell: rules it was not given; with one learning rate and batch size all are alike.
     """
@@ -50,8 +50,8 @@ def intensity(
         seen = np.log([_at(one, step) for one, step in zip(sums, steps, strict=True)])
         thresholds[name] = float(np.exp(seen.mean()))
         left_out = [np.exp(np.delete(seen, i).mean()) if len(seen) > 1 else np.nan for i in range(len(seen))]
-        foretold = [_when(one, total) for one, total in zip(sums, left_out, strict=True)]
-        errors[name] = np.abs(np.log(foretold) - np.log(steps))
+        predicted = [_when(one, total) for one, total in zip(sums, left_out, strict=True)]
+        errors[name] = np.abs(np.log(predicted) - np.log(steps))
     rows = []
     for name, error in errors.items():
         extra = error - errors[CLAIMED]
@@ -79,11 +79,11 @@ def _when(total: Float[np.ndarray, " update"], wanted: float) -> float:
 def _best(errors: dict[str, np.ndarray]) -> tuple[str | None, str]:
     runs = len(next(iter(errors.values())))
     if runs < 3:
-        return None, f"{runs} runs; it takes three to foretell one from others"
+        return None, f"{runs} runs; it takes three to predict one from the others"
     order = sorted(errors, key=lambda name: float(errors[name].mean()))
     first = order[0]
     for other in order[1:]:
         low, _ = t_interval(errors[other] - errors[first])
         if not low > 0:
-            return None, f"{first} foretells best, but not clearly better than {other}"
-    return first, f"{first} foretells left-out runs better than every other rule"
+            return None, f"{first} predicts best, but not clearly better than {other}"
+    return first, f"{first} predicts left-out runs better than every other rule"

@@ -7,7 +7,7 @@ import polars as pl
 from copyscope.analyses.statistics.intervals import Slope
 from copyscope.analyses.words.json_values import number as number
 
-LEAST_RUNS = 3
+MIN_RUNS = 3
 """Runs (seeds) without which nothing is supported or contradicted: one run shows that something can happen."""
 
 
@@ -70,7 +70,7 @@ def line_of(setting: str) -> str:
 
 def few(runs: int) -> str:
     """That there are too few runs."""
-    return f"{runs} run{'s' * (runs != 1)}: a verdict needs {LEAST_RUNS}"
+    return f"{runs} run{'s' * (runs != 1)}: a verdict needs {MIN_RUNS}"
 
 
 def elsewhere(count: int, what: str) -> str:

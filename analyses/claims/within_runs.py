@@ -8,7 +8,7 @@ import polars as pl
 from scipy import stats
 
 from copyscope.analyses.claims.evidence import Evidence
-from copyscope.analyses.claims.verdict import LEAST_RUNS, Verdict, blank, elsewhere, few, number, undecided
+from copyscope.analyses.claims.verdict import MIN_RUNS, Verdict, blank, elsewhere, few, number, undecided
 from copyscope.analyses.formation.depth import depth_trend
 from copyscope.analyses.formation.emergence import OTHER_SHARE, Estimate, step_ratio
 from copyscope.analyses.formation.loss import SHARE
@@ -20,7 +20,7 @@ def delayed_emergence(runs: list[Evidence]) -> Verdict:
     claim = blank(
         "Copying emerges late: after the loss has settled",
         "step of copying ÷ step at which the loss settled",
-        f"The mean log ratio over runs (Student's 95 % interval, no narrower than the runs' own, at least {LEAST_RUNS} "
+        f"The mean log ratio over runs (Student's 95 % interval, no narrower than the runs' own, at least {MIN_RUNS} "
         f"runs) lies above 0 by two rules for settling: a doubling of the steps brings less than {SHARE:.0%}, and less "
         f"than {OTHER_SHARE:.0%}, of the fall so far. A loss that had not settled by half of a run counts as settling "
         "there, if copying surged before; the ratio is then an upper bound.",
@@ -49,7 +49,7 @@ def delayed_emergence(runs: list[Evidence]) -> Verdict:
         f"{by_lenient}copying takes a factor {typical:.1f} in steps from 10 to 90 %; fell back in {back}, "
         f"dipped in {dips} runs"
     )
-    if min(counts) < LEAST_RUNS:
+    if min(counts) < MIN_RUNS:
         why = "copying surged in the second half, with the loss not settled by then: longer runs would tell"
         return undecided(found, counts[0], f"{few(min(counts))}{elsewhere(len(known) - min(counts), why)}; {words}")
     if strict.low > 1 and lenient.low > 1:
@@ -61,8 +61,8 @@ def delayed_emergence(runs: list[Evidence]) -> Verdict:
 
 @dataclass(frozen=True, kw_only=True)
 class _Ratio:
-    """Step of copying over the step at which the loss settled. Where the loss has not settled yet there is only a bound:
-    `value` and `low` are NaN."""
+    """Step of copying over the step at which the loss settled; only an upper bound, with NaN for `value` and `low`,
+    where the loss has not settled yet."""
 
     value: float = math.nan
     low: float = math.nan
@@ -129,7 +129,7 @@ def shallow_to_deep(runs: list[Evidence]) -> Verdict:
     claim = blank(
         "Induction heads form from shallow to deep layers",
         "Kendall's tau between layer and formation step of induction heads",
-        f"At least {LEAST_RUNS} runs, and p <= 0.05, one-sided, against all orders of the layers and against those "
+        f"At least {MIN_RUNS} runs, and p <= 0.05, one-sided, against all orders of the layers and against those "
         "that leave every induction head an earlier previous-token head below it.",
         "Deeper layers form earlier (p <= 0.05).",
     )
@@ -144,7 +144,7 @@ def shallow_to_deep(runs: list[Evidence]) -> Verdict:
     )  # fmt: skip
     if trend.verdict == "undecided":
         return found
-    if trend.n_runs < LEAST_RUNS:
+    if trend.n_runs < MIN_RUNS:
         return replace(found, reason=f"{few(trend.n_runs)}: {trend.verdict}, {found.reason}")
     return replace(found, verdict="supported" if trend.verdict == "shallow to deep" else "contradicted")
 
@@ -154,7 +154,7 @@ def stage_after_stage(runs: list[Evidence]) -> Verdict:
     claim = blank(
         "Within a run: previous-token head, then induction head, then copying",
         "share of runs in that order",
-        f"At least {LEAST_RUNS} runs with all three stages, and so many in that order that one of the six orders at "
+        f"At least {MIN_RUNS} runs with all three stages, and so many in that order that one of the six orders at "
         "random would not reach it (binomial, p <= 0.05). Stages between the same two checkpoints are in no order.",
         "More than half of the runs have a stage before the one it should follow.",
     )
@@ -177,10 +177,10 @@ def stage_after_stage(runs: list[Evidence]) -> Verdict:
     low, high = stats.binomtest(ordered, len(rows)).proportion_ci()
     found = replace(claim, value=ordered / len(rows), low=float(low), high=float(high), runs=len(rows), details=details)
     words = f"{ordered} of {len(rows)} runs"
-    if len(rows) < LEAST_RUNS:
+    if len(rows) < MIN_RUNS:
         return replace(found, reason=f"{words}; {few(len(rows))}")
     if stats.binomtest(ordered, len(rows), 1 / 6, alternative="greater").pvalue <= 0.05:
         return replace(found, verdict="supported", reason=words)
     if reverse > len(rows) / 2:
-        return replace(found, verdict="contradicted", reason=f"{words}; {reverse} with a stage before its time")
+        return replace(found, verdict="contradicted", reason=f"{words}; {reverse} with a stage out of order")
     return replace(found, reason=words)

@@ -19,7 +19,7 @@ from copyscope.analyses.page.build import CSP, page, script_json
 from copyscope.analyses.page.libraries import library
 from copyscope.training.errors import InputError
 
-MOST_BODY = 1 << 16
+MAX_BODY = 1 << 16
 """Bytes of a request's body."""
 HOSTS = ("127.0.0.1", "localhost")
 """Names under which the server may be asked: a page elsewhere whose name was made to point here is refused."""
@@ -76,8 +76,8 @@ def explorer_app(explored: Explored) -> Starlette:
         body = b""
         async for chunk in request.stream():
             body += chunk
-            if len(body) > MOST_BODY:
-                return _error(f"the prompt is too long: {MOST_BODY:,} bytes at most", 413)
+            if len(body) > MAX_BODY:
+                return _error(f"the prompt is too long: {MAX_BODY:,} bytes at most", 413)
         return await run_in_threadpool(answer(lambda _: _prompt(explored, body)), request)
 
     return Starlette(

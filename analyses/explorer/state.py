@@ -17,7 +17,7 @@ from copyscope.training.errors import InputError
 
 PATTERN_BYTES = 256 << 20
 """Attention kept in memory."""
-MOST_TYPED = 50
+MAX_TYPED = 50
 """Typed prompts a run keeps; the oldest goes first."""
 
 
@@ -71,7 +71,7 @@ class Explored:
             shown = typed_prompt(texts, text)
             self._known(place)[shown.id] = shown
             typed = [name for name, prompt in self._prompts[place].items() if prompt.kind == "typed"]
-            for name in typed[:-MOST_TYPED]:
+            for name in typed[:-MAX_TYPED]:
                 del self._prompts[place][name]
             return shown.entry(texts, _steps(run))
 

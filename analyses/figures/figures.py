@@ -41,7 +41,7 @@ from copyscope.training.errors import InputError
 
 CONFIG = {"showSendToCloud": False, "displaylogo": False, "responsive": True}
 """Plotly's options for every figure: nothing is ever uploaded."""
-MOST_HEADS = 24
+MAX_HEADS = 24
 """Heads listed in a bar figure."""
 
 
@@ -138,7 +138,7 @@ def ablation_figure(ablations: pl.DataFrame, measures: Sequence[str] | None = No
     if not wanted or any(measure not in known for measure in wanted):
         raise InputError(f"ablations table: no measure {(wanted or ['copying_loss'])[0]!r}; it has {', '.join(known)}")
     first = last.filter(pl.col("measure") == wanted[0]).sort(pl.col("value").abs(), descending=True)
-    names = first.head(MOST_HEADS).select("layer", "head").rows()
+    names = first.head(MAX_HEADS).select("layer", "head").rows()
     figure = make_subplots(rows=1, cols=len(wanted), shared_yaxes=True, horizontal_spacing=0.06)
     for column, measure in enumerate(wanted, 1):
         for name, is_bar in ((measure, True), (f"{measure}_control", False)):
@@ -191,7 +191,7 @@ def null_figure(heads: pl.DataFrame, measure: str = "prefix_matching_sum") -> go
     step = int(grid.steps[-1])
     score = {row: float(value) for row, value in zip(grid.rows, grid.values[:, -1], strict=True) if np.isfinite(value)}
     chance = {row: float(value) for row, value in zip(null.rows, null.values[:, -1], strict=True)}
-    names = sorted(score, key=lambda row: -score[row])[:MOST_HEADS]
+    names = sorted(score, key=lambda row: -score[row])[:MAX_HEADS]
     figure = go.Figure()
     lines = [x for row in names for x in (chance.get(row, np.nan), score[row], None)]
     figure.add_scatter(x=lines, y=[y for i in range(len(names)) for y in (i, i, None)], mode="lines", hoverinfo="skip",

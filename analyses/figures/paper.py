@@ -36,7 +36,7 @@ WIDTH = 7.0
 """Inches; the text width of most papers."""
 NAMED = 64
 """Heads that still get a label each."""
-MOST_VECTOR_CELLS = 20_000
+MAX_VECTOR_CELLS = 20_000
 """Beyond this the cells are stored as an image inside the PDF or SVG, lines and words stay vectors."""
 STYLE: dict[Any, Any] = {
     "pdf.fonttype": 42,  # TrueType, embedded: text stays text, and opens where the font is not installed
@@ -86,7 +86,7 @@ def _cells(figure: Figure, axes: Axes, grid: FormationMap, axis: StepAxis, scale
     for block in blocks(grid, axis):
         mesh = axes.pcolormesh(
             block.edges, rows, np.ma.masked_invalid(block.values), cmap=colors, vmin=scale.low, vmax=scale.high,
-            rasterized=grid.values.size > MOST_VECTOR_CELLS, linewidth=0,
+            rasterized=grid.values.size > MAX_VECTOR_CELLS, linewidth=0,
         )  # fmt: skip
     if mesh is not None:
         bar = figure.colorbar(mesh, ax=axes, pad=0.09, fraction=0.03, aspect=30)

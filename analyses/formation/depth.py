@@ -16,7 +16,7 @@ from copyscope.training.errors import InputError
 
 ALPHA = 0.05
 DRAWS = 10_000
-LEAST_ORDERS = 20
+MIN_ORDERS = 20
 """With fewer orders to compare with, no order can be rarer than 5 %."""
 
 Tables = pl.DataFrame | Sequence[pl.DataFrame]
@@ -195,7 +195,7 @@ def _share(mask: Bool[np.ndarray, " order"]) -> float:
 def _verdict(
     tau: float, p_later: float, p_earlier: float, p_composition: float | None, layers: int, allowed: Any
 ) -> tuple[str, str]:
-    if math.factorial(layers) < LEAST_ORDERS:
+    if math.factorial(layers) < MIN_ORDERS:
         few = f"{layers} layers with formed heads have {math.factorial(layers)} orders"
         return "undecided", f"{few}: too few to decide at p <= {ALPHA}"
     if p_later <= ALPHA and p_composition is not None and p_composition > ALPHA:

@@ -30,7 +30,7 @@ from copyscope.analyses.formation.order import carriers, ordered
 from copyscope.analyses.formation.step_rule import (
     CONFIRM,
     HORIZON,
-    LEAST,
+    MIN_LEVEL,
     MIN_SHARE,
     Z,
     find_rise,
@@ -75,7 +75,7 @@ def formation_steps(
     measure: str = "prefix_matching_sum",
     confirm: int = CONFIRM,
     z: float = Z,
-    least: float = LEAST,
+    least: float = MIN_LEVEL,
 ) -> pl.DataFrame:
     """When each head formed, by the rule at the top of this module; one row a head, whether it formed or not.
 
@@ -237,7 +237,7 @@ def formation_json(
     known = set(model["measure"].to_list())
     accuracy = next((m for m in ("copying_accuracy_token", "copying_loss_difference") if m in known), None)
     return plain({
-        "rule": {"confirm": CONFIRM, "z": Z, "least": LEAST, "horizon": HORIZON, "chance": chance,
+        "rule": {"confirm": CONFIRM, "z": Z, "least": MIN_LEVEL, "horizon": HORIZON, "chance": chance,
                  "text": (__doc__ or "").strip()},
         "checkpoints": sorted(set(heads["step"].to_list())),
         "heads": {measure: table.to_dicts() for measure, table in tables.items()},

@@ -10,12 +10,12 @@ from copyscope.training.errors import InputError
 
 SHARE = 0.05
 """The loss has settled where the next doubling of the steps brings less than this share of the fall so far."""
-LEAST_FALL = 0.5
+MIN_FALL = 0.5
 """It has not settled before it did this share of the fall from its first value to its lowest: an early plateau, such as
 that of learning how frequent tokens are, is not the end of the fall."""
 NEAR = 0.2
 """Half-width in ln(1 + step) of the running median that smooths the loss: as wide, in proportion, early and late."""
-MOST_ROWS = 600
+MAX_ROWS = 600
 """More losses than this are first taken together in stretches of 2 % of the step."""
 DRAWS = 200
 
@@ -96,7 +96,7 @@ def _losses(metrics: pl.DataFrame) -> tuple[pl.DataFrame, str]:
         raise InputError(
             f"metrics table: {source} is not a number at step {bad['step'][0]}; the training diverged there"
         )
-    if rows.height > MOST_ROWS:
+    if rows.height > MAX_ROWS:
         stretch = (pl.col("step").cast(pl.Float64).log1p() / 0.02).floor().alias("stretch")
         rows = rows.group_by(stretch).agg(pl.col("step", "tokens").last(), pl.col(source).median()).sort("step")
     return rows, source
@@ -122,6 +122,6 @@ def _settled(steps: Float[np.ndarray, " step"], curves: Float[np.ndarray, "step 
     part = ((wanted - x[right - 1]) / (x[right] - x[right - 1]))[:, None]
     later = curves[right - 1] + part * (curves[right] - curves[right - 1])
     so_far = curves[0] - curves
-    settled = (curves - later < share * so_far) & (so_far >= LEAST_FALL * (curves[0] - curves.min(axis=0)))
+    settled = (curves - later < share * so_far) & (so_far >= MIN_FALL * (curves[0] - curves.min(axis=0)))
     settled &= ((steps > 0) & (doubled <= steps[-1]))[:, None] & (so_far > 0)
     return np.where(settled.any(axis=0), settled.argmax(axis=0), -1)

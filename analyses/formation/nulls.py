@@ -3,7 +3,7 @@ checkpoint."""
 
 import polars as pl
 
-from copyscope.analyses.formation.step_rule import LEAST
+from copyscope.analyses.formation.step_rule import MIN_LEVEL
 
 LEVEL = 0.05
 """Corrected p-value at which a head counts as above its null."""
@@ -13,7 +13,7 @@ def above_null(heads: pl.DataFrame, level: float = LEVEL) -> pl.DataFrame:
     """At the last step of a table of scores: which heads exceed the null, measure by measure, best first.
 
     Columns measure, layer, head, value, null, p (corrected for the number of heads), strong; `p` at most `level`. A
-    head is strong if its value is also above the null by `LEAST` = 0.3 of the room from there to 1, the level that
+    head is strong if its value is also above the null by `MIN_LEVEL` = 0.3 of the room from there to 1, the level that
     formation steps ask for: many prompts make a difference of 0.02 significant, which makes no head of any kind.
     """
     last = heads.filter(pl.col("step") == pl.col("step").max()) if "step" in heads.columns else heads
@@ -25,7 +25,7 @@ def above_null(heads: pl.DataFrame, level: float = LEVEL) -> pl.DataFrame:
         )
         wide = wide.join(of_kind, on=keys, how="left")
     above = wide.filter(pl.col("p") <= level).select(*keys, "value", "null", "p")
-    is_strong = pl.col("value") - pl.col("null") >= LEAST * (1 - pl.col("null"))
+    is_strong = pl.col("value") - pl.col("null") >= MIN_LEVEL * (1 - pl.col("null"))
     return above.with_columns(strong=is_strong).sort("measure", "value", descending=[False, True])
 
 
@@ -41,5 +41,5 @@ def strong(heads: pl.DataFrame, measure: str) -> pl.DataFrame:
         null = last.filter(pl.col("measure") == f"{measure}_null").select("layer", "head", null="value")
         rows = last.filter(pl.col("measure") == measure).join(null, on=["layer", "head"], how="left")
         floor = pl.col("null").fill_null(0.0)
-        rows = rows.filter(pl.col("value") - floor >= LEAST * (1 - floor)).sort("value", descending=True)
+        rows = rows.filter(pl.col("value") - floor >= MIN_LEVEL * (1 - floor)).sort("value", descending=True)
     return rows.select("layer", "head", "value")

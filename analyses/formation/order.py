@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from copyscope.analyses.formation.step_rule import CONFIRM, LEAST
+from copyscope.analyses.formation.step_rule import CONFIRM, MIN_LEVEL
 from copyscope.analyses.formation.table_checks import measure_rows
 
 ORDER_SCHEMA = {
@@ -36,7 +36,7 @@ def ordered(found: list[dict[str, Any]]) -> pl.DataFrame:
     return pl.DataFrame(out, schema=ORDER_SCHEMA)
 
 
-def carriers(heads: pl.DataFrame, measure: str, least: float = LEAST, confirm: int = CONFIRM) -> pl.DataFrame:
+def carriers(heads: pl.DataFrame, measure: str, least: float = MIN_LEVEL, confirm: int = CONFIRM) -> pl.DataFrame:
     """Which head does most of what `measure` says, from which checkpoint to which; a row a stretch, in order of steps.
 
     A stretch begins where a head scores highest of all, at `least` or more, and keeps the lead for `confirm`

@@ -16,7 +16,7 @@ Z = 4.0
 """Noise units (robust standard deviations) a rise has to stand clear of."""
 MIN_SHARE = 0.1
 """Least rise that counts as one, as a share of the room between the floor and the top of the measure's range."""
-LEAST = 0.3
+MIN_LEVEL = 0.3
 """Least level that makes, say, an induction head: three tenths of the room. A convention, and a fixed level: with one
 relative to the highest score so far, heads would form later the longer a run is watched."""
 HORIZON = 4

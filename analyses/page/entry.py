@@ -45,7 +45,7 @@ from copyscope.training.errors import InputError
 MAIN = ("prefix_matching_sum", "induction_score", "induction_attention")
 """Measures of induction heads, the one to be preferred first."""
 KINDS = {"layers": "Layers", "pairs": "Pairs", "sets": "Smallest sets", "paths": "Paths", "attribution": "Attribution"}
-MOST_PAIR_STEPS = 12
+MAX_PAIR_STEPS = 12
 """Steps whose pairs of heads are shown: the last, and those around what formed."""
 
 
@@ -168,7 +168,7 @@ def _pairs(run: Run, grid: Grid, band: tuple[float, float] | None, notes: list[s
         return []
     steps = sorted(set(frame["step"].to_list()))
     around = [step for step in steps if band and band[0] <= step <= band[1]]
-    every = max(1, -(-len(around) // (MOST_PAIR_STEPS - 1)))
+    every = max(1, -(-len(around) // (MAX_PAIR_STEPS - 1)))
     return pairs(frame, _stored(run, "ablations/paths", notes), grid, sorted({*around[::every], steps[-1]}))
 
 

@@ -16,10 +16,10 @@ FORMING = (
     "induction_score",
 )  # fmt: skip
 """Measures of which it makes sense to ask when a head formed."""
-MOST_PAIRS = 40
+MAX_PAIRS = 40
 """Pairs of heads a step in the circuit graph."""
 LOGGED = {"train_loss": "loss", "validation_loss": "validation_loss", "lr": "lr", "grad_norm": "grad_norm"}
-MOST_POINTS = 600
+MAX_POINTS = 600
 """Points of a curve of training; more are drawn as medians of short stretches."""
 
 
@@ -96,12 +96,12 @@ def _numbers(values: pl.Series) -> list[Any]:
 
 
 def _thinned(rows: pl.DataFrame, column: str) -> pl.DataFrame:
-    """At most about `MOST_POINTS` points, evenly spread along the log axis, each the median of its stretch."""
+    """At most about `MAX_POINTS` points, evenly spread along the log axis, each the median of its stretch."""
     rows = rows.sort("step")
-    if rows.height <= MOST_POINTS:
+    if rows.height <= MAX_POINTS:
         return rows
     at = np.log1p(rows["step"].to_numpy().astype(float))
-    stretch = pl.Series("stretch", np.floor(at / max(at[-1], 1e-9) * MOST_POINTS).astype(np.int64))
+    stretch = pl.Series("stretch", np.floor(at / max(at[-1], 1e-9) * MAX_POINTS).astype(np.int64))
     groups = rows.with_columns(stretch).group_by("stretch")
     return groups.agg(pl.col("step").last(), pl.col(column).median()).sort("step").select("step", column)
 
@@ -129,7 +129,7 @@ def effects(ablations: pl.DataFrame, grid: Grid, prefix: str) -> tuple[dict[str,
 
 
 def pairs(table: pl.DataFrame, paths: pl.DataFrame | None, grid: Grid, steps: Sequence[int]) -> list[dict[str, Any]]:
-    """The strongest pairs of an earlier and a later head at `steps`, `MOST_PAIRS` a step, strongest first.
+    """The strongest pairs of an earlier and a later head at `steps`, `MAX_PAIRS` a step, strongest first.
 
     By the path score where it was computed, else by K-composition. `effect`: change of the copying loss when the path
     is cut (`copyscope ablate --what paths`), null where it was not.
@@ -145,7 +145,7 @@ def pairs(table: pl.DataFrame, paths: pl.DataFrame | None, grid: Grid, steps: Se
         wide = wide.join(cut, on=keys, how="left")
     out = []
     for (_,), part in wide.group_by("step", maintain_order=True):
-        for row in part.sort(by, descending=True, nulls_last=True).head(MOST_PAIRS).iter_rows(named=True):
+        for row in part.sort(by, descending=True, nulls_last=True).head(MAX_PAIRS).iter_rows(named=True):
             out.append({
                 "step": row["step"],
                 "earlier": row["source_layer"] * grid.n_heads + row["source_head"],

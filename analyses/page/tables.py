@@ -5,7 +5,7 @@ import polars as pl
 from copyscope.analyses.formation.order import carriers
 from copyscope.analyses.words.glossary import MEASURES, describe
 
-MOST_ROWS = 20
+MAX_ROWS = 20
 LEVEL = 0.05
 """Corrected p up to which a head is above its null."""
 
@@ -39,7 +39,7 @@ def head_table(
         first = ablations.filter(pl.col("method") == method)
         for name, short in (("copying_accuracy_token", "accuracy"), ("copying_loss", "copying loss, nats")):
             table = table.join(_last(first, name, f"removed ({method}): {short}", keys), on=keys, how="left")
-    table = table.sort("final score", descending=True).head(MOST_ROWS)
+    table = table.sort("final score", descending=True).head(MAX_ROWS)
     table = table.select(pl.format("L{}H{}", "layer", "head").alias("head"), pl.exclude("layer", "head"))
     return table.select(column for column in table.columns if table[column].null_count() < table.height)
 

@@ -15,7 +15,7 @@ from copyscope.interp.models.vocabulary import Vocabulary, vocabulary_of
 from copyscope.training.checkpoints.series import Checkpoint
 from copyscope.training.errors import InputError
 
-MOST_TOKENS = 256
+MAX_TOKENS = 256
 """Longest prompt that is shown: 256 tokens of 144 heads are 4.7 MB a checkpoint."""
 
 
@@ -39,7 +39,7 @@ class Texts(NamedTuple):
     @property
     def room(self) -> int:
         """Tokens that a prompt may have beside the opening one."""
-        return min(self.n_ctx, MOST_TOKENS) - len(self.opening)
+        return min(self.n_ctx, MAX_TOKENS) - len(self.opening)
 
     def encode(self, text: str) -> list[int]:
         """The tokens of `text` with the opening one.

@@ -17,7 +17,7 @@ from copyscope.training.sweeps.engines.child import usable_cores
 
 SECONDS = 3.0
 """Time for the measured updates, after the first."""
-MOST_OPERATIONS = 2e10
+MAX_OPERATIONS = 2e10
 """Multiplications of a measured forward pass, at most, if a sequence has no more: a large batch is measured by a part
 of it."""
 SCORING = 2 / 3
@@ -89,7 +89,7 @@ def update_seconds(config: RunConfig, threads: int) -> float:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        rows = int(MOST_OPERATIONS / (operations(config) * config.model.n_ctx))
+        rows = int(MAX_OPERATIONS / (operations(config) * config.model.n_ctx))
         rows = max(1, min(config.train.batch_size, rows))
         return _measured(config, rows) * config.train.batch_size / rows
     finally:

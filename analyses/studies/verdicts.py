@@ -21,7 +21,7 @@ from copyscope.analyses.claims.across_runs import (
 from copyscope.analyses.claims.contrast import INTERVALS, contrast, step_effect
 from copyscope.analyses.claims.evidence import COPYING_LOSS, Evidence
 from copyscope.analyses.claims.verdict import (
-    LEAST_RUNS,
+    MIN_RUNS,
     Verdict,
     blank,
     elsewhere,
@@ -48,7 +48,7 @@ EXPECTED = {
     "uniform below the last layer": LATER,
     "no loss on repeats": LATER,
 }
-"""What the theory of induction heads foretells for a condition of the study `intervention`, against `plain`."""
+"""What the theory of induction heads predicts for a condition of the study `intervention`, against `plain`."""
 
 Claim = Callable[[list[Evidence]], Verdict]
 Judge = Callable[[Sequence[StudyRun], bool], list[Verdict]]
@@ -131,8 +131,8 @@ def _against_first(
             f"{title} makes copying {wanted} than {names[0]}{', in seconds' if seconds else ''}",
             f"relative change of the {'seconds to formation' if seconds else 'formation step'} against {names[0]}",
             f"{INTERVALS} (of nats saved, where copying is dated by the loss), 95 % for all conditions and both "
-            "questions together: one on the foretold side of 0, none on the other.",
-            "An interval on the other side, none on the foretold one.",
+            "questions together: one on the expected side of 0, none on the other.",
+            "An interval on the other side, none on the expected one.",
         )
         pair = [run for run in runs if run.condition in (names[0], name)]
         found.append(_contrasted(claim, pair, name, len(names) - 1, wanted, loss, seconds))
@@ -199,13 +199,12 @@ def _power(word: str, values: Sequence[int], runs: Sequence[Evidence]) -> Verdic
     claim = blank(
         f"More {word}: copying forms in fewer updates",
         f"exponent of the {word} in the formation step",
-        f"{line_of(word)}, over at least {LEAST_RUNS} that formed at two values or more; the 95 % interval lies below "
-        "0.",
+        f"{line_of(word)}, over at least {MIN_RUNS} that formed at two values or more; the 95 % interval lies below 0.",
         "The interval lies above 0.",
     )
     formed = [value for value, run in zip(values, runs, strict=True) if run.step is not None]
     count, note = len(set(formed)), on_steps(runs)
-    if count < 2 or len(formed) < LEAST_RUNS:
+    if count < 2 or len(formed) < MIN_RUNS:
         return undecided(claim, len(runs), f"copying formed at {count} values of it{note}")
     claim = replace(claim, runs=len(runs), details=steps_table(runs, word, values))
     return on_exponent(claim, exponent(values, runs), f"formed at {count} of {len(set(values))} values{note}")
@@ -221,7 +220,7 @@ def _corpus(runs: Sequence[StudyRun], loss: bool) -> list[Verdict]:
         "Copying forms in fewer updates on text that repeats itself more",
         "change of ln step for each unit of ln share of predictable tokens",
         f"{line_of('share')}, over corpora (mean ln step of each; share of its held-out tokens whose bigram occurred "
-        f"before in the window), at least {LEAST_RUNS} that formed; the 95 % interval lies below 0.",
+        f"before in the window), at least {MIN_RUNS} that formed; the 95 % interval lies below 0.",
         "The interval lies above 0.",
     )
     rows = []
@@ -242,8 +241,8 @@ def _corpus(runs: Sequence[StudyRun], loss: bool) -> list[Verdict]:
     late = repeating.filter(pl.col("copying forms").is_null() & pl.col("late"))
     claim = replace(claim, details=details.drop("late"), runs=int(details["formed"].sum()))
     note = elsewhere(details.height - repeating.height, "nothing repeated, or no run") + taken_as_later(late.height)
-    if known.height < LEAST_RUNS:
-        return [replace(claim, reason=f"copying formed on {known.height} corpora: it takes {LEAST_RUNS}{note}")]
+    if known.height < MIN_RUNS:
+        return [replace(claim, reason=f"copying formed on {known.height} corpora: it takes {MIN_RUNS}{note}")]
     x, y = (np.log(known[column].to_numpy().astype(float)) for column in ("predictable share", "copying forms"))
     if np.ptp(x) == 0:
         return [replace(claim, reason=f"all corpora repeat themselves alike{note}")]
@@ -255,13 +254,13 @@ def _alike(evidence: list[Evidence]) -> Verdict:
     claim = blank(
         f"Seeds change the step at which copying forms by no more than a factor of {SAME_SEED_FACTOR:g}",
         "one standard deviation of ln step over seeds, as a factor",
-        f"The 95 % interval (chi-square) lies below the factor; at least {LEAST_RUNS} seeds.",
+        f"The 95 % interval (chi-square) lies below the factor; at least {MIN_RUNS} seeds.",
         "The interval lies above it.",
     )
     formed = [one for one in evidence if one.step is not None]
     late = sum(one.late for one in evidence)
     note = elsewhere(late, "no copying yet") + undated(len(evidence) - len(formed) - late)
-    if len(formed) < LEAST_RUNS:
+    if len(formed) < MIN_RUNS:
         return undecided(claim, len(formed), few(len(formed)) + note)
     logs = np.log([max(one.step or 0.5, 0.5) for one in formed])
     free, spread = len(logs) - 1, float(np.std(logs, ddof=1))

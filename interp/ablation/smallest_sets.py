@@ -21,7 +21,7 @@ from copyscope.training.progress import Progress
 
 KEPT, BROKEN = 0.9, 0.1
 """Shares of the clean accuracy that copying has to keep, or to fall under."""
-FEWEST_RIGHT = 20
+MIN_CORRECT = 20
 """Right answers that the whole model must give."""
 SHORTLIST = 8
 """Candidates for removal that the whole test decides between."""
@@ -98,10 +98,10 @@ def smallest_set(
     if not 0 < share < 1:
         raise InputError(f"share={share}: give the share of the clean accuracy, between 0 and 1")
     right = asked.clean * len(test.tokens) * (1 if measure.endswith("exact") else test.suffix.shape[1])
-    if right < FEWEST_RIGHT:
+    if right < MIN_CORRECT:
         raise InputError(
             f"smallest set: the model gets only {round(right)} answers right ({measure} {asked.clean:.4f}), and shares "
-            f"of less than {FEWEST_RIGHT} mean little; take a later step, more samples or another measure"
+            f"of less than {MIN_CORRECT} mean little; take a later step, more samples or another measure"
         )
     bar = share * asked.clean
     done = None if progress is None else lambda out: progress("searching sets", len(out), len(units))

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from copyscope.analyses.formation.step_rule import LEAST, Z, find_rise, step_noise
+from copyscope.analyses.formation.step_rule import MIN_LEVEL, Z, find_rise, step_noise
 
 ERROR = 0.01
 """Standard error over prompts."""
@@ -115,7 +115,7 @@ def measure_cell(shape: str, grid: str, jitter: float, correlation: float, curve
         at = rng.uniform(*np.log(between))
         value = plant(steps, SHAPES[shape](x, at), jitter, correlation, rng)
         excess = value - max(value[0], BASE)
-        level = max(Z * step_noise(value), LEAST * (1 - BASE))
+        level = max(Z * step_noise(value), MIN_LEVEL * (1 - BASE))
         rise = find_rise(steps, excess, level, errors=np.full(len(steps), ERROR))
         if rise is not None:
             found += 1

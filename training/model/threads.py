@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-MOST_PARTS = 4
+MAX_PARTS = 4
 """Python itself runs in one thread at a time, so that more parts would wait for it."""
 
 Weights = Mapping[str, Tensor]
@@ -34,7 +34,7 @@ def loss_in_parts(
     The gradients are computed along with the value, for as many parts as torch has threads (at most `most_parts`).
     """
     threads = torch.get_num_threads()
-    parts = max(1, min(threads, most_parts or MOST_PARTS, len(sequences)))
+    parts = max(1, min(threads, most_parts or MAX_PARTS, len(sequences)))
     result: Any = _LossInParts.apply(loss_of, sequences, cast, tuple(parameters), parts, *parameters.values())
     return result
 

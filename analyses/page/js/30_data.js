@@ -3,7 +3,7 @@
 // what is not here yet is fetched, and the page is drawn again when it arrives.
 (function (C) {
   const ATTENTION_BYTES = 96e6;
-  const MOST_AT_ONCE = 3;
+  const MAX_AT_ONCE = 3;
   const CALIBRATION = /_(null|selectivity|se|p|control)$/;
   const data = (C.data = { source: null, index: null, problems: new Map() });
   let blocks = new Map(); // name -> typed array
@@ -62,7 +62,7 @@
   }
 
   function pump() {
-    while (queue.length && pending.size < MOST_AT_ONCE) fetchBlock(queue.shift(), "attention");
+    while (queue.length && pending.size < MAX_AT_ONCE) fetchBlock(queue.shift(), "attention");
   }
 
   function fetchBlock(name, kind) {

@@ -3,7 +3,7 @@
 (function (C) {
   const STAGES = [["previous_token", "○", "#0072b2"], ["prefix_matching_sum", "◆", "#d55e00"], ["induction_score", "■", "#009e73"], ["induction_attention", "▲", "#cc79a7"]];
   const ROW = 18; // pixels a line
-  const MOST = 12; // heads drawn a measure
+  const MAX_HEADS = 12; // heads drawn a measure
 
   const whole = (value) => (value === null || value === undefined ? null : Math.round(value));
 
@@ -22,9 +22,9 @@
     const rows = [];
     for (const [measure, sign, color] of stages(run)) {
       const formed = run.formation[measure].filter((f) => f.step !== null).sort((x, y) => x.step - y.step || x.head - y.head);
-      const more = formed.length - MOST;
-      lines.push({ title: `${sign} ${C.data.words(measure).title}${formed.length ? "" : ": none formed"}${more > 0 ? ` (the first ${MOST}; ${more} more in the table)` : ""}` });
-      for (const f of formed.slice(0, MOST)) lines.push({ ...f, name: C.data.headName(run, f.head), sign, color });
+      const more = formed.length - MAX_HEADS;
+      lines.push({ title: `${sign} ${C.data.words(measure).title}${formed.length ? "" : ": none formed"}${more > 0 ? ` (the first ${MAX_HEADS}; ${more} more in the table)` : ""}` });
+      for (const f of formed.slice(0, MAX_HEADS)) lines.push({ ...f, name: C.data.headName(run, f.head), sign, color });
       for (const f of formed) rows.push([C.data.words(measure).title, C.data.headName(run, f.head), f.step, whole(f.low), whole(f.high), C.stateWords(f.state)]);
     }
     for (const [title, found] of [["Copying", run.copying], ["Loss plateaued", run.settled]]) {

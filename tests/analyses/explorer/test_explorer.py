@@ -173,7 +173,7 @@ def test_attention_that_was_not_looked_at_for_long_is_forgotten(folder: Path, mo
     for step in (1, 8, 0):
         explored.block(f"attention/0/repeated/{step}")
     assert [key[2] for key in explored._patterns] == [8, 0]
-    monkeypatch.setattr(state, "MOST_TYPED", 2)
+    monkeypatch.setattr(state, "MAX_TYPED", 2)
     first, *_ = [explored.prompt(0, text)["id"] for text in ("a", "b", "c")]
     with pytest.raises(InputError, match="type it again"):
         explored.block(f"attention/0/{first}/0")
