@@ -87,7 +87,7 @@ def emergence(
         ratio=ratio,
         ratio_low=ratio_low,
         ratio_high=ratio_high,
-        abruptness=(1 + found["rise_high"]) / (1 + found["rise_low"]) if known else None,
+        abruptness=float((1 + found["rise_high"]) / (1 + found["rise_low"])) if known else None,
         fell_back=found["fell_back"],
         dip=dip,
         dip_step=dip_step,

@@ -132,7 +132,8 @@ def fit_change(
     low = float(values.mean() - height * curve.mean())
     begun = float(weights[curves.values[:, 0] > 0.1].sum()) if steps[0] > 0 else 0.0
     staged = np.where(np.isnan(curves.stages[:, 0]), 0.0, weights)
-    stages = tuple(map(float, curves.stages[int(np.argmax(staged))])) if staged.any() else None
+    first, second = curves.stages[int(np.argmax(staged))].tolist()
+    stages = (first, second) if staged.any() else None
     return ChangePoint(
         centre=float(curves.centres @ weights), interval=_quantiles(curves.centres, weights),
         width=float(curves.widths[likeliest]), low=low, high=low + height, begun=begun, fitted=low + height * curve,

@@ -117,7 +117,8 @@ def two_stages(
     """
     x, everywhere = np.array(places), _everywhere(places)
     pairs = _fit(x, deviations, everywhere, everywhere)
-    curves = Curves(*(np.empty(0) for _ in range(3)), np.empty((0, len(x))), np.empty((0, 2)))
+    none = np.empty(0)
+    curves = Curves(none, none, none, np.empty((0, len(x))), np.empty((0, 2)))
     weight = prior / pairs.tried / np.sqrt(len(x))
     reach, factor = (everywhere.centres[-1] - everywhere.centres[0]) / (MAX_PLACES - 1), 1.6
     for _ in range(3):
@@ -127,7 +128,11 @@ def two_stages(
         a, b = pairs.a[0], pairs.b[0]
         around = np.linspace(-reach, reach, 2 * FINER + 1)
         closer = [
-            _Stages.of(x, part.centres[i] + around, (part.widths[i] / factor, part.widths[i], part.widths[i] * factor))
+            _Stages.of(
+                x,
+                part.centres[i] + around,
+                (float(part.widths[i] / factor), float(part.widths[i]), float(part.widths[i] * factor)),
+            )
             for part, i in ((pairs.first, a), (pairs.second, b))
         ]
         pairs = _fit(x, deviations, *closer)

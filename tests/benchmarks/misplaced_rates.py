@@ -121,7 +121,7 @@ def trained() -> Iterator[Case]:
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     arguments.add_argument("--draws", type=int, default=100, help="of each kind of simulated path and spacing (100)")
     draws = arguments.parse_args().draws
     counts: dict[tuple[str, str], Counter[str]] = {}

@@ -97,7 +97,7 @@ def child(way: str, folder: Path) -> None:
     """One way: loads, then runs once for each line on standard input."""
     warnings.simplefilter("ignore")
     series = sorted(folder.glob("step*"))
-    model = load_hooked(series[0], prove=False)
+    model: Any = load_hooked(series[0], prove=False)
     prompts = prompts_for(model, 2 if len(series) == 1 else 16)
     before = megabytes()
     print(json.dumps({"ready": True}), flush=True)
@@ -107,7 +107,7 @@ def child(way: str, folder: Path) -> None:
             if i and way == "copyscope":
                 load_weights_into(model, path)
             elif i:
-                model = load_hooked(path, prove=False)
+                model: Any = load_hooked(path, prove=False)
             scores = WAYS[way](model, prompts)
         seconds = time.process_time() - started
         values = {name: table.flatten().tolist() for name, table in scores.items()}
@@ -167,7 +167,7 @@ def save_models(config: RunConfig, folder: Path, n: int) -> Path:
 def loading(folder: Path) -> None:
     """What it costs to load one more checkpoint of a series."""
     paths = sorted(folder.glob("step*"))
-    model = load_hooked(paths[0], prove=False)
+    model: Any = load_hooked(paths[0], prove=False)
 
     def seconds(load: Callable[[Path], object]) -> float:
         times = []
@@ -218,7 +218,7 @@ def slow_composition(model: HookedTransformer) -> Tensor:
 def whole_score(folder: Path, n: int = 3) -> None:
     """Everything of a checkpoint, in the proportions of `copyscope score`."""
     paths = sorted(folder.glob("step*"))[: n + 1]
-    model = load_hooked(paths[0], prove=False)
+    model: Any = load_hooked(paths[0], prove=False)
     vocab = range(10, model.cfg.d_vocab)
     test = copying_test(vocab, model.cfg.n_ctx, 500, 0, 0)
     repeated = repeated_random_tokens(vocab, 100, 32, 0, 0)
@@ -277,7 +277,7 @@ def growth() -> None:
         values = base | change
         with tempfile.TemporaryDirectory() as folder:
             config = RunConfig.load("quickstart").with_values({**values, "data.vocab_size": 1024})
-            model = load_hooked(save_models(config, Path(folder), 1) / "step00000000", prove=False)
+            model: Any = load_hooked(save_models(config, Path(folder), 1) / "step00000000", prove=False)
         prompts = prompts_for(model, 4)
         times = []
         for _ in range(ROUNDS):

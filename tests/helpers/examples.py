@@ -13,4 +13,5 @@ def examples(n: int, **more: Any) -> settings:
 
     `more`: other settings of hypothesis.
     """
-    return settings(max_examples=max(1, n * settings.default.max_examples // _USUAL), **more)
+    default: Any = settings.default
+    return settings(max_examples=max(1, n * default.max_examples // _USUAL), **more)

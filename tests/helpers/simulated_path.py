@@ -20,7 +20,7 @@ KINDS: dict[str, dict[str, float]] = {
 
 
 def simulated_path(
-    steps: Sequence[int], seed: int, pull: float = 0.0, drift: float = 0.0, warm: int = 0, cool: int = 0
+    steps: Sequence[int], seed: int, pull: float = 0.0, drift: float = 0.0, warm: float = 0, cool: float = 0
 ) -> np.ndarray:
     """Weights at `steps`, [step, SIZE]: a random walk that a valley not far from its start draws back by `pull` and
     carries along by `drift`. The rate of all rises over the first `warm` steps and falls to a tenth over the last

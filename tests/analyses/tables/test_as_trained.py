@@ -1,6 +1,7 @@
 """A run whose heads were held while it was trained is measured with them held."""
 
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -55,7 +56,7 @@ def test_its_loss_is_the_one_that_training_saw(corpus: Path, tmp_path: Path, mod
     run = open_run(folder)
     held_out = windows(open_store(run.store).validation, config.model.n_ctx, config.train.validation_sequences, 0)
     last = run.series.checkpoints[-1]
-    model = load_hooked(last.path)
+    model: Any = load_hooked(last.path)
     logged = read_metrics(run)["validation_loss"].drop_nulls()[-1]
     plain = loss(model, held_out)
     with as_trained(model, run, last):

@@ -1,6 +1,7 @@
 """Smallest sets: exact on circuits whose parts are known, minimal, and better than random ones."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -129,7 +130,7 @@ def test_a_search_that_screens_finds_what_plain_greedy_search_finds(search, meth
 
 @pytest.mark.parametrize("method", ["zero", "mean", "mean_over_positions"])
 def test_a_shared_base_changes_nothing(method, tmp_path):
-    model = load_hooked(saved(llama(num_hidden_layers=3), tmp_path), prove=False)
+    model: Any = load_hooked(saved(llama(num_hidden_layers=3), tmp_path), prove=False)
     test = copying_test(range(2, 90), 128, n_samples=9, seed=2, bos_id=1)
     base = check_parts(model, [(0, 1), (1, "mlp"), (2, 2), (1, 3)])
     sets = [check_parts(model, parts) for parts in ([(0, 0)], [(1, 2)], [(2, 1), (1, 1)], [(2, "mlp")])]
@@ -144,7 +145,7 @@ def test_a_shared_base_changes_nothing(method, tmp_path):
 
 def test_a_model_that_cannot_copy_is_refused(tmp_path):
     torch.manual_seed(0)
-    model = load_hooked(saved(llama(), tmp_path), prove=False)
+    model: Any = load_hooked(saved(llama(), tmp_path), prove=False)
     with pytest.raises(InputError, match="take a later step"):
         smallest_set(model, copying_test(range(2, 90), 128, n_samples=6))
     with pytest.raises(InputError, match="did you mean 'keep'"):

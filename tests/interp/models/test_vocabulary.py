@@ -2,6 +2,7 @@
 
 import random
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -57,7 +58,8 @@ def test_bos(kind):
 
 @pytest.mark.parametrize("sign", ["config", "tokenizer"])
 def test_end_token_opens_prompts_only_where_the_model_was_trained_so(sign):
-    special, names = ["<pad>", "x", "<end>"], {"pad_token": "<pad>", "eos_token": "<end>"}
+    special: Any = ["<pad>", "x", "<end>"]
+    names: Any = {"pad_token": "<pad>", "eos_token": "<end>"}
     assert vocabulary_of(tokenizer(special, **names), 600).bos_id is None
     tok = tokenizer(special, opener="<end>" if sign == "tokenizer" else None, **names)
     config = SimpleNamespace(bos_token_id=2 if sign == "config" else None)
