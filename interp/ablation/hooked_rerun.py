@@ -1,6 +1,6 @@
 """`interp.ablation.rerun` for any model: one hooked forward pass an ablation, every prompt in full.
 
-For bridges, for models under somebody's hooks and for attention that cannot be fused; and the version that the fast one
+For bridges, for models with hooks and for attention that cannot be fused; and the version that the fast one
 is held against.
 """
 

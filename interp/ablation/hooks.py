@@ -55,7 +55,7 @@ def ablate_heads(
       that only effects through values remain. Costs a second forward pass. Call the model itself, not
       `run_with_hooks`.
 
-    With a key-value cache the reference's positions go on where the cache ends, and donors stay. Nothing is left on
+    With a key-value cache the reference's positions continue where the cache ends, and donors stay. Nothing is left on
     the model afterwards, whatever happens in the body. An ablated head takes the model off the distribution it was
     trained on, `zero` most and `resample` least; and backup heads may take over, so that a small effect does not show
     that the head did nothing (2407.07011 and others).
@@ -123,7 +123,7 @@ class _Reference(NamedTuple):
     """The clean model on the reference prompts."""
 
     embedded: Float[Tensor, "prompt pos d_model"]
-    """By which an input is told to be one of them."""
+    """Identifies whether an input is one of them."""
     outputs: dict[str, Tensor]
     """Hook point → (prompt, pos, …)."""
 
@@ -254,7 +254,7 @@ class _FrozenPatterns:
         if self.recording:
             return
         if kwargs.get("past_kv_cache") is not None:
-            raise InputError("frozen_patterns runs the input twice, so it cannot go on from a key-value cache")
+            raise InputError("frozen_patterns runs the input twice, so it cannot continue from a key-value cache")
         self.patterns.clear()
         self.recording = True
         try:

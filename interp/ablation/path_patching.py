@@ -115,7 +115,7 @@ def _patched(runs: Rerun, rows: Int[Tensor, "row"], pairs: Sequence[Pair], into:
         mid, written = layer.rest(x, attention)
         reading = [p for p, (_, reader) in enumerate(pairs) if reader[0] == i]
         if reading:
-            start = Start(i, x, z, attention, mid, written, donor)
+            start = Start(layer=i, x=x, z=z, attention=attention, mid=mid, written=written, donor=donor)
             readers = _Readers(runs, i, whole, into, half)
             size = max(1, runs.runs_at_once // len(rows))
             for chunk in (reading[s : s + size] for s in range(0, len(reading), size)):

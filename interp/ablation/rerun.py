@@ -2,10 +2,11 @@
 
 An ablation changes nothing before its first layer, and in that layer only what some heads write. So it begins with the
 clean residual stream after that layer's attention, plus the change, and ablations with the same first layer are packed
-into one batch. In the last layer only the rows that are read go on.
+into one batch. In the last layer only the positions that are read are computed.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -116,7 +117,9 @@ class Rerun:
                     written = self._put(written[None], i, [base], None, None)[0]
                 chosen, size = starting.get(i, []), max(1, self.runs_at_once // len(rows))
                 for chunk in (chosen[s : s + size] for s in range(0, len(chosen), size)):
-                    start = Start(i, x, z, attention, mid, written, self.donors_in(rows))
+                    start = Start(
+                        layer=i, x=x, z=z, attention=attention, mid=mid, written=written, donor=self.donors_in(rows)
+                    )
                     some = [variants[v] for v in chunk]
                     final = self.onward(start, self._change(start, some), some)
                     got = self.question.score(final.flatten(0, 1), rows.repeat(len(chunk)))
@@ -132,7 +135,7 @@ class Rerun:
         return embed(self.model, self.question.tokens[rows], self.layout)
 
     def read_in(self, layer: int) -> Tensor | None:
-        """The positions that go on from this layer's attention; None for all."""
+        """The positions at which this layer's attention is computed; None for all."""
         return self.read if layer == len(self.layers) - 1 else None
 
     def donors_in(self, rows: Tensor) -> Tensor | None:
@@ -149,7 +152,8 @@ class Rerun:
         """The final residual stream of a batch, for each variant: `change` is added to what attention writes in layer
         `start.layer`, and from that layer's MLP on the variant's parts are replaced."""
         first, later = start.layer, range(start.layer + 1, len(self.layers))
-        # What a variant holds or resamples in a later layer is that of the clean run, which then goes along in front.
+        # Frozen patterns and resampled outputs of later layers come from the clean run, which is then put in front of
+        # the variants in the batch.
         beside = self.method == "frozen_patterns" or (
             self.method == "resample" and any(parts.layers[-1] > first for parts in variants if parts.layers)
         )
@@ -240,16 +244,24 @@ class Rerun:
         return Means(z, mlp)
 
 
-class Start(NamedTuple):
-    """The clean run of a batch in the layer that ablations begin in; in the last layer only the rows that are read."""
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """The clean run of a batch in the layer where ablations begin. In the last layer it has only the positions that are
+    read."""
 
     layer: int
     x: Tensor
+    """The residual stream before the layer, (row, pos, d_model), as are the next ones."""
     z: Tensor
+    """The heads' outputs, (row, pos, head, d_head)."""
     attention: Tensor
+    """What attention writes."""
     mid: Tensor
+    """The residual stream that the layer's MLP adds to."""
     written: Tensor | None
+    """What the MLP writes; None if the layer has none."""
     donor: Tensor | None
+    """Row of the batch that each row's resampled outputs come from; None for other methods."""
 
 
 def _pick(source: Tensor | float, head: int) -> Tensor | float:

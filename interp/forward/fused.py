@@ -1,5 +1,5 @@
-"""Attention in one fused kernel, for runs of a `HookedTransformer` in which nobody reads the attention pattern but
-hooks and gradients reach everything else.
+"""Attention in one fused kernel, for runs of a `HookedTransformer` that do not read the attention pattern.
+Hooks and gradients reach everything else.
 
 TransformerLens writes out scores and patterns so that they can be hooked, which on a CPU costs more than the rest of a
 small model. Queries, keys, values and z are still hooked here; only what lies between them is skipped. Without any

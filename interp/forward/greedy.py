@@ -73,18 +73,18 @@ def continue_whole(
     whose input no longer changes are finished.
     """
     prompts, right = prompts.cpu(), right.cpu()
-    forced = _likeliest(model, prompts, right)
+    forced = _most_likely(model, prompts, right)
     given, greedy = right[:n_generated].clone(), forced[:n_generated].clone()
     for _ in range(right.shape[1] - 1):
         changed = (given[:, :-1] != greedy[:, :-1]).any(dim=1).nonzero().flatten()
         if not len(changed):
             break
         given[changed] = greedy[changed]
-        greedy[changed] = _likeliest(model, prompts[changed], given[changed])
+        greedy[changed] = _most_likely(model, prompts[changed], given[changed])
     return Continued(forced, greedy)
 
 
-def _likeliest(model: HookedModel, prompts: Tensor, given: Tensor) -> Tensor:
+def _most_likely(model: HookedModel, prompts: Tensor, given: Tensor) -> Tensor:
     """The most likely token at each place after `prompts`, with those of `given` before it."""
     tokens, n = torch.cat([prompts, given[:, :-1]], dim=1), given.shape[1]
     best = [

@@ -1,4 +1,4 @@
-"""A model's layers as plain functions of tensors, for runs that nobody's hooks watch.
+"""A model's layers as plain functions of tensors, for runs without hooks.
 
 Cut where measures and ablations reach in: at queries and keys, after the heads' outputs and after the MLP. Positions
 may be packed, so that prompts with a common context share it. For models that `can_run` accepts: hook points are passed
@@ -22,12 +22,12 @@ TOKENS_AT_ONCE = 2048
 
 
 def is_hooked(model: HookedModel) -> bool:
-    """Whether somebody's hooks are on the model, so that its activations may depend on batch and position."""
+    """Whether hooks are on the model, so that its activations may depend on batch and position."""
     return any(point.fwd_hooks for point in model.hook_dict.values()) or bool(model._forward_pre_hooks)
 
 
 def can_run(model: HookedModel) -> TypeGuard[HookedTransformer]:
-    """Whether layers may stand for the model: plain causal attention and nobody's hooks on it."""
+    """Whether layers may stand for the model: plain causal attention and no hooks on it."""
     return isinstance(model, HookedTransformer) and can_fuse(model) and not is_hooked(model)
 
 

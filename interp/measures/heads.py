@@ -97,7 +97,7 @@ def attention_entropy(pattern: Pattern) -> Float[Tensor, "head"]:
 # --------------------------------------------------------------------------------------------------- all heads at once
 
 HEAD_PROMPTS = 16
-"""Prompts of each kind that heads are scored on, unless told otherwise."""
+"""Prompts of each kind that heads are scored on, by default."""
 CALIBRATION = ("null", "selectivity", "se", "p", "value_weighted")
 WITH_NULL = (*TARGET_MEASURES, *OFFSET_MEASURES)
 MEASURES = (

@@ -44,7 +44,7 @@ def read_patterns(
 ) -> None:
     """Runs the model on the prompts and hands every block of every pattern of `layers` (None: all) to `read`.
 
-    Layers after the last of them are not run. With somebody's hooks on the model, or on a `TransformerBridge`, patterns
+    Layers after the last of them are not run. With hooks on the model, or on a `TransformerBridge`, patterns
     come whole, from the hook points.
     """
     wanted = range(model.cfg.n_layers) if layers is None else sorted(set(layers))
