@@ -163,7 +163,7 @@ def each(
             failed[checkpoint.step] = str(error)
             if done_before or len(failed) < len(checkpoints):
                 logger.warning(f"step {checkpoint.step:,} is not measured: {error}")
-        if progress:
+        if progress and (done_before or len(failed) <= done):  # not before the one line that says that all failed
             progress(what, done + 1, len(checkpoints))
     if first is not None and len(failed) == len(checkpoints) and not done_before:
         more = f" (so for all {len(failed)} checkpoints, or likewise)" if len(failed) > 1 else ""

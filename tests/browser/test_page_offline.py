@@ -119,7 +119,7 @@ def test_a_damaged_block_is_a_message(tab: Tab, small: Made, tmp_path: Path) -> 
     path = tmp_path / "damaged.html"
     path.write_text(text[:start] + "!!!" + text[start + 3 :], encoding="utf-8")
     tab.open(path.as_uri())
-    assert "could not be read" in tab.text("#map-one")
+    assert "Cannot read" in tab.text("#map-one")
     assert tab.go(measure="previous_token", head="0.1")["value"] == pytest.approx(
         float(small.scores["scores/0/previous_token"][-1, 1]), abs=1e-6
     )

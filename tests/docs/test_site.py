@@ -19,7 +19,7 @@ def test_site_builds_strictly_and_is_its_own(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "copyscope score" in (tmp_path / "commands.html").read_text()
-    assert "HookedTransformer" in (tmp_path / "api.html").read_text()
+    assert "load_hooked" in (tmp_path / "api.html").read_text()
     for page in tmp_path.rglob("*.html"):
         loaded = re.findall(r'<(?:script|link|img)[^>]*?(?:src|href)="(https?://[^"]+)"', page.read_text())
         assert [url for url in loaded if "canonical" not in url] == [], page.name

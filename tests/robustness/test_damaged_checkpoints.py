@@ -7,6 +7,7 @@ model, is not what was saved. Those load, and `verify` finds them only where the
 import logging
 import warnings
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,11 +26,12 @@ HIT = step_folder(200)
 
 
 @pytest.fixture(scope="module")
-def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     logging.disable(logging.WARNING)  # transformers remarks on odd values
     folder = write_series(tmp_path_factory.mktemp("sound"))
     assert verify(CheckpointSeries.open(folder)) == []
-    return folder
+    yield folder
+    logging.disable(logging.NOTSET)
 
 
 def one_line_about(folder: Path, message: str) -> None:
