@@ -171,7 +171,7 @@ def parted(runs: Sequence[Evidence]) -> tuple[list[Evidence], list[Evidence]]:
     return [run for run in runs if run.step is not None], [run for run in runs if run.late]
 
 
-def exponent(values: Sequence[float], runs: Sequence[Evidence]) -> Slope:
+def exponent(values: Sequence[int | float], runs: Sequence[Evidence]) -> Slope:
     """Slope of ln formation step on the logarithm of each run's value (> 0); runs that have not formed count as later
     than their last step. Needs runs that formed at two values."""
     pairs = list(zip(np.log(np.array(values, dtype=float)), runs, strict=True))
