@@ -85,10 +85,13 @@ def story(source: Source, measures: Sequence[str] = ("previous_token", "prefix_m
     heads, model = score_tables(run)
     metrics = read_metrics(run)
     return figures.story_figure(
-        heads, with_averages(run, model), metrics, settled=_known(loss_settled, metrics),
+        heads,
+        with_averages(run, model),
+        metrics,
+        settled=_known(loss_settled, metrics),
         copying=_known(copying_formation, model, chance(run)),
         maps={measure: _known(formation_steps, heads, measure) for measure in measures},
-    )  # fmt: skip
+    )
 
 
 def ablations(source: Source, measures: Sequence[str] | None = None) -> go.Figure:

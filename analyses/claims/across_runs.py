@@ -32,8 +32,13 @@ from copyscope.analyses.statistics.intervals import Slope
 
 REGULARIZATION = ("optimizer.weight_decay", "model.attention_dropout", "model.residual_dropout")
 RATE, BATCH = "optimizer.lr", "train.batch_size"
-SCHEDULE = ("optimizer.warmup_steps", "optimizer.schedule", "optimizer.decay_share", "optimizer.final_lr_share",
-            "train.steps")  # fmt: skip
+SCHEDULE = (
+    "optimizer.warmup_steps",
+    "optimizer.schedule",
+    "optimizer.decay_share",
+    "optimizer.final_lr_share",
+    "train.steps",
+)
 """What may vary along with the learning rate: it belongs to it."""
 
 
@@ -62,8 +67,15 @@ def updates_not_tokens(runs: list[Evidence]) -> Verdict:
         np.array([run.last_step for run in late], dtype=float),
     )
     details = steps_table(used, "batch size", [run.config[BATCH] for run in used])
-    found = replace(claim, value=number(fit.exponent), low=number(fit.low), high=number(fit.high), runs=len(used),
-                           reason=fit.reason + notes, details=details)  # fmt: skip
+    found = replace(
+        claim,
+        value=number(fit.exponent),
+        low=number(fit.low),
+        high=number(fit.high),
+        runs=len(used),
+        reason=fit.reason + notes,
+        details=details,
+    )
     if fit.law == LAWS[0.0]:
         return replace(found, verdict="supported")
     if fit.enough and not fit.low <= 0 <= fit.high:
@@ -138,13 +150,20 @@ def optimization_intensity(runs: list[Evidence]) -> Verdict:
     if len({run.config[RATE] for run in formed}) < 2 or len(formed) < MIN_RUNS:
         return undecided(claim, len(formed), f"copying formed in {len(formed)} runs that can be compared{notes}")
     found = intensity(
-        [run.rates for run in formed if run.rates is not None], np.array([run.step for run in formed], dtype=float),
+        [run.rates for run in formed if run.rates is not None],
+        np.array([run.step for run in formed], dtype=float),
         np.array([run.tokens_per_step for run in formed]),
-    )  # fmt: skip
+    )
     error = found.rivals.filter(pl.col("rival") == CLAIMED)["error"][0]
     verdict = "undecided" if found.best is None else "supported" if found.best == CLAIMED else "contradicted"
-    return replace(claim, verdict=verdict, value=math.exp(error), runs=len(formed), reason=found.reason + notes,
-                          details=found.rivals)  # fmt: skip
+    return replace(
+        claim,
+        verdict=verdict,
+        value=math.exp(error),
+        runs=len(formed),
+        reason=found.reason + notes,
+        details=found.rivals,
+    )
 
 
 def _comparable(runs: list[Evidence], factor: str, also: Sequence[str] = ()) -> tuple[list[Evidence], str]:
@@ -194,8 +213,16 @@ def _contrasted(runs: list[Evidence], factor: str, settings: int, claim: Verdict
     found = contrast([run.config[factor] for run in used], [compared(run) for run in used], settings)
     verdict = {"helps": "supported", "harms": "contradicted"}.get(found.verdict, "undecided")
     value, low, high = step_effect(found.table)
-    return replace(claim, verdict=verdict, value=value, low=low, high=high, runs=len(used),
-                          reason=f"{factor}: {found.reason}{notes}", details=_named(found.table, factor))  # fmt: skip
+    return replace(
+        claim,
+        verdict=verdict,
+        value=value,
+        low=low,
+        high=high,
+        runs=len(used),
+        reason=f"{factor}: {found.reason}{notes}",
+        details=_named(found.table, factor),
+    )
 
 
 def on_steps(runs: Sequence[Evidence]) -> str:

@@ -13,9 +13,16 @@ from copyscope.analyses.statistics.censored import censored_difference
 ALPHA = 0.05
 """Share of settings without any effect that may get a verdict: split evenly over the intervals that decide."""
 CONTRAST_SCHEMA = {
-    "value": pl.String, "baseline": pl.String, "quantity": pl.String, "difference": pl.Float64, "low": pl.Float64,
-    "high": pl.Float64, "runs": pl.Int64, "baseline_runs": pl.Int64, "helps": pl.Boolean,
-}  # fmt: skip
+    "value": pl.String,
+    "baseline": pl.String,
+    "quantity": pl.String,
+    "difference": pl.Float64,
+    "low": pl.Float64,
+    "high": pl.Float64,
+    "runs": pl.Int64,
+    "baseline_runs": pl.Int64,
+    "helps": pl.Boolean,
+}
 QUANTITIES = {"log_step": -1, "copying_accuracy_token": 1, "natural_loss": -1, "icl_score": -1}
 """What is compared, and which sign is better: ln formation step, final accuracy, final loss and ICL score in nats."""
 INTERVALS = (
@@ -85,8 +92,11 @@ def contrast(values: Sequence[Any], outcomes: Sequence[Mapping[str, float | None
         return Contrast("open", "fewer than two runs of a value" if few else "every interval holds 0", table)
     if len(set(decided)) > 1:
         return Contrast("mixed", "it helps in one respect and harms in another", table)
-    return Contrast("helps" if decided[0] else "harms", "copying forms earlier or ends more accurate"
-                    if decided[0] else "copying forms later or ends less accurate", table)  # fmt: skip
+    return Contrast(
+        "helps" if decided[0] else "harms",
+        "copying forms earlier or ends more accurate" if decided[0] else "copying forms later or ends less accurate",
+        table,
+    )
 
 
 def step_effect(table: pl.DataFrame) -> tuple[float | None, float | None, float | None]:

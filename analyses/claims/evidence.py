@@ -148,8 +148,12 @@ def gather(source: Source) -> Evidence:
         last = model.filter(pl.col("step").is_in(model["step"].unique().sort().tail(LAST).implode()))
         final = last.group_by("measure").agg(pl.col("value").mean())
         return Evidence(
-            run=run.name, source=run.series.source, run_id=run.config.run_id if run.config else None,
-            config=flat(run.config) if run.config else {}, n_layers=heads["layer"].n_unique(), induction=formed,
+            run=run.name,
+            source=run.series.source,
+            run_id=run.config.run_id if run.config else None,
+            config=flat(run.config) if run.config else {},
+            n_layers=heads["layer"].n_unique(),
+            induction=formed,
             previous=formation_steps(heads, "previous_token") if has_previous else None,
             order=order_of_appearance(heads, model, induction, at_chance) if has_previous else pl.DataFrame(),
             copying=CopyingStep.of(COPYING, rows[COPYING]),
@@ -157,10 +161,11 @@ def gather(source: Source) -> Evidence:
             emergence=None if metrics.is_empty() else emergence(model, metrics, at_chance, COPYING),
             final=dict(final.iter_rows()),
             rates=np.array([learning_rate(run.config, step) for step in range(run.config.train.steps)])
-            if run.config else None,
+            if run.config
+            else None,
             tokens_per_step=float("nan") if most is None else most / max(heads["step"].max(), 1),  # type: ignore[operator]
             last_step=max(1, int(model["step"].max())),  # type: ignore[arg-type]
-        )  # fmt: skip
+        )
     except InputError as error:
         message = str(error)
         raise InputError(message if message.startswith(str(run.folder)) else f"{run.name}: {message}") from None

@@ -7,11 +7,25 @@ from typing import Any, NamedTuple
 from copyscope.training.config import RunConfig
 from copyscope.training.errors import InputError
 
-NOT_FACTORS = frozenset({
-    "seeds.init", "seeds.data", "seeds.eval", "train.log_every", "train.validate_every", "train.validation_sequences",
-    "train.threads", "train.track", "train.steps", "train.gradient_accumulation", "checkpoints.every",
-    "checkpoints.steps", "checkpoints.keep", "checkpoints.resume_every", "checkpoints.state_every",
-})  # fmt: skip
+NOT_FACTORS = frozenset(
+    {
+        "seeds.init",
+        "seeds.data",
+        "seeds.eval",
+        "train.log_every",
+        "train.validate_every",
+        "train.validation_sequences",
+        "train.threads",
+        "train.track",
+        "train.steps",
+        "train.gradient_accumulation",
+        "checkpoints.every",
+        "checkpoints.steps",
+        "checkpoints.keep",
+        "checkpoints.resume_every",
+        "checkpoints.state_every",
+    }
+)
 """Settings that do not change what an update does: seeds, logging, what is saved, and when training stops."""
 DECAY = frozenset({"optimizer.decay_share", "optimizer.final_lr_share", "optimizer.schedule"})
 

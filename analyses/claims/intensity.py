@@ -9,13 +9,21 @@ from jaxtyping import Float
 
 from copyscope.analyses.statistics.intervals import t_interval
 
-POWERS = {"summed learning rate": 1.0, "updates": 0.0, "summed root of the learning rate": 0.5,
-          "summed square of the learning rate": 2.0}  # fmt: skip
+POWERS = {
+    "summed learning rate": 1.0,
+    "updates": 0.0,
+    "summed root of the learning rate": 0.5,
+    "summed square of the learning rate": 2.0,
+}
 CLAIMED = "summed learning rate"
 RIVAL_SCHEMA = {
-    "rival": pl.String, "threshold": pl.Float64, "error": pl.Float64, "worse": pl.Float64, "worse_low": pl.Float64,
+    "rival": pl.String,
+    "threshold": pl.Float64,
+    "error": pl.Float64,
+    "worse": pl.Float64,
+    "worse_low": pl.Float64,
     "worse_high": pl.Float64,
-}  # fmt: skip
+}
 
 
 class Intensity(NamedTuple):

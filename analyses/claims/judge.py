@@ -52,9 +52,14 @@ def claims(sources: Source | Sequence[Source], factor: str | None = None) -> Cla
         also = SCHEDULE if factor == RATE else ()
         comparable([run.config for run in runs], factor, also, [run.run for run in runs])
     judges: tuple[Callable[[list[Evidence]], Verdict], ...] = (
-        delayed_emergence, updates_not_tokens, shallow_to_deep, stage_after_stage, regularization, learning_rate,
+        delayed_emergence,
+        updates_not_tokens,
+        shallow_to_deep,
+        stage_after_stage,
+        regularization,
+        learning_rate,
         optimization_intensity,
-    )  # fmt: skip
+    )
     return Claims([judge(runs) for judge in judges], runs_table(runs))
 
 

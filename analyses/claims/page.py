@@ -41,8 +41,15 @@ def _runs(count: int) -> str:
 def overview(verdicts: Sequence[Verdict]) -> pl.DataFrame:
     """A row a claim: verdict, effect, value, low, high, runs."""
     rows = [(f"{SIGNS[v.verdict]} {v.verdict}", v.claim, v.effect, v.value, v.low, v.high, v.runs) for v in verdicts]
-    names = {"verdict": pl.String, "claim": pl.String, "effect": pl.String, "estimate": pl.Float64, "low": pl.Float64,
-             "high": pl.Float64, "runs": pl.Int64}  # fmt: skip
+    names = {
+        "verdict": pl.String,
+        "claim": pl.String,
+        "effect": pl.String,
+        "estimate": pl.Float64,
+        "low": pl.Float64,
+        "high": pl.Float64,
+        "runs": pl.Int64,
+    }
     return pl.DataFrame(rows, schema=names, orient="row")
 
 
@@ -51,9 +58,10 @@ def _in_words(runs: pl.DataFrame) -> pl.DataFrame:
     ends = ("low", "high", "formed")
     words = [
         pl.struct(stage, *(f"{stage}, {end}" for end in ends), "runs")
-        .map_elements(_formed, return_dtype=pl.String).alias(stage)
+        .map_elements(_formed, return_dtype=pl.String)
+        .alias(stage)
         for stage in STAGES
-    ]  # fmt: skip
+    ]
     rest = runs.select(pl.exclude("runs", *(f"{stage}, {end}" for stage in STAGES for end in ends)))
     return rest.with_columns(runs.select(words).get_columns())
 
@@ -81,9 +89,14 @@ def write_claims(found: Claims, sources: Sequence[str], out: Path) -> Path:
         html_table(_in_words(found.runs), CAPTION),
     ]
     for verdict in found.verdicts:
-        facts = (("Verdict", f"{SIGNS[verdict.verdict]} {verdict.verdict}"), ("Why", verdict.reason),
-                 ("Estimate", _effect(verdict).rstrip("; ") or "none"), ("Runs", str(verdict.runs)),
-                 ("Rule", verdict.rule), ("What would contradict it", verdict.breaks))  # fmt: skip
+        facts = (
+            ("Verdict", f"{SIGNS[verdict.verdict]} {verdict.verdict}"),
+            ("Why", verdict.reason),
+            ("Estimate", _effect(verdict).rstrip("; ") or "none"),
+            ("Runs", str(verdict.runs)),
+            ("Rule", verdict.rule),
+            ("What would contradict it", verdict.breaks),
+        )
         rows = "".join(f'<tr><th scope="row">{text(name)}</th><td>{text(value)}</td></tr>' for name, value in facts)
         parts.append(f"<h2>{text(verdict.claim)}</h2>")
         parts.append(f'<div class="scroll"><table class="facts"><tbody>{rows}</tbody></table></div>')

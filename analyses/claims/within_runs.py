@@ -116,11 +116,32 @@ def _emergence_table(known: list[Evidence]) -> pl.DataFrame:
     for run in known:
         found = run.emergence
         if found is not None:
-            rows.append((run.run, found.verdict, found.surge, found.settled.step, found.settled_leniently.step,
-                         found.ratio, found.delay_tokens, found.abruptness, found.fell_back, found.dip))  # fmt: skip
-    names = {"run": pl.String, "copying": pl.String, "copying surges": pl.Float64, "loss settled": pl.Int64,
-             "loss settled, lenient rule": pl.Int64, "ratio": pl.Float64, "delay in tokens": pl.Float64,
-             "10 to 90 %, factor": pl.Float64, "fell back": pl.Boolean, "dip": pl.Float64}  # fmt: skip
+            rows.append(
+                (
+                    run.run,
+                    found.verdict,
+                    found.surge,
+                    found.settled.step,
+                    found.settled_leniently.step,
+                    found.ratio,
+                    found.delay_tokens,
+                    found.abruptness,
+                    found.fell_back,
+                    found.dip,
+                )
+            )
+    names = {
+        "run": pl.String,
+        "copying": pl.String,
+        "copying surges": pl.Float64,
+        "loss settled": pl.Int64,
+        "loss settled, lenient rule": pl.Int64,
+        "ratio": pl.Float64,
+        "delay in tokens": pl.Float64,
+        "10 to 90 %, factor": pl.Float64,
+        "fell back": pl.Boolean,
+        "dip": pl.Float64,
+    }
     return pl.DataFrame(rows, schema=names, orient="row")
 
 
@@ -139,9 +160,13 @@ def shallow_to_deep(runs: list[Evidence]) -> Verdict:
     previous = [run.previous for run in used if run.previous is not None]
     trend = depth_trend([run.induction for run in used], previous if len(previous) == len(used) else None)
     found = replace(
-        claim, value=number(trend.tau), low=number(trend.tau_low), high=number(trend.tau_high), runs=trend.n_runs,
+        claim,
+        value=number(trend.tau),
+        low=number(trend.tau_low),
+        high=number(trend.tau_high),
+        runs=trend.n_runs,
         reason=trend.reason + elsewhere(len(runs) - len(used), f"another number of layers than {usual}"),
-    )  # fmt: skip
+    )
     if trend.verdict == "undecided":
         return found
     if trend.n_runs < MIN_RUNS:

@@ -29,9 +29,13 @@ class Console(logging.Handler):
         # rich believes FORCE_COLOR and the like more than the stream; a log file must stay plain all the same.
         self._console = rich_console.Console(stderr=True, force_terminal=self._bars_shown)
         self._bars = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"), console=self._console,
-        )  # fmt: skip
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=self._console,
+        )
         self._tasks: dict[str, Any] = {}
         self._last = 0.0
 

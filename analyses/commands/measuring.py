@@ -59,16 +59,28 @@ def score(
     with Console(silent) as console:
         run = series_of(series, out, order, tokenizer)
         result = run_score(
-            run, names(measures), chosen, console.advance,
-            seeds=numbers(seeds, "--seeds"), samples=samples, cache_limit=cache_limit,
-        )  # fmt: skip
+            run,
+            names(measures),
+            chosen,
+            console.advance,
+            seeds=numbers(seeds, "--seeds"),
+            samples=samples,
+            cache_limit=cache_limit,
+        )
         measure_text(run)
     above, folder = above_null(result.heads), run.folder / "results"
     failed = {c.step for c in selected(run, chosen)} & read_failed(run).keys()
     if as_json:
         last = result.model.filter(pl.col("step") == pl.col("step").max())
-        echo_json({"results": folder, "step": last["step"][0], "model": dict(last.select("measure", "value").rows()),
-                   "heads_above_null": above, "not_measured": sorted(failed)})  # fmt: skip
+        echo_json(
+            {
+                "results": folder,
+                "step": last["step"][0],
+                "model": dict(last.select("measure", "value").rows()),
+                "heads_above_null": above,
+                "not_measured": sorted(failed),
+            }
+        )
         raise typer.Exit(bool(failed))
     for line in score_lines(above, result.heads):
         typer.echo(line)

@@ -82,9 +82,16 @@ def sweep(
     folder = out or Path("runs") / file.stem
     with Console(silent) as console:
         outcomes = run_sweep(
-            file, folder, engine, jobs, options=parse_options(options), values=parse_assignments(assignments or []),
-            samples=samples, update=update, progress=console.advance,
-        )  # fmt: skip
+            file,
+            folder,
+            engine,
+            jobs,
+            options=parse_options(options),
+            values=parse_assignments(assignments or []),
+            samples=samples,
+            update=update,
+            progress=console.advance,
+        )
     if as_json:
         echo_json({"out": folder, "runs": outcome_table(outcomes)})
     else:
@@ -142,13 +149,21 @@ def study(
 
     with Console(silent) as console:
         result = run_study(
-            name, size, out, engine, jobs, options=parse_options(options), corpora=corpus or (),
+            name,
+            size,
+            out,
+            engine,
+            jobs,
+            options=parse_options(options),
+            corpora=corpus or (),
             values=parse_assignments(assignments or []),
-            samples=samples, train=not analyse_only, update=update, progress=console.advance,
-        )  # fmt: skip
+            samples=samples,
+            train=not analyse_only,
+            update=update,
+            progress=console.advance,
+        )
     if as_json:
-        echo_json({"folder": result.folder, "verdicts": result.verdicts,
-                   "runs": result.runs})  # fmt: skip
+        echo_json({"folder": result.folder, "verdicts": result.verdicts, "runs": result.runs})
         return
     for line in result.lines():
         typer.echo(visible(line))

@@ -146,8 +146,13 @@ def ablation_figure(ablations: pl.DataFrame, measures: Sequence[str] | None = No
             value = {(row["layer"], row["head"]): row["value"] for row in rows.iter_rows(named=True)}
             here = [(i, row) for i, row in enumerate(names) if row in value]
             texts = [f"{head_name(*row)}: {value[row]:+.3f}" for _, row in here]
-            shared = {"x": [value[row] for _, row in here], "y": [i for i, _ in here], "text": texts,
-                      "hovertemplate": "%{text}<extra></extra>", "showlegend": column == 1}  # fmt: skip
+            shared = {
+                "x": [value[row] for _, row in here],
+                "y": [i for i, _ in here],
+                "text": texts,
+                "hovertemplate": "%{text}<extra></extra>",
+                "showlegend": column == 1,
+            }
             if is_bar:
                 bar = go.Bar(
                     orientation="h", name="this head removed", marker_color=BLUE, textposition="none", **shared
@@ -162,8 +167,12 @@ def ablation_figure(ablations: pl.DataFrame, measures: Sequence[str] | None = No
         title = f"change in {words.title[:1].lower() + words.title[1:]} ({unit})"
         figure.update_xaxes(title_text=escape(title), zeroline=True, zerolinecolor=GREY, row=1, col=column)
     figure.update_xaxes(gridcolor=GRID)
-    figure.update_yaxes(range=[len(names) - 0.5, -0.5], tickvals=list(range(len(names))), showgrid=False,
-                        ticktext=[head_name(*name) for name in names])  # fmt: skip
+    figure.update_yaxes(
+        range=[len(names) - 0.5, -0.5],
+        tickvals=list(range(len(names))),
+        showgrid=False,
+        ticktext=[head_name(*name) for name in names],
+    )
     look(figure, ROW * len(names) + TOP + BOTTOM + 40)
     step = int(last["step"][0])
     more = f", the {len(names)} strongest of {first.height} heads" if first.height > len(names) else ""
@@ -174,11 +183,19 @@ def ablation_figure(ablations: pl.DataFrame, measures: Sequence[str] | None = No
 def _heading(figure: go.Figure, title: str) -> None:
     """Title at the top left with the legend on its own line under it."""
     figure.update_layout(
-        title={"text": f"<b>{title}</b>", "font": {"size": 13}, "x": 0, "xref": "paper", "y": 1, "yref": "container",
-               "yanchor": "top", "pad": {"t": 8}},
+        title={
+            "text": f"<b>{title}</b>",
+            "font": {"size": 13},
+            "x": 0,
+            "xref": "paper",
+            "y": 1,
+            "yref": "container",
+            "yanchor": "top",
+            "pad": {"t": 8},
+        },
         legend={"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom", "xanchor": "left"},
         margin={"t": TOP + 16, "r": 24},
-    )  # fmt: skip
+    )
 
 
 def null_figure(heads: pl.DataFrame, measure: str = "prefix_matching_sum") -> go.Figure:
@@ -194,23 +211,41 @@ def null_figure(heads: pl.DataFrame, measure: str = "prefix_matching_sum") -> go
     names = sorted(score, key=lambda row: -score[row])[:MAX_HEADS]
     figure = go.Figure()
     lines = [x for row in names for x in (chance.get(row, np.nan), score[row], None)]
-    figure.add_scatter(x=lines, y=[y for i in range(len(names)) for y in (i, i, None)], mode="lines", hoverinfo="skip",
-                       line={"color": GREY, "width": 1}, showlegend=False)  # fmt: skip
+    figure.add_scatter(
+        x=lines,
+        y=[y for i in range(len(names)) for y in (i, i, None)],
+        mode="lines",
+        hoverinfo="skip",
+        line={"color": GREY, "width": 1},
+        showlegend=False,
+    )
     for values, name, symbol, color in (
         (chance, "random target (null)", "line-ns-open", GREY),
         (score, "score", "circle", BLUE),
     ):
         figure.add_scatter(
-            x=[values.get(row, np.nan) for row in names], y=list(range(len(names))), mode="markers", name=name,
+            x=[values.get(row, np.nan) for row in names],
+            y=list(range(len(names))),
+            mode="markers",
+            name=name,
             marker={"symbol": symbol, "size": 10, "color": color, "line": {"width": 2, "color": color}},
             text=[f"{head_name(*row)}, {name}: {values.get(row, np.nan):.3f}" for row in names],
             hovertemplate="%{text}<extra></extra>",
-        )  # fmt: skip
+        )
     words = describe(measure)
-    figure.update_xaxes(title_text=measure_title(measure), gridcolor=GRID, zeroline=False,
-                        range=[-0.02 if not words.signed else -1.02, 1.02])  # fmt: skip
-    figure.update_yaxes(range=[len(names) - 0.5, -0.5], tickvals=list(range(len(names))), gridcolor=GRID,
-                        ticktext=[head_name(*name) for name in names], zeroline=False)  # fmt: skip
+    figure.update_xaxes(
+        title_text=measure_title(measure),
+        gridcolor=GRID,
+        zeroline=False,
+        range=[-0.02 if not words.signed else -1.02, 1.02],
+    )
+    figure.update_yaxes(
+        range=[len(names) - 0.5, -0.5],
+        tickvals=list(range(len(names))),
+        gridcolor=GRID,
+        ticktext=[head_name(*name) for name in names],
+        zeroline=False,
+    )
     look(figure, ROW * len(names) + TOP + BOTTOM + 40)
     more = f", the highest {len(names)} of {len(score)} heads" if len(score) > len(names) else ""
     _heading(figure, f"Score against chance at step {step:,}{more}")

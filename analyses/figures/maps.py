@@ -77,8 +77,9 @@ def effects_as_measures(run: Run) -> pl.DataFrame | None:
     if not any((run.folder / "results" / "ablations").glob("step*.parquet")):
         return None
     table = read_tables(run, "ablations").drop_nulls(["layer", "head"])
-    return table.select("step", "tokens", "layer", "head", pl.format("{}:{}", "method", "measure").alias("measure"),
-                        "value")  # fmt: skip
+    return table.select(
+        "step", "tokens", "layer", "head", pl.format("{}:{}", "method", "measure").alias("measure"), "value"
+    )
 
 
 def _drawn(heads: pl.DataFrame, effects: pl.DataFrame | None) -> list[str]:

@@ -47,9 +47,17 @@ class Panel:
         self.number = "" if row == 1 else str(row)
         top = self.domain[1]
         figure.add_annotation(
-            text=f"<b>{title}</b>", x=0, y=top, xref="paper", yref="paper", xanchor="left", yanchor="bottom",
-            yshift=6, showarrow=False, font={"size": 13},
-        )  # fmt: skip
+            text=f"<b>{title}</b>",
+            x=0,
+            y=top,
+            xref="paper",
+            yref="paper",
+            xanchor="left",
+            yanchor="bottom",
+            yshift=6,
+            showarrow=False,
+            font={"size": 13},
+        )
 
     @property
     def domain(self) -> tuple[float, float]:
@@ -66,14 +74,24 @@ def stack(heights: Sequence[int], titles: Sequence[str], axis: StepAxis) -> tupl
     gaps = GAP * (len(heights) - 1)
     inner = sum(heights) + gaps
     figure = make_subplots(
-        rows=len(heights), cols=1, shared_xaxes=True, row_heights=list(heights),
+        rows=len(heights),
+        cols=1,
+        shared_xaxes=True,
+        row_heights=list(heights),
         vertical_spacing=GAP / inner if gaps else 0,
-    )  # fmt: skip
+    )
     at, words = axis.ticks()
     figure.update_xaxes(
-        range=[axis.low, axis.high], tickvals=at, ticktext=words, showticklabels=True, gridcolor=GRID, zeroline=False,
-        ticks="outside", tickcolor=GRID, minor={"tickvals": axis.minor_ticks(), "ticks": "outside", "tickcolor": GRID},
-    )  # fmt: skip
+        range=[axis.low, axis.high],
+        tickvals=at,
+        ticktext=words,
+        showticklabels=True,
+        gridcolor=GRID,
+        zeroline=False,
+        ticks="outside",
+        tickcolor=GRID,
+        minor={"tickvals": axis.minor_ticks(), "ticks": "outside", "tickcolor": GRID},
+    )
     figure.update_xaxes(title_text="step (log scale, step 0 in its own slot)", row=len(heights), col=1)
     figure.update_yaxes(gridcolor=GRID, zeroline=False)
     look(figure, inner + TOP + BOTTOM)
@@ -83,10 +101,15 @@ def stack(heights: Sequence[int], titles: Sequence[str], axis: StepAxis) -> tupl
 def look(figure: go.Figure, height: int) -> None:
     """The shared look: transparent, so that the page decides on light or dark."""
     figure.update_layout(
-        height=height, margin={"t": TOP, "b": BOTTOM, "l": LEFT, "r": RIGHT}, template="none", hovermode="closest",
-        paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", font={"size": 12, "family": "sans-serif"},
+        height=height,
+        margin={"t": TOP, "b": BOTTOM, "l": LEFT, "r": RIGHT},
+        template="none",
+        hovermode="closest",
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"size": 12, "family": "sans-serif"},
         modebar={"bgcolor": "rgba(0,0,0,0)", "color": GREY, "activecolor": VERMILLION},
-    )  # fmt: skip
+    )
 
 
 def map_height(heads: int) -> int:
@@ -113,11 +136,17 @@ def _curve(
     """One line with markers; hover gives the true step."""
     steps = rows["step"].to_numpy().astype(np.int64)
     return go.Scatter(
-        x=axis.positions(steps).astype(np.float32), y=rows[column].to_numpy().astype(np.float32),
-        customdata=steps.astype(np.int32), name=escape(name), mode="lines+markers", connectgaps=False, cliponaxis=False,
-        line={"color": color, "width": 1.8, "dash": dash}, marker={"symbol": symbol, "size": 5, "color": color},
+        x=axis.positions(steps).astype(np.float32),
+        y=rows[column].to_numpy().astype(np.float32),
+        customdata=steps.astype(np.int32),
+        name=escape(name),
+        mode="lines+markers",
+        connectgaps=False,
+        cliponaxis=False,
+        line={"color": color, "width": 1.8, "dash": dash},
+        marker={"symbol": symbol, "size": 5, "color": color},
         hovertemplate=f"{escape(name)}: %{{y:.4g}}<br>step %{{customdata:,}}<extra></extra>",
-    )  # fmt: skip
+    )
 
 
 def _thin(rows: pl.DataFrame, axis: StepAxis, column: str, most: int = 400) -> pl.DataFrame:
@@ -141,10 +170,20 @@ def _legend(panel: Panel) -> None:
     name = f"legend{panel.number}"
     top = panel.domain[1]
     panel.figure.update_traces(legend=name, row=panel.row, col=1)
-    panel.figure.update_layout({
-        name: {"orientation": "h", "x": 1, "xanchor": "right", "y": top, "yanchor": "bottom", "yref": "paper",
-               "bgcolor": "rgba(0,0,0,0)", "font": {"size": 12}}
-    })  # fmt: skip
+    panel.figure.update_layout(
+        {
+            name: {
+                "orientation": "h",
+                "x": 1,
+                "xanchor": "right",
+                "y": top,
+                "yanchor": "bottom",
+                "yref": "paper",
+                "bgcolor": "rgba(0,0,0,0)",
+                "font": {"size": 12},
+            }
+        }
+    )
 
 
 def _mark(panel: Panel, axis: StepAxis, step: int, words: str, low: bool = False) -> None:
@@ -153,11 +192,17 @@ def _mark(panel: Panel, axis: StepAxis, step: int, words: str, low: bool = False
     right = x > (axis.low + axis.high) / 2
     panel.figure.add_vline(x=x, line={"color": VERMILLION, "width": 1.5, "dash": "dash"}, row=panel.row, col=1)  # type: ignore[arg-type]
     panel.figure.add_annotation(
-        x=x, y=0.03 if low else 0.97, yref=f"y{panel.number} domain", xref=f"x{panel.number}",
-        text=escape(words), showarrow=False,
-        xanchor="right" if right else "left", yanchor="bottom" if low else "top", xshift=-5 if right else 5,
+        x=x,
+        y=0.03 if low else 0.97,
+        yref=f"y{panel.number} domain",
+        xref=f"x{panel.number}",
+        text=escape(words),
+        showarrow=False,
+        xanchor="right" if right else "left",
+        yanchor="bottom" if low else "top",
+        xshift=-5 if right else 5,
         font={"color": VERMILLION, "size": 12},
-    )  # fmt: skip
+    )
 
 
 def draw_loss(panel: Panel, axis: StepAxis, metrics: pl.DataFrame, settled: LossSettled | None) -> None:
@@ -200,20 +245,46 @@ def draw_map(
     rows, scale = grid.rows, scale_of(grid.measure, grid.values)
     bottom, top = panel.domain
     title = {"text": bar_title(grid.measure), "side": "top"}
-    bar = {"title": title, "thickness": 12, "len": top - bottom, "lenmode": "fraction",
-           "y": (top + bottom) / 2, "x": 1, "xpad": 62, "outlinewidth": 0}  # fmt: skip
+    bar = {
+        "title": title,
+        "thickness": 12,
+        "len": top - bottom,
+        "lenmode": "fraction",
+        "y": (top + bottom) / 2,
+        "x": 1,
+        "xpad": 62,
+        "outlinewidth": 0,
+    }
     for number, block in enumerate(blocks(grid, axis)):
         # Grey under every cell: what shows through was not measured, and cannot be taken for a score near 0.
         panel.figure.add_shape(
-            type="rect", x0=float(block.edges[0]), x1=float(block.edges[-1]), y0=-0.5, y1=len(rows) - 0.5,
-            layer="below", line_width=0, fillcolor=NO_SCORE, row=panel.row, col=1,
-        )  # fmt: skip
+            type="rect",
+            x0=float(block.edges[0]),
+            x1=float(block.edges[-1]),
+            y0=-0.5,
+            y1=len(rows) - 0.5,
+            layer="below",
+            line_width=0,
+            fillcolor=NO_SCORE,
+            row=panel.row,
+            col=1,
+        )
         label = [[f"{head_name(*name)}, step {step:,}" for step in block.steps] for name in rows]
-        panel.add(go.Heatmap(
-            x=block.edges.astype(np.float32), y=np.arange(len(rows) + 1) - 0.5, z=block.values.astype(np.float32),
-            text=label, hovertemplate="%{text}: %{z:.3f}<extra></extra>", hoverongaps=False,
-            showscale=number == 0 and colorbar, colorbar=bar, colorscale=scale.colors, zmin=scale.low, zmax=scale.high,
-        ))  # fmt: skip
+        panel.add(
+            go.Heatmap(
+                x=block.edges.astype(np.float32),
+                y=np.arange(len(rows) + 1) - 0.5,
+                z=block.values.astype(np.float32),
+                text=label,
+                hovertemplate="%{text}: %{z:.3f}<extra></extra>",
+                hoverongaps=False,
+                showscale=number == 0 and colorbar,
+                colorbar=bar,
+                colorscale=scale.colors,
+                zmin=scale.low,
+                zmax=scale.high,
+            )
+        )
     _rows_axis(panel, rows)
     if band is not None:
         _draw_band(panel, axis, len(rows), band)
@@ -226,12 +297,21 @@ def _draw_band(panel: Panel, axis: StepAxis, rows: int, band: Band) -> None:
     low, high = band_positions(band, axis)
     box = {"type": "rect", "x0": low, "x1": high, "y0": -0.5, "y1": rows - 0.5, "row": panel.row, "col": 1}
     panel.figure.add_shape(line={"color": "white", "width": 3}, fillcolor="rgba(0,0,0,0)", **box)
-    panel.figure.add_shape(line={"color": VERMILLION, "width": 1.5, "dash": "dash"}, fillcolor="rgba(0,0,0,0)",
-                           name=band.rule, **box)  # fmt: skip
+    panel.figure.add_shape(
+        line={"color": VERMILLION, "width": 1.5, "dash": "dash"}, fillcolor="rgba(0,0,0,0)", name=band.rule, **box
+    )
     panel.figure.add_annotation(
-        text=escape(band.rule), x=axis.high, xref=f"x{panel.number}", y=1, yref=f"y{panel.number} domain",
-        xanchor="right", yanchor="bottom", yshift=5, showarrow=False, font={"size": 11, "color": VERMILLION},
-    )  # fmt: skip
+        text=escape(band.rule),
+        x=axis.high,
+        xref=f"x{panel.number}",
+        y=1,
+        yref=f"y{panel.number} domain",
+        xanchor="right",
+        yanchor="bottom",
+        yshift=5,
+        showarrow=False,
+        font={"size": 11, "color": VERMILLION},
+    )
 
 
 def _rows_axis(panel: Panel, rows: list[tuple[int, int]]) -> None:
@@ -246,9 +326,14 @@ def _rows_axis(panel: Panel, rows: list[tuple[int, int]]) -> None:
             [head_name(rows[i][0], None) for i in starts],
         )
     panel.figure.update_yaxes(
-        range=[len(rows) - 0.5, -0.5], tickvals=at, ticktext=words, showgrid=False, row=panel.row, col=1,
+        range=[len(rows) - 0.5, -0.5],
+        tickvals=at,
+        ticktext=words,
+        showgrid=False,
+        row=panel.row,
+        col=1,
         tickfont={"size": 11 if len(rows) <= NAMED else 12},
-    )  # fmt: skip
+    )
     for start in starts[1:]:
         panel.figure.add_hline(y=start - 0.5, line={"color": "#9a9a9a", "width": 1}, row=panel.row, col=1)  # type: ignore[arg-type]
 
@@ -256,16 +341,28 @@ def _rows_axis(panel: Panel, rows: list[tuple[int, int]]) -> None:
 def _draw_formation(panel: Panel, axis: StepAxis, grid: FormationMap, formation: pl.DataFrame) -> None:
     """A marker at each formation step, and the step in words at the row's right end."""
     rows, shown = grid.rows, marks(grid, axis, formation)
-    panel.add(go.Scatter(
-        x=[mark.x for mark in shown], y=[mark.row for mark in shown], mode="markers", name="formed", showlegend=False,
-        marker={"symbol": "diamond", "size": 9, "color": VERMILLION, "line": {"color": "white", "width": 1.2}},
-        text=[mark.hover for mark in shown], hovertemplate="%{text}<extra></extra>",
-    ))  # fmt: skip
+    panel.add(
+        go.Scatter(
+            x=[mark.x for mark in shown],
+            y=[mark.row for mark in shown],
+            mode="markers",
+            name="formed",
+            showlegend=False,
+            marker={"symbol": "diamond", "size": 9, "color": VERMILLION, "line": {"color": "white", "width": 1.2}},
+            text=[mark.hover for mark in shown],
+            hovertemplate="%{text}<extra></extra>",
+        )
+    )
     note = {"xref": "paper", "x": 1, "xanchor": "left", "xshift": 6, "showarrow": False}
     panel.figure.add_annotation(
-        text="formed at", yref=f"y{panel.number} domain", y=1, yanchor="bottom", yshift=5,
-        font={"size": 11, "color": VERMILLION}, **note,
-    )  # fmt: skip
+        text="formed at",
+        yref=f"y{panel.number} domain",
+        y=1,
+        yanchor="bottom",
+        yshift=5,
+        font={"size": 11, "color": VERMILLION},
+        **note,
+    )
     words = {mark.row: mark.word for mark in shown}
     early = {(r["layer"], r["head"]) for r in formation.iter_rows(named=True) if r["status"] == "from the start"}
     words |= {i: "start" for i, row in enumerate(rows) if row in early}

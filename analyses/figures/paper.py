@@ -42,8 +42,10 @@ STYLE: dict[Any, Any] = {
     "pdf.fonttype": 42,  # TrueType, embedded: text stays text, and opens where the font is not installed
     "svg.fonttype": "path",
     "svg.hashsalt": "copyscope",  # equal input, equal file
-    "font.size": 8.0, "axes.linewidth": 0.6, "font.family": "DejaVu Sans",
-}  # fmt: skip
+    "font.size": 8.0,
+    "axes.linewidth": 0.6,
+    "font.family": "DejaVu Sans",
+}
 
 
 def paper_map(
@@ -67,8 +69,13 @@ def paper_map(
         axes = figure.add_subplot()
         _cells(figure, axes, grid, axis, scale)
         _frame(axes, grid, axis)
-        axes.set_title(f"{describe(measure).title}, {scale_words(measure, scale)}", loc="left", fontweight="bold",
-                       fontsize=9, pad=14 if band else 6)  # fmt: skip
+        axes.set_title(
+            f"{describe(measure).title}, {scale_words(measure, scale)}",
+            loc="left",
+            fontweight="bold",
+            fontsize=9,
+            pad=14 if band else 6,
+        )
         if band is not None:
             _band(axes, axis, band)
         if formation is not None:
@@ -85,9 +92,15 @@ def _cells(figure: Figure, axes: Axes, grid: FormationMap, axis: StepAxis, scale
     mesh = None
     for block in blocks(grid, axis):
         mesh = axes.pcolormesh(
-            block.edges, rows, np.ma.masked_invalid(block.values), cmap=colors, vmin=scale.low, vmax=scale.high,
-            rasterized=grid.values.size > MAX_VECTOR_CELLS, linewidth=0,
-        )  # fmt: skip
+            block.edges,
+            rows,
+            np.ma.masked_invalid(block.values),
+            cmap=colors,
+            vmin=scale.low,
+            vmax=scale.high,
+            rasterized=grid.values.size > MAX_VECTOR_CELLS,
+            linewidth=0,
+        )
     if mesh is not None:
         bar = figure.colorbar(mesh, ax=axes, pad=0.09, fraction=0.03, aspect=30)
         bar.ax.set_title(bar_title(grid.measure), fontsize=8)
@@ -128,17 +141,41 @@ def _band(axes: Axes, axis: StepAxis, band: Band) -> None:
     axes.plot(
         [low, low, high, high, low], [low_row, high_row, high_row, low_row, low_row], color="white", linewidth=2.2
     )
-    axes.plot([low, low, high, high, low], [low_row, high_row, high_row, low_row, low_row], color=VERMILLION,
-              linewidth=1.1, linestyle=(0, (4, 2)), label=band.rule)  # fmt: skip
+    axes.plot(
+        [low, low, high, high, low],
+        [low_row, high_row, high_row, low_row, low_row],
+        color=VERMILLION,
+        linewidth=1.1,
+        linestyle=(0, (4, 2)),
+        label=band.rule,
+    )
     right = (low + high) / 2 > (axis.low + axis.high) / 2
-    axes.annotate(band.rule, (high if right else low, high_row), xytext=(0, 2), textcoords="offset points",
-                  ha="right" if right else "left", va="bottom", color=VERMILLION, fontsize=7)  # fmt: skip
+    axes.annotate(
+        band.rule,
+        (high if right else low, high_row),
+        xytext=(0, 2),
+        textcoords="offset points",
+        ha="right" if right else "left",
+        va="bottom",
+        color=VERMILLION,
+        fontsize=7,
+    )
 
 
 def _marks(axes: Axes, grid: FormationMap, axis: StepAxis, formation: pl.DataFrame) -> None:
     shown = marks(grid, axis, formation)
-    axes.scatter([mark.x for mark in shown], [mark.row for mark in shown], marker="D", s=22, color=VERMILLION,
-                 edgecolor="white", linewidth=0.8, zorder=3, clip_on=False, label="formed")  # fmt: skip
+    axes.scatter(
+        [mark.x for mark in shown],
+        [mark.row for mark in shown],
+        marker="D",
+        s=22,
+        color=VERMILLION,
+        edgecolor="white",
+        linewidth=0.8,
+        zorder=3,
+        clip_on=False,
+        label="formed",
+    )
     words = {mark.row: mark.word for mark in shown}
     early = {(r["layer"], r["head"]) for r in formation.iter_rows(named=True) if r["status"] == "from the start"}
     words |= {i: "start" for i, name in enumerate(grid.rows) if name in early}
@@ -149,8 +186,16 @@ def _marks(axes: Axes, grid: FormationMap, axis: StepAxis, formation: pl.DataFra
         if i - last >= spacing:
             last = i
             axes.annotate(word, (1, i), xytext=(4, 0), fontsize=6.5, **side)
-    axes.annotate("formed at", (1, 1), xycoords="axes fraction", xytext=(4, 3), textcoords="offset points",
-                  va="bottom", color=VERMILLION, fontsize=6.5)  # fmt: skip
+    axes.annotate(
+        "formed at",
+        (1, 1),
+        xycoords="axes fraction",
+        xytext=(4, 3),
+        textcoords="offset points",
+        va="bottom",
+        color=VERMILLION,
+        fontsize=6.5,
+    )
 
 
 def rendered(figure: Figure, kind: str) -> bytes:

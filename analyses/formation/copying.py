@@ -12,13 +12,32 @@ from copyscope.training.errors import InputError
 
 COPYING_MEASURES = ("copying_accuracy_token", "copying_accuracy_exact", "copying_loss_difference")
 COPYING_SCHEMA = {
-    "measure": pl.String, "status": pl.String, "formed": pl.Boolean, "onset": pl.Int64, "step": pl.Int64,
-    "tokens": pl.Int64, "bracket_low": pl.Int64, "bracket_high": pl.Int64, "estimate": pl.Float64,
-    "low": pl.Float64, "high": pl.Float64, "interval": pl.String, "rise_low": pl.Float64, "rise_high": pl.Float64,
-    "baseline": pl.Float64, "final": pl.Float64, "peak": pl.Float64, "threshold": pl.Float64, "level": pl.Float64,
-    "fell_back": pl.Boolean, "began_earlier": pl.Boolean, "stages": pl.Int64, "first_stage": pl.Float64,
-    "second_stage": pl.Float64, "provisional": pl.Boolean,
-}  # fmt: skip
+    "measure": pl.String,
+    "status": pl.String,
+    "formed": pl.Boolean,
+    "onset": pl.Int64,
+    "step": pl.Int64,
+    "tokens": pl.Int64,
+    "bracket_low": pl.Int64,
+    "bracket_high": pl.Int64,
+    "estimate": pl.Float64,
+    "low": pl.Float64,
+    "high": pl.Float64,
+    "interval": pl.String,
+    "rise_low": pl.Float64,
+    "rise_high": pl.Float64,
+    "baseline": pl.Float64,
+    "final": pl.Float64,
+    "peak": pl.Float64,
+    "threshold": pl.Float64,
+    "level": pl.Float64,
+    "fell_back": pl.Boolean,
+    "began_earlier": pl.Boolean,
+    "stages": pl.Int64,
+    "first_stage": pl.Float64,
+    "second_stage": pl.Float64,
+    "provisional": pl.Boolean,
+}
 
 
 def copying_formation(
@@ -85,17 +104,27 @@ def copying_formation(
         row = rise_row(rise, dict(zip(steps, tokens, strict=True)), dict(zip(steps, floor.tolist(), strict=True)))
         row["threshold"] = None if row["threshold"] is None else sign * row["threshold"]
         out.append(
-            {"measure": measure, "status": status, **row, "onset": None if onset is None else steps[onset],
-             "interval": None if rise is None else "prompts and neighbours" if errors is not None else "neighbours",
-             "baseline": value[0], "final": value[-1], "peak": sign * gain.max(), "level": level[-1]}
-        )  # fmt: skip
+            {
+                "measure": measure,
+                "status": status,
+                **row,
+                "onset": None if onset is None else steps[onset],
+                "interval": None if rise is None else "prompts and neighbours" if errors is not None else "neighbours",
+                "baseline": value[0],
+                "final": value[-1],
+                "peak": sign * gain.max(),
+                "level": level[-1],
+            }
+        )
     return pl.DataFrame(out, schema=COPYING_SCHEMA)
 
 
 def _onset(
-    excess: Float[np.ndarray, " step"], clear: Float[np.ndarray, " step"], noise: Float[np.ndarray, " step"],
+    excess: Float[np.ndarray, " step"],
+    clear: Float[np.ndarray, " step"],
+    noise: Float[np.ndarray, " step"],
     confirm: int,
-) -> int | None:  # fmt: skip
+) -> int | None:
     """Index of the first of `confirm` checkpoints that are above `clear`, and above the noise before the first."""
     for i in range(len(excess) - confirm + 1):
         window = slice(i, i + confirm)

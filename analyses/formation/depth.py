@@ -76,9 +76,12 @@ def depth_trend(formation: Tables, previous: Tables | None = None, seed: int = 0
     # Layers of previous-token heads move along, though their heads do not count.
     others = {layer for table in below or () for layer in table.filter("formed")["layer"].to_list()}
     layers = np.array(sorted({*counted, *others}), dtype=np.int64)
-    counts = {"n_heads": sum(len(heads.layer) for heads in pairs), "n_layers": len(counted),
-              "n_never": sum(t.height for t in tables) - sum(t.height for t in formed),
-              "n_runs": len(usable)}  # fmt: skip
+    counts = {
+        "n_heads": sum(len(heads.layer) for heads in pairs),
+        "n_layers": len(counted),
+        "n_never": sum(t.height for t in tables) - sum(t.height for t in formed),
+        "n_runs": len(usable),
+    }
     if not usable:
         why = "all formed heads are in one layer or formed at one checkpoint" if counts["n_heads"] else "no head formed"
         return DepthTrend(verdict="undecided", reason=why, **counts)

@@ -45,18 +45,47 @@ from copyscope.analyses.words.json_values import plain
 from copyscope.training.errors import InputError
 
 __all__ = [
-    "DepthTrend", "FormationMap", "LossSettled", "copying_formation", "depth_trend", "formation_json", "formation_map",
-    "formation_steps", "loss_settled", "order_of_appearance",
-]  # fmt: skip
+    "DepthTrend",
+    "FormationMap",
+    "LossSettled",
+    "copying_formation",
+    "depth_trend",
+    "formation_json",
+    "formation_map",
+    "formation_steps",
+    "loss_settled",
+    "order_of_appearance",
+]
 
 FORMATION_SCHEMA = {
-    "layer": pl.Int64, "head": pl.Int64, "measure": pl.String, "status": pl.String, "formed": pl.Boolean,
-    "step": pl.Int64, "tokens": pl.Int64, "bracket_low": pl.Int64, "bracket_high": pl.Int64, "estimate": pl.Float64,
-    "low": pl.Float64, "high": pl.Float64, "interval": pl.String, "rise_low": pl.Float64, "rise_high": pl.Float64,
-    "baseline": pl.Float64, "final": pl.Float64, "peak": pl.Float64, "null": pl.Float64, "threshold": pl.Float64,
-    "level": pl.Float64, "fell_back": pl.Boolean, "began_earlier": pl.Boolean, "stages": pl.Int64,
-    "first_stage": pl.Float64, "second_stage": pl.Float64, "provisional": pl.Boolean,
-}  # fmt: skip
+    "layer": pl.Int64,
+    "head": pl.Int64,
+    "measure": pl.String,
+    "status": pl.String,
+    "formed": pl.Boolean,
+    "step": pl.Int64,
+    "tokens": pl.Int64,
+    "bracket_low": pl.Int64,
+    "bracket_high": pl.Int64,
+    "estimate": pl.Float64,
+    "low": pl.Float64,
+    "high": pl.Float64,
+    "interval": pl.String,
+    "rise_low": pl.Float64,
+    "rise_high": pl.Float64,
+    "baseline": pl.Float64,
+    "final": pl.Float64,
+    "peak": pl.Float64,
+    "null": pl.Float64,
+    "threshold": pl.Float64,
+    "level": pl.Float64,
+    "fell_back": pl.Boolean,
+    "began_earlier": pl.Boolean,
+    "stages": pl.Int64,
+    "first_stage": pl.Float64,
+    "second_stage": pl.Float64,
+    "provisional": pl.Boolean,
+}
 
 
 class FormationMap(NamedTuple):
@@ -157,12 +186,18 @@ def _head_formation(
     elif excess[-1] >= level[-1] > 0:
         status = "unconfirmed"
     return {
-        "layer": part["layer"][0], "head": part["head"][0], "measure": measure, "status": status,
+        "layer": part["layer"][0],
+        "head": part["head"][0],
+        "measure": measure,
+        "status": status,
         **rise_row(rise, dict(zip(steps, tokens, strict=True)), dict(zip(steps, floor.tolist(), strict=True))),
         "interval": None if rise is None else "prompts and neighbours" if has_errors else "neighbours",
-        "baseline": value[0], "final": value[-1], "peak": value.max(), "null": float(null[-1]) if has_null else None,
+        "baseline": value[0],
+        "final": value[-1],
+        "peak": value.max(),
+        "null": float(null[-1]) if has_null else None,
         "level": level[-1],
-    }  # fmt: skip
+    }
 
 
 def formation_map(
@@ -236,17 +271,25 @@ def formation_json(
     order = order_of_appearance(heads, model, induction, chance).to_dicts() if "previous_token" in present else []
     known = set(model["measure"].to_list())
     accuracy = next((m for m in ("copying_accuracy_token", "copying_loss_difference") if m in known), None)
-    return plain({
-        "rule": {"confirm": CONFIRM, "z": Z, "least": MIN_LEVEL, "horizon": HORIZON, "chance": chance,
-                 "text": (__doc__ or "").strip()},
-        "checkpoints": sorted(set(heads["step"].to_list())),
-        "heads": {measure: table.to_dicts() for measure, table in tables.items()},
-        "depth_trend": {
-            measure: depth_trend(table, tables.get("previous_token") if measure != "previous_token" else None)
-            for measure, table in tables.items()
-        },
-        "copying": copying_formation(model, chance).to_dicts(),
-        "emergence": emergence(model, metrics, chance, accuracy) if accuracy and not metrics.is_empty() else None,
-        "order": order,
-        "carriers": {measure: carriers(heads, measure).to_dicts() for measure in used},
-    })  # fmt: skip
+    return plain(
+        {
+            "rule": {
+                "confirm": CONFIRM,
+                "z": Z,
+                "least": MIN_LEVEL,
+                "horizon": HORIZON,
+                "chance": chance,
+                "text": (__doc__ or "").strip(),
+            },
+            "checkpoints": sorted(set(heads["step"].to_list())),
+            "heads": {measure: table.to_dicts() for measure, table in tables.items()},
+            "depth_trend": {
+                measure: depth_trend(table, tables.get("previous_token") if measure != "previous_token" else None)
+                for measure, table in tables.items()
+            },
+            "copying": copying_formation(model, chance).to_dicts(),
+            "emergence": emergence(model, metrics, chance, accuracy) if accuracy and not metrics.is_empty() else None,
+            "order": order,
+            "carriers": {measure: carriers(heads, measure).to_dicts() for measure in used},
+        }
+    )

@@ -60,8 +60,13 @@ def loss_settled(metrics: pl.DataFrame, share: float = SHARE) -> LossSettled:
     windows = _windows(np.log1p(steps))
     curve = _median(raw[:, None], windows)
     index = int(_settled(steps, curve, share)[0])
-    facts = {"start": float(raw[0]), "lowest": float(raw.min()), "share": share, "source": source,
-             "last": int(steps[-1])}  # fmt: skip
+    facts = {
+        "start": float(raw[0]),
+        "lowest": float(raw.min()),
+        "share": share,
+        "source": source,
+        "last": int(steps[-1]),
+    }
     if index < 0:
         return LossSettled(None, None, None, None, None, None, **facts)
     noise = np.random.default_rng(0).standard_normal((len(raw), DRAWS)) * (raw[:, None] - curve)
@@ -71,9 +76,14 @@ def loss_settled(metrics: pl.DataFrame, share: float = SHARE) -> LossSettled:
     before = max(index - 1, 0)
     row = rows.row(index, named=True)
     return LossSettled(
-        row["step"], row["tokens"], int(steps[before]), float(min(np.quantile(at, 0.025), steps[before])),
-        float(max(np.quantile(at, 0.975), steps[index])), float(curve[index, 0]), **facts,
-    )  # fmt: skip
+        row["step"],
+        row["tokens"],
+        int(steps[before]),
+        float(min(np.quantile(at, 0.025), steps[before])),
+        float(max(np.quantile(at, 0.975), steps[index])),
+        float(curve[index, 0]),
+        **facts,
+    )
 
 
 def _losses(metrics: pl.DataFrame) -> tuple[pl.DataFrame, str]:

@@ -9,13 +9,23 @@ from copyscope.analyses.formation.step_rule import CONFIRM, MIN_LEVEL
 from copyscope.analyses.formation.table_checks import measure_rows
 
 ORDER_SCHEMA = {
-    "stage": pl.String, "measure": pl.String, "layer": pl.Int64, "head": pl.Int64, "status": pl.String,
-    "step": pl.Int64, "bracket_low": pl.Int64, "since_previous": pl.String,
-}  # fmt: skip
+    "stage": pl.String,
+    "measure": pl.String,
+    "layer": pl.Int64,
+    "head": pl.Int64,
+    "status": pl.String,
+    "step": pl.Int64,
+    "bracket_low": pl.Int64,
+    "since_previous": pl.String,
+}
 CARRIER_SCHEMA = {
-    "measure": pl.String, "layer": pl.Int64, "head": pl.Int64, "from_step": pl.Int64, "to_step": pl.Int64,
+    "measure": pl.String,
+    "layer": pl.Int64,
+    "head": pl.Int64,
+    "from_step": pl.Int64,
+    "to_step": pl.Int64,
     "value": pl.Float64,
-}  # fmt: skip
+}
 
 
 def ordered(found: list[dict[str, Any]]) -> pl.DataFrame:

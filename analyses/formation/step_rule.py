@@ -168,11 +168,29 @@ def rise_row(rise: Rise | None, tokens_of: Mapping[int, int | None], floor_of: M
     row = {name: value for name, value in asdict(rise).items() if name in RISE_COLUMNS}
     threshold = floor_of[rise.step] + rise.halfway
     return row | {
-        "formed": True, "tokens": tokens_of[rise.step], "bracket_high": rise.step, "threshold": threshold,
-    }  # fmt: skip
+        "formed": True,
+        "tokens": tokens_of[rise.step],
+        "bracket_high": rise.step,
+        "threshold": threshold,
+    }
 
 
 RISE_COLUMNS = (
-    "formed", "step", "tokens", "bracket_low", "bracket_high", "estimate", "low", "high", "rise_low", "rise_high",
-    "threshold", "fell_back", "began_earlier", "stages", "first_stage", "second_stage", "provisional",
-)  # fmt: skip
+    "formed",
+    "step",
+    "tokens",
+    "bracket_low",
+    "bracket_high",
+    "estimate",
+    "low",
+    "high",
+    "rise_low",
+    "rise_high",
+    "threshold",
+    "fell_back",
+    "began_earlier",
+    "stages",
+    "first_stage",
+    "second_stage",
+    "provisional",
+)

@@ -140,18 +140,26 @@ def _copying(copying: pl.DataFrame | None) -> dict[str, Any] | None:
     if row is None or change is None:
         return None
     return {
-        **{name: number(row[name], 7) for name in ("step", "low", "high")}, "measure": row["measure"],
-        "start": number(change.low, 7), "end": number(change.high, 7), "level": number(row["threshold"], 7),
+        **{name: number(row[name], 7) for name in ("step", "low", "high")},
+        "measure": row["measure"],
+        "start": number(change.low, 7),
+        "end": number(change.high, 7),
+        "level": number(row["threshold"], 7),
         "rule": change.rule,
-    }  # fmt: skip
+    }
 
 
 def _formation(frame: pl.DataFrame, grid: Grid) -> list[dict[str, Any]]:
     return [
-        {"head": row["layer"] * grid.n_heads + row["head"], "step": row["step"], "low": number(row["low"], 7),
-         "high": number(row["high"], 7), "state": row["status"]}
+        {
+            "head": row["layer"] * grid.n_heads + row["head"],
+            "step": row["step"],
+            "low": number(row["low"], 7),
+            "high": number(row["high"], 7),
+            "state": row["status"],
+        }
         for row in frame.iter_rows(named=True)
-    ]  # fmt: skip
+    ]
 
 
 def _band(formed: list[pl.DataFrame | None], copying: pl.DataFrame | None) -> tuple[float, float] | None:

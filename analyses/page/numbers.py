@@ -12,9 +12,13 @@ from copyscope.analyses.words.glossary import is_calibration
 from copyscope.analyses.words.json_values import number
 
 FORMING = (
-    "previous_token", "duplicate_token", "induction_attention", "prefix_matching_sum", "prefix_matching_mean",
+    "previous_token",
+    "duplicate_token",
+    "induction_attention",
+    "prefix_matching_sum",
+    "prefix_matching_mean",
     "induction_score",
-)  # fmt: skip
+)
 """Measures of which it makes sense to ask when a head formed."""
 MAX_PAIRS = 40
 """Pairs of heads a step in the circuit graph."""
@@ -61,8 +65,9 @@ def score_measures(heads: pl.DataFrame) -> list[str]:
 def calibrations(heads: pl.DataFrame) -> list[str]:
     """The nulls and selectivities, where the table has them, of the measures that form."""
     present = set(heads["measure"].to_list())
-    return [f"{measure}_{kind}" for measure in FORMING for kind in ("null", "selectivity")
-            if f"{measure}_{kind}" in present]  # fmt: skip
+    return [
+        f"{measure}_{kind}" for measure in FORMING for kind in ("null", "selectivity") if f"{measure}_{kind}" in present
+    ]
 
 
 def significant(heads: pl.DataFrame, grid: Grid) -> dict[str, list[int]]:
@@ -146,12 +151,14 @@ def pairs(table: pl.DataFrame, paths: pl.DataFrame | None, grid: Grid, steps: Se
     out = []
     for (_,), part in wide.group_by("step", maintain_order=True):
         for row in part.sort(by, descending=True, nulls_last=True).head(MAX_PAIRS).iter_rows(named=True):
-            out.append({
-                "step": row["step"],
-                "earlier": row["source_layer"] * grid.n_heads + row["source_head"],
-                "later": row["layer"] * grid.n_heads + row["head"],
-                "k_composition": number(row.get("k_composition"), 4),
-                "path_score": number(row.get("path_score"), 4),
-                "effect": number(row.get("effect"), 4),
-            })  # fmt: skip
+            out.append(
+                {
+                    "step": row["step"],
+                    "earlier": row["source_layer"] * grid.n_heads + row["source_head"],
+                    "later": row["layer"] * grid.n_heads + row["head"],
+                    "k_composition": number(row.get("k_composition"), 4),
+                    "path_score": number(row.get("path_score"), 4),
+                    "effect": number(row.get("effect"), 4),
+                }
+            )
     return sorted(out, key=lambda pair: pair["step"])

@@ -18,8 +18,14 @@ from copyscope.training.errors import InputError
 
 VERSION = 1
 """Of the index' layout."""
-PACKAGES = {"copyscope": "copyscope", "torch": "torch", "transformers": "transformers",
-            "transformer_lens": "transformer-lens", "plotly": "plotly", "circuitsvis": "circuitsvis"}  # fmt: skip
+PACKAGES = {
+    "copyscope": "copyscope",
+    "torch": "torch",
+    "transformers": "transformers",
+    "transformer_lens": "transformer-lens",
+    "plotly": "plotly",
+    "circuitsvis": "circuitsvis",
+}
 
 
 def payload(runs: Sequence[Run], live: bool = False) -> Payload:
@@ -39,8 +45,11 @@ def payload(runs: Sequence[Run], live: bool = False) -> Payload:
         entry.fields.update(name=name, prompts=[])
     several = len(runs) > 1
     verdicts, unclear = _claims(runs)
-    notes = [f"{name}: {note}" if several else note
-             for name, entry in zip(names, entries, strict=True) for note in entry.notes]  # fmt: skip
+    notes = [
+        f"{name}: {note}" if several else note
+        for name, entry in zip(names, entries, strict=True)
+        for note in entry.notes
+    ]
     index = {
         "version": VERSION,
         "live": live,
@@ -58,8 +67,9 @@ def payload(runs: Sequence[Run], live: bool = False) -> Payload:
 def _names(runs: Sequence[Run]) -> list[str]:
     """The runs' names; with their folder in front where two have the same."""
     names = [run.name for run in runs]
-    return [run.name if names.count(run.name) == 1 else f"{run.folder.resolve().parent.name}/{run.name}"
-            for run in runs]  # fmt: skip
+    return [
+        run.name if names.count(run.name) == 1 else f"{run.folder.resolve().parent.name}/{run.name}" for run in runs
+    ]
 
 
 def _made() -> dict[str, str]:

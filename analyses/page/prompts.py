@@ -35,8 +35,14 @@ class Shown(NamedTuple):
 
     def entry(self, texts: Texts, steps: Sequence[int]) -> dict[str, Any]:
         """The prompt in the index; `steps`: those whose attention there is."""
-        return {"id": self.id, "title": self.title, "kind": self.kind, "tokens": texts.words(self.ids),
-                "targets": induction_targets(self.ids), "steps": list(steps)}  # fmt: skip
+        return {
+            "id": self.id,
+            "title": self.title,
+            "kind": self.kind,
+            "tokens": texts.words(self.ids),
+            "targets": induction_targets(self.ids),
+            "steps": list(steps),
+        }
 
 
 def induction_targets(ids: Sequence[int]) -> list[list[int]]:
@@ -86,8 +92,10 @@ def _drawable(run: Run, texts: Texts) -> list[int]:
 
 def _scattered(texts: Texts, ids: Sequence[int], count: int) -> list[int]:
     """Some of `ids` in an order that means nothing; bytes that are no character alone only where there is no more."""
-    rank = {i: (r"\x" in word, hashlib.sha256(f"copyscope {i}".encode()).digest())
-            for i, word in zip(ids, texts.words(ids), strict=True)}  # fmt: skip
+    rank = {
+        i: (r"\x" in word, hashlib.sha256(f"copyscope {i}".encode()).digest())
+        for i, word in zip(ids, texts.words(ids), strict=True)
+    }
     return sorted(ids, key=lambda i: rank[i])[:count]
 
 

@@ -51,8 +51,10 @@ def copying_table(copying: pl.DataFrame) -> pl.DataFrame:
         "status",
         pl.col("onset").alias("clear of chance from step"),
         pl.format("{} – {}", "bracket_low", "bracket_high").alias("half-way between steps"),
-        pl.col("baseline").alias("first"), "final", pl.col("peak").alias("best"),
-    )  # fmt: skip
+        pl.col("baseline").alias("first"),
+        "final",
+        pl.col("peak").alias("best"),
+    )
 
 
 def order_table(order: pl.DataFrame) -> pl.DataFrame:

@@ -135,10 +135,16 @@ def fit_change(
     first, second = curves.stages[int(np.argmax(staged))].tolist()
     stages = (first, second) if staged.any() else None
     return ChangePoint(
-        centre=float(curves.centres @ weights), interval=_quantiles(curves.centres, weights),
-        width=float(curves.widths[likeliest]), low=low, high=low + height, begun=begun, fitted=low + height * curve,
-        two_stages=float(staged.sum()), stages=stages,
-    )  # fmt: skip
+        centre=float(curves.centres @ weights),
+        interval=_quantiles(curves.centres, weights),
+        width=float(curves.widths[likeliest]),
+        low=low,
+        high=low + height,
+        begun=begun,
+        fitted=low + height * curve,
+        two_stages=float(staged.sum()),
+        stages=stages,
+    )
 
 
 def _weights(

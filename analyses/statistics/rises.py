@@ -147,9 +147,8 @@ def _as_curves(x: Float[np.ndarray, " step"], pairs: _Pairs, weight: float) -> C
     for _ in range(20):  # bisection
         middle = (low + high) / 2
         parts = [
-            shapes((middle - part.centres[i]) / part.widths[i])[0]
-            for part, i in ((pairs.first, a), (pairs.second, b))
-        ]  # fmt: skip
+            shapes((middle - part.centres[i]) / part.widths[i])[0] for part, i in ((pairs.first, a), (pairs.second, b))
+        ]
         above = pairs.share * parts[0] + (1 - pairs.share) * parts[1] >= 0.5
         low, high = np.where(above, low, middle), np.where(above, middle, high)
     stages = np.stack([pairs.first.centres[a], pairs.second.centres[b]], axis=1)

@@ -13,9 +13,14 @@ from copyscope.training.sweeps.driver import Outcome
 from copyscope.training.sweeps.worker import FINISHED
 
 MODEL_CURVES = (
-    "copying_accuracy_token", "copying_accuracy_exact", "copying_loss_first", "copying_loss_second", COPYING_LOSS,
-    "natural_loss", "icl_score",
-)  # fmt: skip
+    "copying_accuracy_token",
+    "copying_accuracy_exact",
+    "copying_loss_first",
+    "copying_loss_second",
+    COPYING_LOSS,
+    "natural_loss",
+    "icl_score",
+)
 HEAD_CURVES = ("previous_token", "prefix_matching_sum")
 """Of these, the highest score of any head."""
 
@@ -105,10 +110,16 @@ def runs_table(runs: Sequence[StudyRun]) -> pl.DataFrame:
     for run in runs:
         config = run.outcome.run.config
         row: dict[str, Any] = {
-            "run_id": run.outcome.run.run_id, "run": run.label, "condition": run.condition, "seed": config.seeds.init,
-            "state": run.outcome.status.state, "reason": run.reason, "seconds": round(run.outcome.status.seconds, 1),
-            "steps": config.train.steps, "tokens": config.train.steps * config.train.batch_size * config.model.n_ctx,
-        }  # fmt: skip
+            "run_id": run.outcome.run.run_id,
+            "run": run.label,
+            "condition": run.condition,
+            "seed": config.seeds.init,
+            "state": run.outcome.status.state,
+            "reason": run.reason,
+            "seconds": round(run.outcome.status.seconds, 1),
+            "steps": config.train.steps,
+            "tokens": config.train.steps * config.train.batch_size * config.model.n_ctx,
+        }
         found: dict[str, tuple[float | None, ...]] = dict(run.evidence.steps) if run.evidence else {}
         if run.loss and run.loss.step is not None:
             found["copying loss"] = (run.loss.step, run.loss.low, run.loss.high)
@@ -124,10 +135,12 @@ def runs_table(runs: Sequence[StudyRun]) -> pl.DataFrame:
 def curves_table(runs: Sequence[StudyRun]) -> pl.DataFrame:
     """A row a run and checkpoint; empty without any evidence."""
     parts = [
-        run.curves.select(pl.lit(run.outcome.run.run_id).alias("run_id"), pl.lit(run.condition).alias("condition"),
-                          pl.all())
-        for run in runs if not run.curves.is_empty()
-    ]  # fmt: skip
+        run.curves.select(
+            pl.lit(run.outcome.run.run_id).alias("run_id"), pl.lit(run.condition).alias("condition"), pl.all()
+        )
+        for run in runs
+        if not run.curves.is_empty()
+    ]
     return pl.concat(parts) if parts else pl.DataFrame()
 
 
@@ -138,7 +151,8 @@ def heads_table(runs: Sequence[StudyRun]) -> pl.DataFrame:
         tables = [run.evidence.previous, run.evidence.induction] if run.evidence else []
         for table in tables:
             if table is not None:
-                columns = table.select("layer", "head", "measure", "status", "step", "estimate", "low", "high", "peak",
-                                       "final")  # fmt: skip
+                columns = table.select(
+                    "layer", "head", "measure", "status", "step", "estimate", "low", "high", "peak", "final"
+                )
                 parts.append(columns.select(pl.lit(run.outcome.run.run_id).alias("run_id"), pl.all()))
     return pl.concat(parts) if parts else pl.DataFrame()

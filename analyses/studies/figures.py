@@ -79,9 +79,15 @@ def _curves(axes: Axes, runs: list[StudyRun], measure: str) -> None:
     for number, name in enumerate(conditions(runs)):
         for again, run in enumerate(run for run in runs if run.condition == name):
             shown = run.curves.filter(pl.col("step") >= FIRST_STEP)
-            axes.plot(shown["step"].to_numpy(), value_of(shown, measure), color=COLOURS[number % len(COLOURS)],
-                      linestyle=LINES[number % len(LINES)], linewidth=1, alpha=0.85,
-                      label=None if again else name)  # fmt: skip
+            axes.plot(
+                shown["step"].to_numpy(),
+                value_of(shown, measure),
+                color=COLOURS[number % len(COLOURS)],
+                linestyle=LINES[number % len(LINES)],
+                linewidth=1,
+                alpha=0.85,
+                label=None if again else name,
+            )
     _steps(axes)
     axes.set_xlabel("step (log scale)")
     axes.set_ylabel(NAMES[measure])
@@ -100,8 +106,15 @@ def _formed(axes: Axes, runs: list[StudyRun], measure: str) -> None:
         if one.step is None:
             continue
         low, high = one.copying.interval
-        axes.errorbar(one.step, y, xerr=[[one.step - low], [high - one.step]], fmt=MARKERS[row % len(MARKERS)],
-                      color=COLOURS[row % len(COLOURS)], markersize=3.5, linewidth=0.8)  # fmt: skip
+        axes.errorbar(
+            one.step,
+            y,
+            xerr=[[one.step - low], [high - one.step]],
+            fmt=MARKERS[row % len(MARKERS)],
+            color=COLOURS[row % len(COLOURS)],
+            markersize=3.5,
+            linewidth=0.8,
+        )
     _steps(axes)
     axes.set_yticks(range(len(names)), names, fontsize=6.5)
     axes.set_ylim(len(names) - 0.5, -0.5)
@@ -114,8 +127,14 @@ def _ended(axes: Axes, runs: list[StudyRun], measure: str) -> None:
     for run in runs:
         row = names.index(run.condition)
         final = (run.evidence.final if run.evidence else {}).get(measure, np.nan)
-        axes.plot(-final if measure == COPYING_LOSS else final, row, MARKERS[row % len(MARKERS)], alpha=0.8,
-                  color=COLOURS[row % len(COLOURS)], markersize=4)  # fmt: skip
+        axes.plot(
+            -final if measure == COPYING_LOSS else final,
+            row,
+            MARKERS[row % len(MARKERS)],
+            alpha=0.8,
+            color=COLOURS[row % len(COLOURS)],
+            markersize=4,
+        )
     axes.set_yticks(range(len(names)), [""] * len(names))
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlabel("nats saved at the end" if measure == COPYING_LOSS else "accuracy at the end")
@@ -132,18 +151,38 @@ def _laws(axes: Axes, runs: list[StudyRun], measure: str) -> None:
             never.append((size, config.train.steps))
         elif one.step is not None:
             low, high = one.copying.interval
-            axes.errorbar(size, one.step, yerr=[[one.step - low], [high - one.step]], fmt="o", color=COLOURS[0],
-                          markersize=3.5, linewidth=0.8)  # fmt: skip
+            axes.errorbar(
+                size,
+                one.step,
+                yerr=[[one.step - low], [high - one.step]],
+                fmt="o",
+                color=COLOURS[0],
+                markersize=3.5,
+                linewidth=0.8,
+            )
             x, y = [*x, size], [*y, one.step]
     if never:
-        axes.plot(*zip(*never, strict=True), "^", color=COLOURS[0], markerfacecolor="none", markersize=5, linestyle="",
-                  label="not formed by the end")  # fmt: skip
+        axes.plot(
+            *zip(*never, strict=True),
+            "^",
+            color=COLOURS[0],
+            markerfacecolor="none",
+            markersize=5,
+            linestyle="",
+            label="not formed by the end",
+        )
     if x:
         ends = np.array([min(x), max(x)], dtype=float)
         centre_x, centre_y = np.exp(np.mean(np.log(x))), np.exp(np.mean(np.log(y)))
         for (law, name), line in zip(LAWS.items(), LINES, strict=False):
-            axes.plot(ends, centre_y * (ends / centre_x) ** law, color=VERMILLION, linestyle=line, linewidth=1,
-                      label=f"{name} (exponent {law:g})")  # fmt: skip
+            axes.plot(
+                ends,
+                centre_y * (ends / centre_x) ** law,
+                color=VERMILLION,
+                linestyle=line,
+                linewidth=1,
+                label=f"{name} (exponent {law:g})",
+            )
     axes.legend(fontsize=6, frameon=False)
     axes.set_xscale("log", base=2)
     sizes = sorted({run.outcome.run.config.train.batch_size for run in runs})
@@ -167,8 +206,16 @@ def _heatmap(figure: Figure, axes: Axes, runs: list[StudyRun], measure: str) -> 
         middle = np.sqrt(steps[1:] * steps[:-1])
         edges = np.concatenate([[steps[0] ** 1.5 / middle[0] ** 0.5], middle, [steps[-1]]]) if len(middle) else steps
         if len(edges) == len(steps) + 1:
-            mesh = axes.pcolormesh(edges, [row - 0.45, row + 0.45], value_of(mean, measure)[None], cmap="viridis",
-                                   vmin=0, vmax=max(top, 1e-9), linewidth=0, rasterized=True)  # fmt: skip
+            mesh = axes.pcolormesh(
+                edges,
+                [row - 0.45, row + 0.45],
+                value_of(mean, measure)[None],
+                cmap="viridis",
+                vmin=0,
+                vmax=max(top, 1e-9),
+                linewidth=0,
+                rasterized=True,
+            )
     for run, one in zip(runs, evidence_of(runs, measure == COPYING_LOSS), strict=True):
         if one.step is not None:
             axes.plot(
@@ -190,9 +237,15 @@ def _against_sum(axes: Axes, runs: list[StudyRun], measure: str) -> None:
             config = run.outcome.run.config
             total = np.cumsum([learning_rate(config, step) for step in range(config.train.steps)])
             shown = run.curves.filter((pl.col("step") >= FIRST_STEP) & (pl.col("step") <= len(total)))
-            axes.plot(total[shown["step"].to_numpy() - 1], value_of(shown, measure), linewidth=1, alpha=0.85,
-                      color=COLOURS[number % len(COLOURS)], linestyle=LINES[number % len(LINES)],
-                      label=None if again else name)  # fmt: skip
+            axes.plot(
+                total[shown["step"].to_numpy() - 1],
+                value_of(shown, measure),
+                linewidth=1,
+                alpha=0.85,
+                color=COLOURS[number % len(COLOURS)],
+                linestyle=LINES[number % len(LINES)],
+                label=None if again else name,
+            )
     axes.set_xscale("log")
     axes.set_xlabel("learning rate, summed over updates")
     axes.set_ylabel(NAMES[measure])

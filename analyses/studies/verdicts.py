@@ -158,8 +158,9 @@ def _contrasted(
     details = found.table.with_columns(pl.lit(name).alias("value"), pl.lit(pair[0].condition).alias("baseline"))
     if loss:
         details = details.with_columns(pl.col("quantity").replace({"copying_accuracy_token": "copying_loss_saved"}))
-    return replace(claim, verdict=verdict, runs=len(evidence), details=details,
-                          reason=found.reason + on_steps(evidence))  # fmt: skip
+    return replace(
+        claim, verdict=verdict, runs=len(evidence), details=details, reason=found.reason + on_steps(evidence)
+    )
 
 
 def outcome(run: Evidence, loss: bool) -> dict[str, float | None]:
@@ -227,8 +228,9 @@ def _corpus(runs: Sequence[StudyRun], loss: bool) -> list[Verdict]:
     for name in conditions(runs):
         evidence = evidence_of([run for run in runs if run.condition == name], loss)
         steps = [one.step for one in evidence if one.step is not None]
-        shares = [one.final["natural_predictable_share"] for one in evidence
-                  if "natural_predictable_share" in one.final]  # fmt: skip
+        shares = [
+            one.final["natural_predictable_share"] for one in evidence if "natural_predictable_share" in one.final
+        ]
         share = float(np.mean(shares)) if shares else None
         mean = float(np.exp(np.mean(np.log(np.maximum(steps, 0.5))))) if steps else None
         last = max((float(one.last_step) for one in evidence), default=None)
@@ -269,8 +271,15 @@ def _alike(evidence: list[Evidence]) -> Verdict:
     verdict = "supported" if high < limit else "contradicted" if low > limit else "undecided"
     steps = [one.step for one in formed if one.step is not None]
     reason = f"copying formed between steps {min(steps):,.0f} and {max(steps):,.0f}{note}"
-    return replace(claim, verdict=verdict, value=math.exp(spread), low=math.exp(low), high=math.exp(high),
-                          runs=len(formed), reason=reason)  # fmt: skip
+    return replace(
+        claim,
+        verdict=verdict,
+        value=math.exp(spread),
+        low=math.exp(low),
+        high=math.exp(high),
+        runs=len(formed),
+        reason=reason,
+    )
 
 
 RULES = {

@@ -56,9 +56,14 @@ class Asked(NamedTuple):
 def heads(asked: Asked) -> pl.DataFrame:
     """Every head removed alone: layer, head, method, measure, value."""
     return sweep_heads(
-        asked.model, asked.prompts.test, asked.methods, windows=asked.natural, progress=asked.progress,
-        heads=asked.heads, **asked.shared,
-    )  # fmt: skip
+        asked.model,
+        asked.prompts.test,
+        asked.methods,
+        windows=asked.natural,
+        progress=asked.progress,
+        heads=asked.heads,
+        **asked.shared,
+    )
 
 
 def layers(asked: Asked) -> pl.DataFrame:
@@ -87,13 +92,18 @@ def sets(asked: Asked) -> pl.DataFrame:
     for method in asked.methods:
         results: list[SmallestSet] = [
             smallest_set(
-                asked.model, asked.prompts.test, search, unit, method=method, seed=asked.prompts.seed,
+                asked.model,
+                asked.prompts.test,
+                search,
+                unit,
+                method=method,
+                seed=asked.prompts.seed,
                 max_bytes=asked.max_bytes,
                 progress=asked.progress and partial(asked.progress, note=f"{unit} to {search}"),
             )
             for unit in ("heads", "layers")
             for search in ("keep", "remove")
-        ]  # fmt: skip
+        ]
         found.append(sets_table(results, method))
     return pl.concat(found)
 
@@ -113,9 +123,14 @@ def paths(asked: Asked) -> pl.DataFrame:
     for method in asked.methods:
         if method in PATH_METHODS:
             found = patch_paths(
-                asked.model, sources, readers, asked.prompts.repeated, method=method, seed=asked.prompts.seed,
+                asked.model,
+                sources,
+                readers,
+                asked.prompts.repeated,
+                method=method,
+                seed=asked.prompts.seed,
                 max_bytes=asked.max_bytes,
-            )  # fmt: skip
+            )
             tables.append(paths_beside_composition(asked.model, found))
     previous = scores.filter(pl.col("measure") == "previous_token").select(
         source_layer=pl.col("layer"), source_head=pl.col("head"), previous_token=pl.col("value")

@@ -54,8 +54,10 @@ def removal_lines(last: pl.DataFrame, clean: float | None, scores: pl.DataFrame)
     how = f"Removing one head ({METHODS.get(method, method)})"
     if clean is not None and clean < COPIES:
         best = strongest.row(0, named=True)
-        return [f"{how}: the model hardly copies, so this says little; largest effect on copying loss "
-                f"{_name(best)} {best['copying_loss']:+.2f} nats."]  # fmt: skip
+        return [
+            f"{how}: the model hardly copies, so this says little; largest effect on copying loss "
+            f"{_name(best)} {best['copying_loss']:+.2f} nats."
+        ]
     names = _listed([_name(row) for row in breaking(wide, clean).iter_rows(named=True)])
     breaks = f"{names} {'each break' if ' and ' in names else 'breaks'}" if names else "no single head breaks"
     lines = [f"{how}: {breaks} copying (under a tenth of its accuracy left)."]

@@ -41,14 +41,19 @@ def info(source: str | Path) -> RunInfo:
     logged = read_metrics(run)["step"].max()
     pages = [*run.folder.glob("*.html"), *(run.folder / "figures").glob("*")]
     return RunInfo(
-        name=run.name, folder=run.folder, source=run.series.source, checkpoints=len(steps),
-        first_step=min(steps, default=None), last_step=max(steps, default=None),
+        name=run.name,
+        folder=run.folder,
+        source=run.series.source,
+        checkpoints=len(steps),
+        first_step=min(steps, default=None),
+        last_step=max(steps, default=None),
         trained_to=None if logged is None else int(logged),  # type: ignore[arg-type]
-        steps=run.config.train.steps if run.config else None, scored=len(_steps(results / "heads")),
+        steps=run.config.train.steps if run.config else None,
+        scored=len(_steps(results / "heads")),
         ablated={kind: steps for kind, steps in ablated.items() if steps},
         megabytes=sum(path.stat().st_size for path in run.folder.rglob("*") if path.is_file()) / 1e6,
         pages=sorted(str(path.relative_to(run.folder)) for path in pages),
-    )  # fmt: skip
+    )
 
 
 def info_lines(source: str | Path) -> list[str]:

@@ -62,10 +62,18 @@ class Run(NamedTuple):
     def steps(self) -> pl.DataFrame:
         """The checkpoints: step, tokens, path, revision, scored, ablated."""
         done = {kind: _steps_of(self.folder / "results" / kind) for kind in ("heads", "ablations")}
-        schema = {"step": pl.Int64, "tokens": pl.Int64, "path": pl.String, "revision": pl.String,
-                  "scored": pl.Boolean, "ablated": pl.Boolean}  # fmt: skip
-        rows = [(c.step, c.tokens, c.path, c.revision, *(c.step in steps for steps in done.values()))
-                for c in self.series.checkpoints]  # fmt: skip
+        schema = {
+            "step": pl.Int64,
+            "tokens": pl.Int64,
+            "path": pl.String,
+            "revision": pl.String,
+            "scored": pl.Boolean,
+            "ablated": pl.Boolean,
+        }
+        rows = [
+            (c.step, c.tokens, c.path, c.revision, *(c.step in steps for steps in done.values()))
+            for c in self.series.checkpoints
+        ]
         return pl.DataFrame(rows, schema=schema, orient="row")
 
     @property

@@ -140,16 +140,23 @@ class Scorer:
             losses = None if prompts.natural is None else natural_losses(model, prompts.natural)
             accuracy = copying_accuracy(model, prompts.test)
             tables = {
-                "heads": heads, "model": score_model(model, prompts, losses, accuracy),
-                "pairs": score_pairs(model, heads), "copying": copying_table(accuracy),
-            }  # fmt: skip
+                "heads": heads,
+                "model": score_model(model, prompts, losses, accuracy),
+                "pairs": score_pairs(model, heads),
+                "copying": copying_table(accuracy),
+            }
         if losses is not None and prompts.natural is not None:
             tables["positions"] = split_loss(losses, induction_predictable(prompts.natural)).by_position
         facts = {
-            "version": SCORES_VERSION, "measures": self._measures, "seeds": [*prompts.seeds],
-            "copying_samples": self._samples, "head_prompts": HEAD_PROMPTS, "loss_prompts": LOSS_PROMPTS,
-            "windows": 0 if prompts.natural is None else len(prompts.natural), "vocabulary": prompts.vocabulary,
-        }  # fmt: skip
+            "version": SCORES_VERSION,
+            "measures": self._measures,
+            "seeds": [*prompts.seeds],
+            "copying_samples": self._samples,
+            "head_prompts": HEAD_PROMPTS,
+            "loss_prompts": LOSS_PROMPTS,
+            "windows": 0 if prompts.natural is None else len(prompts.natural),
+            "vocabulary": prompts.vocabulary,
+        }
         for kind in reversed([kind for kind in KINDS if kind in tables]):  # heads last: then all is there
             if not tables[kind].is_empty():
                 store_table(labelled(tables[kind], run, checkpoint), paths[kind], key, facts)

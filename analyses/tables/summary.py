@@ -139,10 +139,12 @@ def _heads(run: Run, heads: pl.DataFrame, model: pl.DataFrame) -> list[str]:
         early = table.filter(pl.col("status") == "from the start")
         unconfirmed = table.filter(pl.col("status") == "unconfirmed")
         counts = [
-            (stays.height, "formed"), (early.height, "there from the start"),
-            (table["fell_back"].sum(), "formed and fell back"), ((table["status"] == "weak").sum(), "partial"),
+            (stays.height, "formed"),
+            (early.height, "there from the start"),
+            (table["fell_back"].sum(), "formed and fell back"),
+            ((table["status"] == "weak").sum(), "partial"),
             (unconfirmed.height, f"at the level but unconfirmed (for fewer than {CONFIRM} checkpoints)"),
-        ]  # fmt: skip
+        ]
         said = [f"{count} {words}" for count, words in counts if count] or ["none formed"]
         best = [f"{_name(row)} {row['final']:.2f}, step {step_text(row)}" for row in _first(stays)]
         best += [f"{_name(row)} {row['final']:.2f}" for shown in (early, unconfirmed) for row in _first(shown)]

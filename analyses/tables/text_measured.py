@@ -67,9 +67,13 @@ def share_read(config: RunConfig, store: TokenStore, step: int, positions: int =
         distinct = _share_of_positions(config, store, sequences, positions) * total
     distinct = min(distinct, float(tokens))
     return TextRead(
-        step=step, tokens=tokens, text_tokens=total, passes=sequences * k / count, distinct_share=distinct / total,
+        step=step,
+        tokens=tokens,
+        text_tokens=total,
+        passes=sequences * k / count,
+        distinct_share=distinct / total,
         seen_before=1 - distinct / tokens if tokens else 0.0,
-    )  # fmt: skip
+    )
 
 
 def _share_of_positions(config: RunConfig, store: TokenStore, sequences: int, positions: int) -> float:

@@ -48,16 +48,20 @@ def olmo(c: Any) -> Fields | None:
     grouped = c.num_key_value_heads != c.num_attention_heads
     if rope is None or c.attention_bias or c.clip_qkv or grouped:
         return None
-    return _sizes(c) | {
-        "d_mlp": c.intermediate_size,
-        "act_fn": c.hidden_act,
-        "eps": 1e-5,
-        "normalization_type": "LN",
-        "gated_mlp": True,
-        "positional_embedding_type": "rotary",
-        "rotary_dim": c.hidden_size // c.num_attention_heads,
-        "rotary_adjacent_pairs": False,
-    } | rope  # fmt: skip
+    return (
+        _sizes(c)
+        | {
+            "d_mlp": c.intermediate_size,
+            "act_fn": c.hidden_act,
+            "eps": 1e-5,
+            "normalization_type": "LN",
+            "gated_mlp": True,
+            "positional_embedding_type": "rotary",
+            "rotary_dim": c.hidden_size // c.num_attention_heads,
+            "rotary_adjacent_pairs": False,
+        }
+        | rope
+    )
 
 
 def gpt2(c: Any) -> Fields | None:
@@ -82,17 +86,21 @@ def neox(c: Any) -> Fields | None:
         return None
     parameters = dict(getattr(c, "rope_parameters", None) or {})
     share = parameters.get("partial_rotary_factor", getattr(c, "rotary_pct", 0.25))
-    return _sizes(c) | {
-        "d_mlp": c.intermediate_size,
-        "act_fn": c.hidden_act,
-        "eps": c.layer_norm_eps,
-        "normalization_type": "LN",
-        "positional_embedding_type": "rotary",
-        "rotary_dim": int(share * (c.hidden_size // c.num_attention_heads)),
-        "rotary_adjacent_pairs": False,
-        "parallel_attn_mlp": c.use_parallel_residual,
-        "default_prepend_bos": False,
-    } | rope  # fmt: skip
+    return (
+        _sizes(c)
+        | {
+            "d_mlp": c.intermediate_size,
+            "act_fn": c.hidden_act,
+            "eps": c.layer_norm_eps,
+            "normalization_type": "LN",
+            "positional_embedding_type": "rotary",
+            "rotary_dim": int(share * (c.hidden_size // c.num_attention_heads)),
+            "rotary_adjacent_pairs": False,
+            "parallel_attn_mlp": c.use_parallel_residual,
+            "default_prepend_bos": False,
+        }
+        | rope
+    )
 
 
 FAMILIES: dict[str, Callable[[Any], Fields | None]] = {

@@ -119,10 +119,16 @@ class ModelFiles:
             warnings.simplefilter("ignore")
             try:
                 model, loading = self._class.from_pretrained(
-                    self._folder if tensors is None else None, config=copy.deepcopy(self.config), state_dict=tensors,
-                    dtype=dtype, attn_implementation="eager", output_loading_info=True, ignore_mismatched_sizes=True,
-                    local_files_only=True, **self._gguf,
-                )  # fmt: skip
+                    self._folder if tensors is None else None,
+                    config=copy.deepcopy(self.config),
+                    state_dict=tensors,
+                    dtype=dtype,
+                    attn_implementation="eager",
+                    output_loading_info=True,
+                    ignore_mismatched_sizes=True,
+                    local_files_only=True,
+                    **self._gguf,
+                )
             except Exception as error:  # of any type: values of the config meet the weights here
                 kind = "GGUF file" if self.is_gguf else "model"
                 raise InputError(f"{self.path}: not a {kind} that transformers reads ({first_line(error)})") from error

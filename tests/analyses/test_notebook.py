@@ -59,8 +59,12 @@ def test_the_effect_of_an_ablation_is_a_map_too(tmp_path: Path) -> None:
     folder = tiny_series(tmp_path / "tiny", (0, 8))
     with pytest.raises(InputError, match="copyscope ablate"):
         formation_map(folder, "zero:copying_loss")
-    rows = [("tiny", step, None, layer, head, "zero", "copying_loss", step + layer + head / 10)
-            for step in (0, 8) for layer in range(2) for head in range(2)]  # fmt: skip
+    rows = [
+        ("tiny", step, None, layer, head, "zero", "copying_loss", step + layer + head / 10)
+        for step in (0, 8)
+        for layer in range(2)
+        for head in range(2)
+    ]
     names = ("run", "step", "tokens", "layer", "head", "method", "measure", "value")
     table = pl.DataFrame(rows, schema=names, orient="row").cast({"tokens": pl.Int64})
     (folder / "results" / "ablations").mkdir()

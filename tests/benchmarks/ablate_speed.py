@@ -38,13 +38,19 @@ class Size(NamedTuple):
 SIZES = {
     "quickstart": Size(
         {"n_layers": 4, "n_heads": 4, "d_model": 128, "d_head": 64, "d_mlp": 320, "n_ctx": 256, "d_vocab": 1024},
-        63, 4, 2, 3,
+        63,
+        4,
+        2,
+        3,
     ),
     "12x12": Size(
         {"n_layers": 12, "n_heads": 12, "d_model": 192, "d_head": 16, "d_mlp": 512, "n_ctx": 256, "d_vocab": 2048},
-        9, 1, 1, 3,
+        9,
+        1,
+        1,
+        3,
     ),
-}  # fmt: skip
+}
 
 
 class Setting(NamedTuple):
@@ -57,10 +63,18 @@ class Setting(NamedTuple):
 def setting(size: Size) -> Setting:
     f = size.fields
     config = HookedTransformerConfig(
-        **f, act_fn="silu", gated_mlp=True, normalization_type="RMS", positional_embedding_type="rotary",
-        rotary_dim=f["d_head"], rotary_adjacent_pairs=False, final_rms=True, device="cpu", seed=0,
+        **f,
+        act_fn="silu",
+        gated_mlp=True,
+        normalization_type="RMS",
+        positional_embedding_type="rotary",
+        rotary_dim=f["d_head"],
+        rotary_adjacent_pairs=False,
+        final_rms=True,
+        device="cpu",
+        seed=0,
         original_architecture="LlamaForCausalLM",
-    )  # fmt: skip
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = HookedTransformer(config).eval().requires_grad_(False)
@@ -90,8 +104,9 @@ def plain(s: Setting, head: tuple[int, int] | None, batch: int = 16) -> dict[str
     result["copying_accuracy_exact"] = hit.all(dim=1).double().mean().item()
     result["copying_accuracy_token"] = hit.double().mean().item()
     for name, tokens, last in (
-        ("copying_loss", s.repeated, s.repeated.shape[1] // 2), ("natural_loss", s.windows, s.windows.shape[1] - 1)
-    ):  # fmt: skip
+        ("copying_loss", s.repeated, s.repeated.shape[1] // 2),
+        ("natural_loss", s.windows, s.windows.shape[1] - 1),
+    ):
         losses = [
             s.model.run_with_hooks(some, return_type="loss", loss_per_token=True, fwd_hooks=hooks)[:, -last:]
             for some in tokens.split(batch)
@@ -182,13 +197,17 @@ def compare(name: str) -> None:
             worst = max(worst, *(abs(fast[(*head, m)] - (slow[m] - clean[m])) for m in slow))
     sweep_time, loop_time = statistics.median(fast_seconds), statistics.median(plain_seconds) * len(heads)
     bound = unavoidable_flops(s) / peak_flops()
-    print(f"\n{name}: {len(heads)} heads, {len(s.test.tokens)} copying samples, {len(s.repeated)} repeated prompts, "
-          f"{len(s.windows)} windows, n_ctx {c.n_ctx}, {torch.get_num_threads()} threads")  # fmt: skip
+    print(
+        f"\n{name}: {len(heads)} heads, {len(s.test.tokens)} copying samples, {len(s.repeated)} repeated prompts, "
+        f"{len(s.windows)} windows, n_ctx {c.n_ctx}, {torch.get_num_threads()} threads"
+    )
     print(f"{'':12} {'seconds':>8} {'MB':>6}")
     print(f"{'plain loop':12} {loop_time:8.1f} {peak_memory(name, 'plain'):6.0f}")
     print(f"{'sweep_heads':12} {sweep_time:8.1f} {peak_memory(name, 'sweep'):6.0f}")
-    print(f"{loop_time / sweep_time:.1f} times faster; largest difference of effects {worst:.1e}; "
-          f"{sweep_time / bound:.1f} times what the unavoidable products take at their best")  # fmt: skip
+    print(
+        f"{loop_time / sweep_time:.1f} times faster; largest difference of effects {worst:.1e}; "
+        f"{sweep_time / bound:.1f} times what the unavoidable products take at their best"
+    )
 
 
 def main() -> None:

@@ -143,18 +143,36 @@ def trainer(setting: Setting) -> None:
     """transformers' Trainer with its fused AdamW; it writes nothing and logs nothing."""
     o = setting.config.optimizer
     arguments = TrainingArguments(
-        output_dir="unused", max_steps=setting.config.train.steps, bf16=DTYPE is torch.bfloat16, use_cpu=True,
-        per_device_train_batch_size=setting.config.train.batch_size, learning_rate=o.lr, weight_decay=o.weight_decay,
-        adam_beta1=o.beta1, adam_beta2=o.beta2, adam_epsilon=o.eps, max_grad_norm=o.clip, optim="adamw_torch_fused",
-        lr_scheduler_type="constant", warmup_steps=0, save_strategy="no", logging_strategy="no", report_to=[],
-        remove_unused_columns=False, disable_tqdm=True, dataloader_pin_memory=False,
-    )  # fmt: skip
+        output_dir="unused",
+        max_steps=setting.config.train.steps,
+        bf16=DTYPE is torch.bfloat16,
+        use_cpu=True,
+        per_device_train_batch_size=setting.config.train.batch_size,
+        learning_rate=o.lr,
+        weight_decay=o.weight_decay,
+        adam_beta1=o.beta1,
+        adam_beta2=o.beta2,
+        adam_epsilon=o.eps,
+        max_grad_norm=o.clip,
+        optim="adamw_torch_fused",
+        lr_scheduler_type="constant",
+        warmup_steps=0,
+        save_strategy="no",
+        logging_strategy="no",
+        report_to=[],
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+    )
     Trainer(model=setting.model, args=arguments, train_dataset=Sequences(setting), callbacks=[Ticks(setting)]).train()
 
 
 WAYS: dict[str, Callable[[Setting], None]] = {
-    "copyscope": copyscope, "Trainer": trainer, "plain loop": plain, "HookedTransformer": hooked
-}  # fmt: skip
+    "copyscope": copyscope,
+    "Trainer": trainer,
+    "plain loop": plain,
+    "HookedTransformer": hooked,
+}
 
 
 def main() -> None:

@@ -98,10 +98,18 @@ def simulated(draws: int) -> Iterator[Case]:
 def trained() -> Iterator[Case]:
     """Four small models, a minute each: 0.1 M weights, 600 updates, constant and falling learning rate."""
     values = {
-        "model.n_layers": 2, "model.d_model": 48, "model.d_mlp": 96, "model.n_ctx": 64, "data.vocab_size": 512,
-        "data.max_megabytes": 2.0, "train.steps": 600, "train.batch_size": 4, "optimizer.warmup_steps": 50,
-        "checkpoints.every": 50, "train.validation_sequences": 8,
-    }  # fmt: skip
+        "model.n_layers": 2,
+        "model.d_model": 48,
+        "model.d_mlp": 96,
+        "model.n_ctx": 64,
+        "data.vocab_size": 512,
+        "data.max_megabytes": 2.0,
+        "train.steps": 600,
+        "train.batch_size": 4,
+        "optimizer.warmup_steps": 50,
+        "checkpoints.every": 50,
+        "train.validation_sequences": 8,
+    }
     with tempfile.TemporaryDirectory() as folder:
         for schedule in ("constant", "cosine"):
             runs = []

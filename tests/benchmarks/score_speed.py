@@ -73,8 +73,11 @@ def detect(model: HookedTransformer, prompts: Tensor) -> dict[str, Tensor]:
     from transformer_lens.head_detector import detect_head
 
     model.to_tokens = lambda seq, **_: seq  # type: ignore[method-assign] # it takes text; we have tokens
-    names = {"induction_head": "induction_attention", "previous_token_head": "previous_token",
-             "duplicate_token_head": "duplicate_token"}  # fmt: skip
+    names = {
+        "induction_head": "induction_attention",
+        "previous_token_head": "previous_token",
+        "duplicate_token_head": "duplicate_token",
+    }
     found: dict[str, Tensor] = {}
     for pattern, name in names.items():
         with torch.no_grad():
@@ -208,9 +211,7 @@ def slow_positivity(model: HookedTransformer) -> Tensor:
 def slow_composition(model: HookedTransformer) -> Tensor:
     n = model.cfg.n_heads
     table = model.all_composition_scores("K")  # (layer, head, layer, head), 0 unless the second layer is later
-    pairs = [
-        table[a, :, a + 1 :].reshape(n, -1) for a in range(model.cfg.n_layers - 1)
-    ]  # fmt: skip
+    pairs = [table[a, :, a + 1 :].reshape(n, -1) for a in range(model.cfg.n_layers - 1)]
     return torch.cat([p.flatten() for p in pairs])
 
 

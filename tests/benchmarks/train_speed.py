@@ -76,19 +76,29 @@ def flops_per_token(config: RunConfig) -> float:
 
 def compare(name: str, round_size: int, rounds: int, folder: Path) -> None:
     config = RunConfig.load(name).with_values(
-        {"data.max_megabytes": 3.0, "data.repeat_choice": 1, "optimizer.warmup_steps": 0, "optimizer.lr": 1e-3,
-         "optimizer.schedule": "constant", "train.batch_size": 8, "train.steps": round_size * rounds}
-    )  # fmt: skip
+        {
+            "data.max_megabytes": 3.0,
+            "data.repeat_choice": 1,
+            "optimizer.warmup_steps": 0,
+            "optimizer.lr": 1e-3,
+            "optimizer.schedule": "constant",
+            "train.batch_size": 8,
+            "train.steps": round_size * rounds,
+        }
+    )
     (folder / "config.toml").write_text(config.to_toml())
     token_store(config.data, folder)  # once, before anyone is measured
     child = str(Path(__file__).with_name("contenders.py"))
     processes = {
         way: subprocess.Popen(
             [sys.executable, child, way, str(folder / "config.toml"), str(folder), str(round_size)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
         )
         for way in WAYS
-    }  # fmt: skip
+    }
 
     def hear(way: str) -> dict[str, Any]:
         stream = processes[way].stdout

@@ -67,8 +67,10 @@ def test_text_stands_out_from_its_ground(tab: Tab, address: str, dark: bool) -> 
     """Contrast of the page's colours, by the formula of WCAG 2: at least 4.5."""
     tab.size(1280, dark=dark)
     tab.open(address)
-    colors = {name: tab.run("return Copyscope.color(arguments[0])", name)
-              for name in ("ink", "soft", "paper", "shade", "accent", "found", "good", "bad")}  # fmt: skip
+    colors = {
+        name: tab.run("return Copyscope.color(arguments[0])", name)
+        for name in ("ink", "soft", "paper", "shade", "accent", "found", "good", "bad")
+    }
 
     def luminance(color: str) -> float:
         parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
@@ -126,9 +128,20 @@ def test_the_smallest_runs_have_a_page(tab: Tab, written: Callable[[Made], str])
     """Two checkpoints, one head, nothing formed, no prompts, no curves, no ablations, no pairs."""
     tiny = made(n_layers=1, n_heads=2, n_steps=4, hostile=False)
     run = tiny.index["runs"][0]
-    run |= {"prompts": [], "curves": {}, "ablations": {}, "pairs": [], "formation": {}, "above_null": {},
-            "settled": None, "copying": None, "tokens": [None] * 4, "tables": {}, "config": "",
-            "provenance": {}}  # fmt: skip
+    run |= {
+        "prompts": [],
+        "curves": {},
+        "ablations": {},
+        "pairs": [],
+        "formation": {},
+        "above_null": {},
+        "settled": None,
+        "copying": None,
+        "tokens": [None] * 4,
+        "tables": {},
+        "config": "",
+        "provenance": {},
+    }
     tiny.index["claims"], tiny.index["summary"], tiny.index["left_out"] = [], [], []
     tab.open(written(tiny))
     for view in VIEWS:

@@ -15,16 +15,25 @@ def some_state(seed: int) -> dict[str, object]:
     heads = [f"{layer}.{head}" for layer in range(3) for head in range(4)]
     low = pick.choice([None, 8, 64])
     return {
-        "step": pick.choice(STEPS), "head": pick.choice(heads), "a": pick.choice(STEPS), "b": pick.choice(STEPS),
+        "step": pick.choice(STEPS),
+        "head": pick.choice(heads),
+        "a": pick.choice(STEPS),
+        "b": pick.choice(STEPS),
         "measure": pick.choice(["prefix_matching_sum", "previous_token", "zero:copying_accuracy_token"]),
-        "prompt": pick.choice(["p0", "p1"]), "axis": pick.choice(["log", "linear", "tokens"]),
+        "prompt": pick.choice(["p0", "p1"]),
+        "axis": pick.choice(["log", "linear", "tokens"]),
         "view": pick.choice(["map", "attention", "compare", "circuit", "heads", "report"]),
-        "pins": ",".join(pick.sample(heads, pick.randrange(3))), "query": pick.randrange(24),
-        "sort": pick.choice(["layer", "now", "final", "formation", "effect"]), "filter": pick.choice(["all", "formed"]),
-        "rows": pick.choice(["heads", "layers"]), "beside": pick.choice(["", "previous_token"]),
-        "curve": pick.choice(["copying", "copying_loss", "heads"]), "flip": pick.choice(["", "1"]),
-        "from": low, "to": pick.choice([None, 512]),
-    }  # fmt: skip
+        "pins": ",".join(pick.sample(heads, pick.randrange(3))),
+        "query": pick.randrange(24),
+        "sort": pick.choice(["layer", "now", "final", "formation", "effect"]),
+        "filter": pick.choice(["all", "formed"]),
+        "rows": pick.choice(["heads", "layers"]),
+        "beside": pick.choice(["", "previous_token"]),
+        "curve": pick.choice(["copying", "copying_loss", "heads"]),
+        "flip": pick.choice(["", "1"]),
+        "from": low,
+        "to": pick.choice([None, 512]),
+    }
 
 
 @pytest.mark.parametrize("seed", range(6))

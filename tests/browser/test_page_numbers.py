@@ -25,9 +25,10 @@ def at(tab: Tab, row: int, step: int) -> tuple[float, float]:
             const axis = Copyscope.currentAxis();
             const [a, b] = axis.cells(Copyscope.run().steps).find((cell) => Copyscope.run().steps[cell[2]] === step);
             return [axis.x((a + b) / 2, frame.left, frame.plot), 18 + (row + 0.5) * 22]""",
-            row, step,
+            row,
+            step,
         )
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize(("row", "step"), [(11, 448), (5, 0), (1, 32), (8, 1152)])
@@ -50,8 +51,13 @@ def test_hovering_reads_a_cell_without_choosing_it(tab: Tab, address: str, small
     before = tab.numbers()
     tab.mouse(MAP, *at(tab, 11, 448), "move")
     tip = tab.text("#tip")
-    for part in (f"{score(small, 'prefix_matching_sum', 11, 448):.3f}", "L2H3, step 448", "× uniform",
-                 "above its null", "formed at step 448"):  # fmt: skip
+    for part in (
+        f"{score(small, 'prefix_matching_sum', 11, 448):.3f}",
+        "L2H3, step 448",
+        "× uniform",
+        "above its null",
+        "formed at step 448",
+    ):
         assert part in tip
     after = tab.numbers()
     assert after["hovered"] == {"measure": "prefix_matching_sum", "head": 11, "step": 448}
@@ -182,8 +188,9 @@ def test_the_map_is_coloured_by_score_and_grey_where_nothing_was_measured(tab: T
             """const canvas = document.querySelector('#map-one .stage canvas');
             const ratio = canvas.width / canvas.clientWidth;
             return [...canvas.getContext('2d').getImageData(arguments[0] * ratio, arguments[1] * ratio, 1, 1).data]""",
-            x, y,
-        )[:3]  # fmt: skip
+            x,
+            y,
+        )[:3]
 
     assert color(0, 2) == [0xC0] * 3
     assert score(small, "prefix_matching_sum", 11, 1152) > 0.85

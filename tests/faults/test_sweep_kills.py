@@ -61,15 +61,24 @@ def alive(pid: int) -> bool:
 
 def test_each_run_ends_as_it_does_and_the_others_go_on(tmp_path: Path, logged: list[str]) -> None:
     endings = {
-        "sound": SOUND, "diverges": DIVERGES, "breaks": BREAKS, "dies once": DIES_ONCE, "dies always": DIES_ALWAYS,
-    }  # fmt: skip
+        "sound": SOUND,
+        "diverges": DIVERGES,
+        "breaks": BREAKS,
+        "dies once": DIES_ONCE,
+        "dies always": DIES_ALWAYS,
+    }
     runs = [{"label": name, "seeds.eval": code} for name, code in endings.items()]
     sweep = parse_sweep({"base": "quickstart", "values": {"train.steps": 6}, "runs": runs}, tmp_path)
     claim(sweep, tmp_path)
     found = {one.run.label: one for one in run_sweep(sweep, tmp_path, LocalEngine(3), "counted_run")}
     states = {name.split(" seeds")[0].split(" eval")[0]: one.status.state for name, one in found.items()}
-    assert states == {"sound": "finished", "diverges": "diverged", "breaks": "failed", "dies once": "finished",
-                      "dies always": "failed"}  # fmt: skip
+    assert states == {
+        "sound": "finished",
+        "diverges": "diverged",
+        "breaks": "failed",
+        "dies once": "finished",
+        "dies always": "failed",
+    }
     reasons = {name.split(" eval")[0]: one.status.reason for name, one in found.items()}
     assert reasons["diverges"] == "diverged at step 3"
     assert reasons["breaks"].startswith("RuntimeError: a bug in two lines; see ")

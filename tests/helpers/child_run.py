@@ -30,11 +30,18 @@ def config(corpus: Path) -> RunConfig:
             "model": {"n_layers": 2, "n_heads": 2, "d_model": 32, "d_mlp": 48, "n_ctx": 32, "attention_dropout": 0.1},
             "data": {"corpus": str(corpus), "vocab_size": 300, "validation_share": 0.2},
             "optimizer": {"warmup_steps": 4},
-            "train": {"steps": STEPS, "batch_size": 2, "precision": "fp32", "log_every": 1, "validate_every": 5,
-                      "validation_sequences": 4, "threads": 1},
+            "train": {
+                "steps": STEPS,
+                "batch_size": 2,
+                "precision": "fp32",
+                "log_every": 1,
+                "validate_every": 5,
+                "validation_sequences": 4,
+                "threads": 1,
+            },
             "checkpoints": {"every": 4, "resume_every": 3},
         }
-    )  # fmt: skip
+    )
 
 
 def _limit(size: int) -> None:

@@ -14,8 +14,15 @@ from copyscope.training.checkpoints.series import step_folder
 from copyscope.training.files import MANIFEST, write_folder
 
 FILES = ("model.safetensors", "config.json", "tokenizer.json", MANIFEST)
-SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,
-         "num_key_value_heads": 2, "vocab_size": 90, "max_position_embeddings": 64}  # fmt: skip
+SIZES = {
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "vocab_size": 90,
+    "max_position_embeddings": 64,
+}
 ODD = ["0", "-1", "7", "1e400", "1000000000000", "null", "true", '"x"', "[]", "{}", "NaN", "0.5", '"\\ud800"', "16.0"]
 TEXTS = ["", "null", "[]", "{}", "[" * 100_000, '{"a": ' * 2_000, "\ufeff{}", "\x00\x00", "9" * 5_000, '{"files": 3}']
 

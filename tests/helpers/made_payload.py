@@ -5,11 +5,23 @@ from typing import Any, NamedTuple
 import numpy as np
 
 HOSTILE = [
-    "</script>", "<img src=x onerror=\"document.documentElement.dataset.broken='1'\">", "\"quoted\" 'twice'",
-    "nul\x00bell\x07", "\u202eright to left", "\u0645\u0631\u062d\u0628\u0627", "\ud800", "${x}`", "<!--",
-    " two  spaces ", "line\nend", "tab\t",
-    "&lt;b&gt;", "]]>", "javascript:alert(1)", "=1+1",
-]  # fmt: skip
+    "</script>",
+    "<img src=x onerror=\"document.documentElement.dataset.broken='1'\">",
+    "\"quoted\" 'twice'",
+    "nul\x00bell\x07",
+    "\u202eright to left",
+    "\u0645\u0631\u062d\u0628\u0627",
+    "\ud800",
+    "${x}`",
+    "<!--",
+    " two  spaces ",
+    "line\nend",
+    "tab\t",
+    "&lt;b&gt;",
+    "]]>",
+    "javascript:alert(1)",
+    "=1+1",
+]
 
 
 class Made(NamedTuple):
@@ -33,8 +45,16 @@ def made(
     scores: dict[str, np.ndarray] = {}
     attention: dict[str, np.ndarray] = {}
     entries = [_run(i, n_layers, n_heads, n_steps, half, hostile, blocks, scores, attention) for i in range(runs)]
-    words = {"low": 0, "high": 1, "signed": False, "unit": "", "scale": "0 to 1", "meaning": "What it means.",
-             "source": "A paper", "cannot_tell": "anything else"}  # fmt: skip
+    words = {
+        "low": 0,
+        "high": 1,
+        "signed": False,
+        "unit": "",
+        "scale": "0 to 1",
+        "meaning": "What it means.",
+        "source": "A paper",
+        "cannot_tell": "anything else",
+    }
     nats = words | {"low": None, "high": None, "signed": True, "unit": "nats", "scale": "nats"}
     measures = {
         "prefix_matching_sum": words | {"title": "Prefix matching"},
@@ -48,16 +68,28 @@ def made(
     }
     title = f"Made up {HOSTILE[0]} {HOSTILE[1]}" if hostile else "Made up"
     index = {
-        "version": 1, "live": False, "title": title, "measures": measures, "runs": entries,
+        "version": 1,
+        "live": False,
+        "title": title,
+        "measures": measures,
+        "runs": entries,
         "made": {"copyscope": "0.1.0", "python": "3.11"},
         "summary": ["Copying formed at step 64.", HOSTILE[1] if hostile else "Nothing else."],
         "left_out": ["Attention of 3 checkpoints was left out."],
         "claims": [
-            {"claim": "Copying comes late", "verdict": verdict, "effect": 0.5, "interval": [0.2, 0.8], "runs": 3,
-             "rule": "an interval", "break_condition": "if early", "text": HOSTILE[0]}
+            {
+                "claim": "Copying comes late",
+                "verdict": verdict,
+                "effect": 0.5,
+                "interval": [0.2, 0.8],
+                "runs": 3,
+                "rule": "an interval",
+                "break_condition": "if early",
+                "text": HOSTILE[0],
+            }
             for verdict in ("supported", "contradicted", "undecided")
         ],
-    }  # fmt: skip
+    }
     return Made(index, blocks, scores, attention)
 
 
@@ -67,9 +99,16 @@ def checkpoints(count: int) -> list[int]:
 
 
 def _run(
-    number: int, n_layers: int, n_heads: int, n_steps: int, half: int, hostile: bool,
-    blocks: dict[str, bytes], scores: dict[str, np.ndarray], attention: dict[str, np.ndarray],
-) -> dict[str, Any]:  # fmt: skip
+    number: int,
+    n_layers: int,
+    n_heads: int,
+    n_steps: int,
+    half: int,
+    hostile: bool,
+    blocks: dict[str, bytes],
+    scores: dict[str, np.ndarray],
+    attention: dict[str, np.ndarray],
+) -> dict[str, Any]:
     rng = np.random.default_rng(number)
     steps, heads = checkpoints(n_steps), n_layers * n_heads
     rise = lambda at: 1 / (1 + np.exp(-(np.arange(n_steps) - at) * 1.5))  # noqa: E731
@@ -80,10 +119,12 @@ def _run(
     previous[:, 1] += 0.9 * rise(quarter)
     induction[2, 0] = np.nan
     tables = {
-        "prefix_matching_sum": induction, "previous_token": previous,
-        "induction_score": induction * np.linspace(-1, 1, heads), "prefix_matching_sum_null": base * 0.5,
+        "prefix_matching_sum": induction,
+        "previous_token": previous,
+        "induction_score": induction * np.linspace(-1, 1, heads),
+        "prefix_matching_sum_null": base * 0.5,
         "prefix_matching_sum_selectivity": induction * 12,
-    }  # fmt: skip
+    }
     for name, table in tables.items():
         _put(blocks, scores, f"scores/{number}/{name}", table)
     ablated = steps[:: max(1, n_steps // 4)]
@@ -99,39 +140,74 @@ def _run(
     name = HOSTILE[0] if hostile and number else f"run {number}"
     at = steps[middle]
     formed = [
-        {"head": h, "step": at if h == heads - 1 else None, "low": steps[middle - 1] if h == heads - 1 else None,
-         "high": steps[middle + 1] if h == heads - 1 else None, "state": "formed" if h == heads - 1 else "never"}
+        {
+            "head": h,
+            "step": at if h == heads - 1 else None,
+            "low": steps[middle - 1] if h == heads - 1 else None,
+            "high": steps[middle + 1] if h == heads - 1 else None,
+            "state": "formed" if h == heads - 1 else "never",
+        }
         for h in range(heads)
-    ]  # fmt: skip
+    ]
     early = steps[quarter]
-    first = [{"head": h, "step": early if h == 1 else None, "low": early if h == 1 else None,
-              "high": early * 2 if h == 1 else None, "state": "formed" if h == 1 else "never"}
-             for h in range(heads)]  # fmt: skip
+    first = [
+        {
+            "head": h,
+            "step": early if h == 1 else None,
+            "low": early if h == 1 else None,
+            "high": early * 2 if h == 1 else None,
+            "state": "formed" if h == 1 else "never",
+        }
+        for h in range(heads)
+    ]
     accuracy = rise(middle + 1)
     curve = lambda values, se=None: {"steps": steps, "values": values.tolist(), "se": se}  # noqa: E731
     many = list(range(0, steps[-1] + 1, 2))
     return {
-        "name": name, "n_layers": n_layers, "n_heads": n_heads, "steps": steps, "tokens": [s * 1024 for s in steps],
+        "name": name,
+        "n_layers": n_layers,
+        "n_heads": n_heads,
+        "steps": steps,
+        "tokens": [s * 1024 for s in steps],
         "curves": {
             "train_loss": {"steps": many, "values": [5 * np.exp(-s / 200) + 2 for s in many], "se": None},
             "validation_loss": curve(5 * np.exp(-np.array(steps) / 200) + 2.1),
-            "copying_accuracy_token": curve(accuracy, [0.02] * n_steps), "copying_accuracy_exact": curve(accuracy**3),
-            "copying_loss_first": curve(np.full(n_steps, 7.0)), "copying_loss_second": curve(7 - 6 * accuracy),
+            "copying_accuracy_token": curve(accuracy, [0.02] * n_steps),
+            "copying_accuracy_exact": curve(accuracy**3),
+            "copying_loss_first": curve(np.full(n_steps, 7.0)),
+            "copying_loss_second": curve(7 - 6 * accuracy),
         },
         "settled": {"step": 200, "low": 150, "high": 260, "rule": "a doubling brings less than 5 %"},
-        "copying": {"step": at, "low": steps[middle - 1], "high": steps[middle + 1], "start": steps[middle - 1],
-                    "end": steps[min(middle + 2, n_steps - 1)], "level": 0.5, "rule": "10–90 % of the rise"},
-        "measures": list(tables), "formation": {"prefix_matching_sum": formed, "previous_token": first},
+        "copying": {
+            "step": at,
+            "low": steps[middle - 1],
+            "high": steps[middle + 1],
+            "start": steps[middle - 1],
+            "end": steps[min(middle + 2, n_steps - 1)],
+            "level": 0.5,
+            "rule": "10–90 % of the rise",
+        },
+        "measures": list(tables),
+        "formation": {"prefix_matching_sum": formed, "previous_token": first},
         "above_null": {"prefix_matching_sum": [heads - 1]},
-        "ablations": {"zero:copying_accuracy_token": {
-            "steps": ablated, "block": f"ablation/{number}/zero:copying_accuracy_token"}},
-        "pairs": [{"step": at, "earlier": 1, "later": heads - 1, "k_composition": 0.4, "effect": -0.3},
-                  {"step": at, "earlier": 0, "later": heads - 1, "k_composition": 0.1, "effect": None}],
+        "ablations": {
+            "zero:copying_accuracy_token": {"steps": ablated, "block": f"ablation/{number}/zero:copying_accuracy_token"}
+        },
+        "pairs": [
+            {"step": at, "earlier": 1, "later": heads - 1, "k_composition": 0.4, "effect": -0.3},
+            {"step": at, "earlier": 0, "later": heads - 1, "k_composition": 0.1, "effect": None},
+        ],
         "prompts": prompts,
-        "tables": {"order": {"title": "Order of appearance", "columns": ["stage", "step"],
-                             "rows": [["previous-token head", early], [HOSTILE[1], at], ["=cmd()", None]]}},
-        "config": "[model]\nname = \"</script>\"", "provenance": {"where": HOSTILE[1]},
-    }  # fmt: skip
+        "tables": {
+            "order": {
+                "title": "Order of appearance",
+                "columns": ["stage", "step"],
+                "rows": [["previous-token head", early], [HOSTILE[1], at], ["=cmd()", None]],
+            }
+        },
+        "config": '[model]\nname = "</script>"',
+        "provenance": {"where": HOSTILE[1]},
+    }
 
 
 def _put(blocks: dict[str, bytes], scores: dict[str, np.ndarray], name: str, table: np.ndarray) -> None:
@@ -142,14 +218,24 @@ def _put(blocks: dict[str, bytes], scores: dict[str, np.ndarray], name: str, tab
 def _prompt(name: str, half: int, hostile: bool) -> dict[str, Any]:
     words = [*HOSTILE, *(f" w{i}" for i in range(half))][:half] if hostile else [f" w{i}" for i in range(half)]
     targets = [[q - half + 1] if q >= half else [] for q in range(2 * half)]
-    return {"id": name, "title": "Hostile tokens" if hostile else "Repeated tokens", "tokens": words * 2,
-            "targets": targets, "steps": []}  # fmt: skip
+    return {
+        "id": name,
+        "title": "Hostile tokens" if hostile else "Repeated tokens",
+        "tokens": words * 2,
+        "targets": targets,
+        "steps": [],
+    }
 
 
 def _attend(
-    blocks: dict[str, bytes], attention: dict[str, np.ndarray], name: str, prompt: dict[str, Any], heads: int,
-    strength: float, rng: np.random.Generator,
-) -> None:  # fmt: skip
+    blocks: dict[str, bytes],
+    attention: dict[str, np.ndarray],
+    name: str,
+    prompt: dict[str, Any],
+    heads: int,
+    strength: float,
+    rng: np.random.Generator,
+) -> None:
     size = len(prompt["tokens"])
     pattern = np.tril(rng.random((heads, size, size)) * 0.1 + 1e-6)
     pattern[1, np.arange(1, size), np.arange(size - 1)] += 1

@@ -27,11 +27,18 @@ def small_config(corpus: Path, values: Mapping[str, Any] | None = None) -> RunCo
             "model": {"n_layers": 2, "n_heads": 2, "d_model": 32, "d_mlp": 48, "n_ctx": 32},
             "data": {"corpus": str(corpus), "vocab_size": 300, "validation_share": 0.2},
             "optimizer": {"warmup_steps": 4, "schedule": "cosine"},
-            "train": {"steps": 20, "batch_size": 2, "precision": "fp32", "log_every": 2, "validate_every": 5,
-                      "validation_sequences": 4, "threads": 1},
+            "train": {
+                "steps": 20,
+                "batch_size": 2,
+                "precision": "fp32",
+                "log_every": 2,
+                "validate_every": 5,
+                "validation_sequences": 4,
+                "threads": 1,
+            },
             "checkpoints": {"every": 4, "resume_every": 6},
         }
-    ).with_values(values or {})  # fmt: skip
+    ).with_values(values or {})
 
 
 def weights(run: Path, step: int) -> dict[str, bytes]:

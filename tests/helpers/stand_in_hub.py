@@ -47,8 +47,17 @@ class Handler(BaseHTTPRequestHandler):
             self.refuse("RevisionNotFound" if (self.root / repo).is_dir() else "RepoNotFound")
             return
         files = [{"rfilename": str(path.relative_to(folder))} for path in files_of(folder)]
-        facts = {"_id": "0", "id": repo, "modelId": repo, "sha": commit(folder), "private": False, "siblings": files,
-                 "tags": [], "downloads": 0, "likes": 0}  # fmt: skip
+        facts = {
+            "_id": "0",
+            "id": repo,
+            "modelId": repo,
+            "sha": commit(folder),
+            "private": False,
+            "siblings": files,
+            "tags": [],
+            "downloads": 0,
+            "likes": 0,
+        }
         self.send(json.dumps(facts).encode(), {"Content-Type": "application/json"}, body)
 
     def list_revisions(self, repo: str, body: bool) -> None:

@@ -53,8 +53,13 @@ def synthetic_run(layers: int = 4, heads: int = 4, seed: int = 0, count: int = 4
     rng = np.random.default_rng(seed)
     steps = checkpoint_steps(count)
     at = np.array(steps, dtype=float)
-    planted = {("previous_token", 1, 2): 700, ("previous_token", 1, 0): 1200, ("prefix_matching_sum", 2, 1): 1600,
-               ("prefix_matching_sum", 3, 0): 2300, ("prefix_matching_sum", 3, 3): 3600}  # fmt: skip
+    planted = {
+        ("previous_token", 1, 2): 700,
+        ("previous_token", 1, 0): 1200,
+        ("prefix_matching_sum", 2, 1): 1600,
+        ("prefix_matching_sum", 3, 0): 2300,
+        ("prefix_matching_sum", 3, 3): 3600,
+    }
     tables = []
     for measure, top in (("previous_token", 0.95), ("prefix_matching_sum", 0.8), ("duplicate_token", 0.1)):
         curves, nulls = {}, {}
@@ -75,16 +80,29 @@ def synthetic_run(layers: int = 4, heads: int = 4, seed: int = 0, count: int = 4
     saved = 0.55 * first * rise(at, 2600)
     token = 0.6 * rise(at, 4200, 0.12)
     model = model_table(
-        {"copying_accuracy_token": token, "copying_accuracy_exact": token**3, "copying_loss_first": first,
-         "copying_loss_second": first - saved, "copying_loss_difference": -saved,
-         "icl_score": -0.4 * rise(at, 1500), "natural_loss": 7.6 - 4.4 * rise(at, 150, 0.9)}, steps)  # fmt: skip
+        {
+            "copying_accuracy_token": token,
+            "copying_accuracy_exact": token**3,
+            "copying_loss_first": first,
+            "copying_loss_second": first - saved,
+            "copying_loss_difference": -saved,
+            "icl_score": -0.4 * rise(at, 1500),
+            "natural_loss": 7.6 - 4.4 * rise(at, 150, 0.9),
+        },
+        steps,
+    )
     every = np.arange(0, steps[-1] + 1, 10)
     loss = 7.6 - 4.4 * rise(every, 150, 0.9)
-    metrics = pl.DataFrame({
-        "step": every, "tokens": every * TOKENS_PER_STEP, "loss": loss + 0.1 * rng.normal(size=len(every)),
-        "validation_loss": [float(v) if s % 250 == 0 else None for s, v in zip(every, loss, strict=True)],
-        "lr": np.full(len(every), 1e-3), "grad_norm": np.ones(len(every)),
-    })  # fmt: skip
+    metrics = pl.DataFrame(
+        {
+            "step": every,
+            "tokens": every * TOKENS_PER_STEP,
+            "loss": loss + 0.1 * rng.normal(size=len(every)),
+            "validation_loss": [float(v) if s % 250 == 0 else None for s, v in zip(every, loss, strict=True)],
+            "lr": np.full(len(every), 1e-3),
+            "grad_norm": np.ones(len(every)),
+        }
+    )
     return SyntheticRun(pl.concat(tables), model, metrics, ablation_table(layers, heads, steps[-1], rng), planted)
 
 

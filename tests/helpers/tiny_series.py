@@ -18,9 +18,17 @@ LAYERS, HEADS, N_CTX = 2, 2, 64
 def add_checkpoint(folder: Path, step: int) -> None:
     torch.manual_seed(step)
     config = LlamaConfig(
-        vocab_size=300, hidden_size=16, intermediate_size=24, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
-        max_position_embeddings=N_CTX, initializer_range=0.5, bos_token_id=0, eos_token_id=0, pad_token_id=None,
-    )  # fmt: skip
+        vocab_size=300,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS,
+        max_position_embeddings=N_CTX,
+        initializer_range=0.5,
+        bos_token_id=0,
+        eos_token_id=0,
+        pad_token_id=None,
+    )
     place = folder / f"step{step}"
     LlamaForCausalLM(config).save_pretrained(place)
     tokenizer = train_tokenizer([SENTENCE] * 20, 300)
@@ -32,9 +40,13 @@ def write_tables(folder: Path, steps: tuple[int, ...] = STEPS) -> None:
     names = [(layer, head) for layer in range(LAYERS) for head in range(HEADS)]
     heads = {name: 0.02 + 0.1 * i * rise(at, 8) for i, name in enumerate(names)}
     accuracy = 0.5 * rise(at, 64)
-    curves = {"copying_accuracy_token": accuracy, "copying_accuracy_exact": accuracy**3,
-              "copying_loss_first": np.full(len(at), 6.0), "copying_loss_second": 6 - accuracy,
-              "copying_loss_difference": -accuracy}  # fmt: skip
+    curves = {
+        "copying_accuracy_token": accuracy,
+        "copying_accuracy_exact": accuracy**3,
+        "copying_loss_first": np.full(len(at), 6.0),
+        "copying_loss_second": 6 - accuracy,
+        "copying_loss_difference": -accuracy,
+    }
     tables = {
         "heads": series_table(heads, list(steps), "prefix_matching_sum"),
         "model": model_table(curves, list(steps)),

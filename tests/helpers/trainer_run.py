@@ -28,9 +28,17 @@ def train(out: Path, steps: int = 8, every: int = 2) -> Path:
     model = GPT2LMHeadModel(GPT2Config(vocab_size=100, n_positions=64, n_embd=32, n_layer=2, n_head=2))
     model.save_pretrained(out / "checkpoint-0")
     arguments = TrainingArguments(
-        output_dir=str(out), max_steps=steps, save_steps=every, per_device_train_batch_size=8, learning_rate=1e-3,
-        report_to=[], disable_tqdm=True, use_cpu=True, seed=0, logging_steps=every,
-    )  # fmt: skip
+        output_dir=str(out),
+        max_steps=steps,
+        save_steps=every,
+        per_device_train_batch_size=8,
+        learning_rate=1e-3,
+        report_to=[],
+        disable_tqdm=True,
+        use_cpu=True,
+        seed=0,
+        logging_steps=every,
+    )
     trainer = Trainer(model=model, args=arguments, train_dataset=Repeats())
     trainer.train()
     trainer.save_model()  # as many do: the last model lies beside its checkpoints

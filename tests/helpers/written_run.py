@@ -38,10 +38,17 @@ def write_run(
     first = np.full(len(AT), 7.0)
     loss = 2 + 5 * np.exp(-AT / settles_at)
     model = model_table(
-        {"copying_accuracy_token": token, "copying_accuracy_exact": token**3, "copying_loss_first": first,
-         "copying_loss_second": 7 - 5 * rise(AT, 0.9 * copies_at, 0.1),
-         "copying_loss_difference": -5 * rise(AT, 0.9 * copies_at, 0.1), "icl_score": -0.3 * rise(AT, copies_at),
-         "natural_loss": loss}, STEPS)  # fmt: skip
+        {
+            "copying_accuracy_token": token,
+            "copying_accuracy_exact": token**3,
+            "copying_loss_first": first,
+            "copying_loss_second": 7 - 5 * rise(AT, 0.9 * copies_at, 0.1),
+            "copying_loss_difference": -5 * rise(AT, 0.9 * copies_at, 0.1),
+            "icl_score": -0.3 * rise(AT, copies_at),
+            "natural_loss": loss,
+        },
+        STEPS,
+    )
     table = pl.concat(
         [series_table(heads, STEPS, "prefix_matching_sum"), series_table(previous, STEPS, "previous_token")]
     )

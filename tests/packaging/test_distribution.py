@@ -67,8 +67,18 @@ def test_the_sdist_builds_the_same_wheel_as_the_repository(wheel: Path, tmp_path
 def test_the_sdist_holds_what_is_needed_to_test_it(sdist: Path) -> None:
     assert package_files(sdist / "src" / "copyscope") == package_files(PACKAGE)
     assert not any((sdist / room).exists() for room in ROOMS)  # once is enough: a second copy would go its own way
-    needed = ("Makefile", "README.md", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "constraints.txt", "LICENSE",
-              "tests/conftest.py", "docs/series.md", "pyproject.toml")  # fmt: skip
+    needed = (
+        "Makefile",
+        "README.md",
+        "CHANGELOG.md",
+        "CITATION.cff",
+        "CONTRIBUTING.md",
+        "constraints.txt",
+        "LICENSE",
+        "tests/conftest.py",
+        "docs/series.md",
+        "pyproject.toml",
+    )
     assert [name for name in needed if not (sdist / name).is_file()] == []
 
 
@@ -106,9 +116,21 @@ def test_it_runs_from_an_empty_environment_beside_files_of_the_same_names(wheel:
     venv, libraries = tmp_path / "venv", Path(lazy_loader.__file__).parents[1]
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
     subprocess.run(
-        [sys.executable, "-m", "pip", "--python", str(venv / "bin" / "python"), "install", "--quiet", "--no-deps",
-         "--no-index", "--disable-pip-version-check", str(wheel)], check=True,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "--python",
+            str(venv / "bin" / "python"),
+            "install",
+            "--quiet",
+            "--no-deps",
+            "--no-index",
+            "--disable-pip-version-check",
+            str(wheel),
+        ],
+        check=True,
+    )
     work = tmp_path / "work"
     (work / "interp").mkdir(parents=True)
     for name in ("training.py", "interp/__init__.py", "analyses.py"):

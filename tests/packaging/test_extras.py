@@ -9,13 +9,36 @@ from pathlib import Path
 import pytest
 from written_run import config, write_run
 
-EXTRAS = ("matplotlib", "gguf", "ray", "submitit", "starlette", "uvicorn", "dash", "tensorboard", "wandb", "trackio",
-          "mkdocs", "mkdocstrings", "selenium", "nbformat", "nbclient", "ipykernel", "IPython", "pytest", "hypothesis",
-          "beartype")  # fmt: skip
+EXTRAS = (
+    "matplotlib",
+    "gguf",
+    "ray",
+    "submitit",
+    "starlette",
+    "uvicorn",
+    "dash",
+    "tensorboard",
+    "wandb",
+    "trackio",
+    "mkdocs",
+    "mkdocstrings",
+    "selenium",
+    "nbformat",
+    "nbclient",
+    "ipykernel",
+    "IPython",
+    "pytest",
+    "hypothesis",
+    "beartype",
+)
 # Those that import an extra as a whole: nothing imports them but a function that asks for the extra.
-NEED_ONE = {"copyscope.analyses.figures.paper": "matplotlib", "copyscope.analyses.studies.figures": "matplotlib",
-            "copyscope.analyses.explorer.server": "starlette", "copyscope.training.sweeps.engines.ray_cluster": "ray",
-            "copyscope.training.sweeps.engines.slurm": "submitit"}  # fmt: skip
+NEED_ONE = {
+    "copyscope.analyses.figures.paper": "matplotlib",
+    "copyscope.analyses.studies.figures": "matplotlib",
+    "copyscope.analyses.explorer.server": "starlette",
+    "copyscope.training.sweeps.engines.ray_cluster": "ray",
+    "copyscope.training.sweeps.engines.slurm": "submitit",
+}
 PROGRAM = f"""
 import importlib, pkgutil, sys
 
@@ -108,9 +131,13 @@ def test_gguf(without, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
 
 @pytest.mark.parametrize(("engine", "package"), [("ray", "ray"), ("slurm", "submitit")])
 def test_engines(
-    engine: str, package: str, without, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    engine: str,
+    package: str,
+    without,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     (tmp_path / "sweep.toml").write_text('base = "quickstart"\n[grid]\n"seeds.init" = [0, 1]\n')
     without(package)
     arguments = ("sweep", str(tmp_path / "sweep.toml"), "--out", str(tmp_path / "out"), "--engine", engine)
@@ -121,8 +148,18 @@ def test_trackers(without, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "a.txt").write_text("copy " * 1000)
     without("tensorboard")
-    said = copyscope(monkeypatch, capsys, "train", "quickstart", "--out", str(tmp_path / "run"), "--set",
-                     f"data.corpus={tmp_path / 'text'}", "--set", 'train.track=["tensorboard"]')  # fmt: skip
+    said = copyscope(
+        monkeypatch,
+        capsys,
+        "train",
+        "quickstart",
+        "--out",
+        str(tmp_path / "run"),
+        "--set",
+        f"data.corpus={tmp_path / 'text'}",
+        "--set",
+        'train.track=["tensorboard"]',
+    )
     assert "copyscope[track]" in said
 
 

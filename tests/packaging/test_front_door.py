@@ -5,12 +5,47 @@ import sys
 
 import copyscope
 
-OBJECTS = {"RunConfig", "open_run", "load_hooked", "copying_test", "ablate_heads", "sweep_heads", "score_heads",
-           "copying_accuracy", "formation_steps", "formation_map"}  # fmt: skip
-COMMANDS = {"demo", "train", "zoom", "average", "verify", "push", "score", "ablate", "map", "claims", "sweep", "study",
-            "report", "explore", "info", "revisions"}  # fmt: skip
-MEASURES = {"induction_attention", "prefix_matching_sum", "prefix_matching_mean", "previous_token", "duplicate_token",
-            "eigenvalue_positivity", "copying_score", "k_composition", "icl_score"}  # fmt: skip
+OBJECTS = {
+    "RunConfig",
+    "open_run",
+    "load_hooked",
+    "copying_test",
+    "ablate_heads",
+    "sweep_heads",
+    "score_heads",
+    "copying_accuracy",
+    "formation_steps",
+    "formation_map",
+}
+COMMANDS = {
+    "demo",
+    "train",
+    "zoom",
+    "average",
+    "verify",
+    "push",
+    "score",
+    "ablate",
+    "map",
+    "claims",
+    "sweep",
+    "study",
+    "report",
+    "explore",
+    "info",
+    "revisions",
+}
+MEASURES = {
+    "induction_attention",
+    "prefix_matching_sum",
+    "prefix_matching_mean",
+    "previous_token",
+    "duplicate_token",
+    "eigenvalue_positivity",
+    "copying_score",
+    "k_composition",
+    "icl_score",
+}
 # What Python has anyway, the libraries that lazy_loader needs, and our own first file.
 ALLOWED = {"copyscope", "lazy_loader"}
 PROGRAM = """

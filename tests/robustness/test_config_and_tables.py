@@ -16,10 +16,14 @@ from copyscope.training.errors import InputError
 
 FIELDS = [f"{section}.{field}" for section, fields in RunConfig().model_dump().items() for field in fields]
 VALUES = st.one_of(
-    st.integers(), st.floats(allow_nan=True), st.booleans(), st.none(), st.text(max_size=20),
+    st.integers(),
+    st.floats(allow_nan=True),
+    st.booleans(),
+    st.none(),
+    st.text(max_size=20),
     st.lists(st.integers(-2, 9)),
     st.sampled_from(["auto", "all", "zero", "cosine", [[0, 0]], {"a": 1}, 1, 2, 64, 0.5]),
-)  # fmt: skip
+)
 
 
 def one_line(message: str, *names: str) -> None:
@@ -65,17 +69,29 @@ def test_damaged_presets_are_refused_or_sound(tmp_path: Path) -> None:
 
 
 ODD_CELLS: dict[str, list[Any]] = {
-    "value": [float("nan"), float("inf"), None, -5.0, 1e300], "step": [-1, 0, 10**12], "tokens": [None, 0, -7],
-    "layer": [-1, 99], "head": [-1, 99], "measure": ["", "other", "<script>"],
-}  # fmt: skip
+    "value": [float("nan"), float("inf"), None, -5.0, 1e300],
+    "step": [-1, 0, 10**12],
+    "tokens": [None, 0, -7],
+    "layer": [-1, 99],
+    "head": [-1, 99],
+    "measure": ["", "other", "<script>"],
+}
 
 
 def table() -> pl.DataFrame:
     rows = [
-        {"step": step, "tokens": step * 10, "layer": layer, "head": head, "measure": "previous_token",
-         "value": min(1.0, 0.02 + 0.9 * (step >= 40) * (layer == head))}
-        for step in (0, 10, 20, 40, 80, 160, 320) for layer in range(2) for head in range(2)
-    ]  # fmt: skip
+        {
+            "step": step,
+            "tokens": step * 10,
+            "layer": layer,
+            "head": head,
+            "measure": "previous_token",
+            "value": min(1.0, 0.02 + 0.9 * (step >= 40) * (layer == head)),
+        }
+        for step in (0, 10, 20, 40, 80, 160, 320)
+        for layer in range(2)
+        for head in range(2)
+    ]
     return pl.DataFrame(rows)
 
 

@@ -20,8 +20,15 @@ from copyscope.training.errors import InputError
 D_VOCAB, N_CTX = 60, 80
 NUMBERS = [-(2**63), -1, 0, 1, 2, 3, 7, 24, 25, 59, 60, 61, 79, 80, 81, 1000, 2**31]
 VOCABS: list[list[int]] = [
-    [], [0], [5, 5, 5, 5], [-1, 3, 4, 5], [3, 59, 60], list(range(60)), list(range(1, 40)), [2**40, 1, 2, 3],
-]  # fmt: skip
+    [],
+    [0],
+    [5, 5, 5, 5],
+    [-1, 3, 4, 5],
+    [3, 59, 60],
+    list(range(60)),
+    list(range(1, 40)),
+    [2**40, 1, 2, 3],
+]
 
 
 @pytest.fixture(scope="module")
@@ -93,11 +100,16 @@ def ask(draw: random.Random, model: HookedTransformer) -> tuple[str, Callable[[]
     return (
         kind,
         lambda: score_heads(
-            model, ["previous_token", "induction_attention"], seed, vocab=vocab, bos_id=bos, n_prompts=count,
+            model,
+            ["previous_token", "induction_attention"],
+            seed,
+            vocab=vocab,
+            bos_id=bos,
+            n_prompts=count,
             layers=layers,
         ),
         lambda table: table["value"].is_between(0, 1).all(),
-    )  # fmt: skip
+    )
 
 
 def sound_losses(found: Any) -> bool:

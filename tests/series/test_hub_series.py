@@ -19,9 +19,13 @@ SERIES = "tiny-lab/pythia-tiny@" + ",".join(f"step{step}" for step in STEPS)
 def write_models(root: Path) -> None:
     torch.manual_seed(0)
     config = GPTNeoXConfig(
-        vocab_size=100, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+        vocab_size=100,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
         max_position_embeddings=64,
-    )  # fmt: skip
+    )
     model = GPTNeoXForCausalLM(config)
     for step in STEPS:
         folder = root / "tiny-lab" / "pythia-tiny" / f"step{step}"
@@ -34,9 +38,13 @@ def write_models(root: Path) -> None:
 
 def copyscope(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [str(Path(sys.executable).with_name("copyscope")), *arguments], cwd=folder, capture_output=True, text=True,
-        timeout=300, env={**os.environ, "HF_HOME": str(folder / "cache"), "HF_HUB_OFFLINE": "0", **environment},
-    )  # fmt: skip
+        [str(Path(sys.executable).with_name("copyscope")), *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "HF_HOME": str(folder / "cache"), "HF_HUB_OFFLINE": "0", **environment},
+    )
 
 
 @pytest.fixture(scope="module")

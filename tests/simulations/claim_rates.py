@@ -62,20 +62,48 @@ def run(
     loss = LossSettled(int(settled), None, *between, 3.0, 7.0, 2.0, 0.05, "loss", LAST)
     surge = (step, step / 1.1, step * 1.1) if formed else (None, None, None)
     emergence = Emergence(
-        verdict="undecided", reason="", measure="copying_accuracy_token", settled=loss, settled_leniently=loss,
-        surge=surge[0], surge_low=surge[1], surge_high=surge[2], delay=None, delay_tokens=None, ratio=None,
-        ratio_low=None, ratio_high=None, abruptness=2.0, fell_back=False, dip=None, dip_step=None,
-    )  # fmt: skip
+        verdict="undecided",
+        reason="",
+        measure="copying_accuracy_token",
+        settled=loss,
+        settled_leniently=loss,
+        surge=surge[0],
+        surge_low=surge[1],
+        surge_high=surge[2],
+        delay=None,
+        delay_tokens=None,
+        ratio=None,
+        ratio_low=None,
+        ratio_high=None,
+        abruptness=2.0,
+        fell_back=False,
+        dip=None,
+        dip_step=None,
+    )
     none = pl.DataFrame(schema={"layer": pl.Int64, "head": pl.Int64, "formed": pl.Boolean, "step": pl.Int64})
     since = None if order is None else [None, *("later" if b > a else "earlier" for a, b in pairwise(order))]
-    stages = pl.DataFrame() if order is None else pl.DataFrame(
-        {"stage": list(STAGES), "step": [int(at) for at in order], "since_previous": since})  # fmt: skip
+    stages = (
+        pl.DataFrame()
+        if order is None
+        else pl.DataFrame({"stage": list(STAGES), "step": [int(at) for at in order], "since_previous": since})
+    )
     return Evidence(
-        run=f"run{number}", source=f"run{number}", run_id=None, config=config, n_layers=6,
-        induction=none if heads is None else heads, previous=None, order=stages, copying=copying, copying_loss=None,
-        emergence=emergence, final={"copying_accuracy_token": accuracy + 0.03 * rng.normal()},
-        rates=np.full(LAST, config["optimizer.lr"]), tokens_per_step=2048.0, last_step=LAST,
-    )  # fmt: skip
+        run=f"run{number}",
+        source=f"run{number}",
+        run_id=None,
+        config=config,
+        n_layers=6,
+        induction=none if heads is None else heads,
+        previous=None,
+        order=stages,
+        copying=copying,
+        copying_loss=None,
+        emergence=emergence,
+        final={"copying_accuracy_token": accuracy + 0.03 * rng.normal()},
+        rates=np.full(LAST, config["optimizer.lr"]),
+        tokens_per_step=2048.0,
+        last_step=LAST,
+    )
 
 
 def _steps(kind: str, effects: list[float], rng: np.random.Generator) -> list[float]:
@@ -101,8 +129,11 @@ def _depth(kind: str, rng: np.random.Generator) -> list[Evidence]:
     scatter = 3 * DROWNED if kind == "drowned" else SCATTER
     runs = []
     for i in range(4):
-        rows = [(layer, head, True, int(500 * math.exp(0.3 * layers[layer] + scatter * rng.normal())))
-                for layer in range(6) for head in range(2)]  # fmt: skip
+        rows = [
+            (layer, head, True, int(500 * math.exp(0.3 * layers[layer] + scatter * rng.normal())))
+            for layer in range(6)
+            for head in range(2)
+        ]
         table = pl.DataFrame(rows, schema=["layer", "head", "formed", "step"], orient="row")
         runs.append(run(i, rng, heads=table))
     return runs
@@ -145,16 +176,31 @@ BOTH = ("supported", "contradicted")
 USUAL = {"no effect": BOTH, "real": ("contradicted",), "drowned": ("contradicted",)}
 CLAIMS = (
     Claim("copying after the loss settled", delayed_emergence, _late, "twice as late, 4 runs", USUAL),
-    Claim("updates count, not tokens", updates_not_tokens, _batches, "exponent −1/2, 12 runs",
-          {"no effect": ("contradicted",), "real": ("supported",), "drowned": ("supported",)}),
+    Claim(
+        "updates count, not tokens",
+        updates_not_tokens,
+        _batches,
+        "exponent −1/2, 12 runs",
+        {"no effect": ("contradicted",), "real": ("supported",), "drowned": ("supported",)},
+    ),
     Claim("shallow to deep", shallow_to_deep, _depth, "a factor of 1.35 a layer, 4 runs", USUAL),
-    Claim("stage after stage", stage_after_stage, _stages, "a factor of 1.65 a stage, 5 runs",
-          {"no effect": ("supported",), "real": ("contradicted",), "drowned": ()}),
+    Claim(
+        "stage after stage",
+        stage_after_stage,
+        _stages,
+        "a factor of 1.65 a stage, 5 runs",
+        {"no effect": ("supported",), "real": ("contradicted",), "drowned": ()},
+    ),
     Claim("regularization helps", regularization, _dropout, "39 % earlier, 8 runs", USUAL),
     Claim("a higher learning rate is faster", learning_rate, _rates, "exponent −1, 12 runs", USUAL),
-    Claim("optimization intensity", optimization_intensity, _rates, "the same summed rate, 12 runs",
-          {"no effect": ("supported",), "real": ("contradicted",), "drowned": ("contradicted",)}),
-)  # fmt: skip
+    Claim(
+        "optimization intensity",
+        optimization_intensity,
+        _rates,
+        "the same summed rate, 12 runs",
+        {"no effect": ("supported",), "real": ("contradicted",), "drowned": ("contradicted",)},
+    ),
+)
 
 
 def rates(claim: Claim, kind: str, studies: int, seed: int = 0) -> Counter[str]:

@@ -55,7 +55,7 @@ SHAPES: dict[str, Curve] = {
     "a straight line": lambda x, at: np.clip(0.5 + (x - at) / 1.5, 0, 1),
     "two stages, the first larger": _two_stages(0.6),
     "two stages, the second larger": _two_stages(0.4),
-}  # fmt: skip
+}
 
 
 def _powers(below: int) -> list[int]:
@@ -95,9 +95,12 @@ def correlated(shape: tuple[int, ...], correlation: float, rng: np.random.Genera
 
 
 def plant(
-    steps: Int[np.ndarray, " step"], share: Float[np.ndarray, " step"], jitter: float, correlation: float,
+    steps: Int[np.ndarray, " step"],
+    share: Float[np.ndarray, " step"],
+    jitter: float,
+    correlation: float,
     rng: np.random.Generator,
-) -> Float[np.ndarray, " step"]:  # fmt: skip
+) -> Float[np.ndarray, " step"]:
     """Scores with a rise: `share` of the height, prompt errors, and jitter in units of them."""
     noise = rng.standard_normal(len(steps)) + jitter * correlated((len(steps),), correlation, rng)
     return BASE + HEIGHT * share + ERROR * noise
@@ -105,8 +108,9 @@ def plant(
 
 def measure_cell(shape: str, grid: str, jitter: float, correlation: float, curves: int, seed: int = 0) -> Cell:
     """Plants `curves` rises in one cell and dates them."""
-    rng = np.random.default_rng([seed, list(SHAPES).index(shape), list(GRIDS).index(grid), int(10 * jitter),
-                                 int(10 * correlation)])  # fmt: skip
+    rng = np.random.default_rng(
+        [seed, list(SHAPES).index(shape), list(GRIDS).index(grid), int(10 * jitter), int(10 * correlation)]
+    )
     checkpoints, between = GRIDS[grid]
     steps = np.array(checkpoints)
     x = np.log1p(steps)
@@ -151,8 +155,10 @@ def main(curves: int) -> None:
     """Prints the tables."""
     cells = list(every_cell(curves))
     rises = sum(cell.rises for cell in cells)
-    print(f"{rises:,} rises found of {curves * len(cells):,} planted; {sum(c.covered for c in cells) / rises:.1%} of "
-          "their intervals hold the planted step.\n")  # fmt: skip
+    print(
+        f"{rises:,} rises found of {curves * len(cells):,} planted; {sum(c.covered for c in cells) / rises:.1%} of "
+        "their intervals hold the planted step.\n"
+    )
     for row, column in (("jitter", "correlation"), ("shape", "jitter"), ("shape", "grid")):
         print(table(cells, row, column), end="\n\n")
     factors = (np.nanmedian([cell.factor for cell in cells if cell.jitter == jitter]) for jitter in JITTERS)

@@ -31,11 +31,23 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def config(corpus: Path, **values: object) -> RunConfig:
     small = {
-        "model.n_layers": 2, "model.n_heads": 2, "model.d_model": 16, "model.d_mlp": 24, "model.n_ctx": 16,
-        "data.corpus": str(corpus), "data.vocab_size": 300, "data.validation_share": 0.2,
-        "train.steps": STEPS, "train.batch_size": 2, "train.validation_sequences": 2, "train.threads": 1,
-        "train.log_every": 2, "checkpoints.every": 4, "checkpoints.resume_every": 3, "optimizer.warmup_steps": 3,
-    }  # fmt: skip
+        "model.n_layers": 2,
+        "model.n_heads": 2,
+        "model.d_model": 16,
+        "model.d_mlp": 24,
+        "model.n_ctx": 16,
+        "data.corpus": str(corpus),
+        "data.vocab_size": 300,
+        "data.validation_share": 0.2,
+        "train.steps": STEPS,
+        "train.batch_size": 2,
+        "train.validation_sequences": 2,
+        "train.threads": 1,
+        "train.log_every": 2,
+        "checkpoints.every": 4,
+        "checkpoints.resume_every": 3,
+        "optimizer.warmup_steps": 3,
+    }
     return RunConfig().with_values({**small, **values})
 
 

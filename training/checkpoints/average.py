@@ -33,8 +33,17 @@ SHARE = 1 / 3
 ABOUT = "average.json"
 """The file by which a folder of means is known."""
 _COPIED = ("config.json", "generation_config.json")
-_WHOLE = {"I64": "<i8", "U64": "<u8", "I32": "<i4", "U32": "<u4", "I16": "<i2", "U16": "<u2", "I8": "<i1", "U8": "<u1",
-          "BOOL": "?"}  # fmt: skip
+_WHOLE = {
+    "I64": "<i8",
+    "U64": "<u8",
+    "I32": "<i4",
+    "U32": "<u4",
+    "I16": "<i2",
+    "U16": "<u2",
+    "I8": "<i1",
+    "U8": "<u1",
+    "BOOL": "?",
+}
 
 
 class Average(NamedTuple):
@@ -86,9 +95,13 @@ def average(source: Source, share: float = SHARE, progress: Progress | None = No
         if not (place / MANIFEST).is_file() or read_manifest(place).get("averaged") != labels:
             run = hashlib.sha256(repr((files[step].run_id, share)).encode()).hexdigest()[:12]
             write_folder(
-                place, lambda temp, step=step, part=part: _fill(temp, files, step, part),
-                step=step, tokens=files[step].checkpoint.tokens, run_id=run, averaged=labels,
-            )  # fmt: skip
+                place,
+                lambda temp, step=step, part=part: _fill(temp, files, step, part),
+                step=step,
+                tokens=files[step].checkpoint.tokens,
+                run_id=run,
+                averaged=labels,
+            )
             written.append(step)
             if progress:
                 progress("averaging checkpoints", done + 1, len(parts))
@@ -104,8 +117,9 @@ def shares(steps: Sequence[int], step: int, share: float) -> dict[int, float]:
     """Which of these steps (ascending) make up the mean at `step`, and with what weights, which sum to 1."""
     begin = step * (1 - share)
     before = [-math.inf, *steps]
-    found = {one: min(one - max(last, begin), step) for last, one in zip(before, steps, strict=False)
-             if begin < one <= step}  # fmt: skip
+    found = {
+        one: min(one - max(last, begin), step) for last, one in zip(before, steps, strict=False) if begin < one <= step
+    }
     total = sum(found.values())
     return {one: value / total for one, value in found.items()} if total else {step: 1.0}
 

@@ -104,8 +104,11 @@ def select(repo: str, selector: str) -> tuple[list[str], bool]:
             spaced = int(match[1])
         elif part != "*" and part not in stages:
             low, high, unit = _bounds(part)
-            numbered = [n for n in numbered if (value := n.tokens if unit == "tokens" else n.number) is not None
-                        and low <= value <= high]  # fmt: skip
+            numbered = [
+                n
+                for n in numbered
+                if (value := n.tokens if unit == "tokens" else n.number) is not None and low <= value <= high
+            ]
     if not numbered:
         some = ", ".join(sorted(there, key=natural)[:4])
         raise InputError(f"{repo}@{selector}: no revision meets this; there are {len(there)}, as {some}")
@@ -135,9 +138,7 @@ def _bounds(part: str) -> tuple[float, float, str]:
         if all(end is None or end.number is not None for end in ends):
             low, high = ends
             unit = (low or high).unit  # type: ignore[union-attr]
-            return (
-                -math.inf if low is None else low.number or 0, math.inf if high is None else high.number or 0, unit
-            )  # fmt: skip
+            return (-math.inf if low is None else low.number or 0, math.inf if high is None else high.number or 0, unit)
     raise InputError(f"@{part}: no condition; give *, log:24, <=step4000, step1000..step4000 or stage1")
 
 

@@ -81,8 +81,10 @@ def test_the_law_is_found(alpha: float, law: str, capsys: pytest.CaptureFixture[
     wrong = sum(one.law not in (law, None) for one in found)
     covered = sum(one.low <= alpha <= one.high for one in found)
     with capsys.disabled():
-        print(f"\nexponent {alpha}: {named} of 1,000 studies name the law, {wrong} another; {covered / 10:.1f} % of "
-              "the intervals hold the truth")  # fmt: skip
+        print(
+            f"\nexponent {alpha}: {named} of 1,000 studies name the law, {wrong} another; {covered / 10:.1f} % of "
+            "the intervals hold the truth"
+        )
     assert named >= 900
     assert wrong <= 50
     assert covered >= 930
@@ -114,8 +116,10 @@ def test_runs_that_have_not_formed_yet(capsys: pytest.CaptureFixture[str]) -> No
         covered += found.low <= -0.7 <= found.high
         dropped.append(batch_exponent(sizes, steps, low, high).exponent)
     with capsys.disabled():
-        print(f"\nunformed runs: exponent {np.mean(slopes):.2f} ({np.nanmean(dropped):.2f} without them) of -0.70; "
-              f"{covered} % of the intervals hold the truth")  # fmt: skip
+        print(
+            f"\nunformed runs: exponent {np.mean(slopes):.2f} ({np.nanmean(dropped):.2f} without them) of -0.70; "
+            f"{covered} % of the intervals hold the truth"
+        )
     assert np.nanmean(dropped) > -0.6  # what leaving them out does
     assert np.mean(slopes) == pytest.approx(-0.7, abs=0.05)
     assert covered >= 88
@@ -210,11 +214,15 @@ def test_a_value_that_never_forms_is_later() -> None:
 def outcomes(shift: float, stronger: float, rng: np.random.Generator, count: int = 4) -> tuple[list[float], list[dict]]:
     values = [0.0] * count + [0.1] * count
     rows = [
-        {"log_step": 7.6 + (value > 0) * shift + 0.1 * rng.normal(), "log_step_error": 0.05,
-         "copying_accuracy_token": 0.5 + (value > 0) * stronger + 0.05 * rng.normal(),
-         "natural_loss": 3 + 0.02 * rng.normal(), "icl_score": -0.3 + 0.05 * rng.normal()}
+        {
+            "log_step": 7.6 + (value > 0) * shift + 0.1 * rng.normal(),
+            "log_step_error": 0.05,
+            "copying_accuracy_token": 0.5 + (value > 0) * stronger + 0.05 * rng.normal(),
+            "natural_loss": 3 + 0.02 * rng.normal(),
+            "icl_score": -0.3 + 0.05 * rng.normal(),
+        }
         for value in values
-    ]  # fmt: skip
+    ]
     return values, rows
 
 
@@ -227,8 +235,10 @@ def test_contrasts_without_effect(capsys: pytest.CaptureFixture[str]) -> None:
     assert verdicts.count("open") >= 950 - 21
 
 
-@pytest.mark.parametrize(("shift", "stronger", "verdict"), [(-0.5, 0, "helps"), (0, 0.25, "helps"), (0.5, 0, "harms"),
-                                                            (-0.5, -0.25, "mixed")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("shift", "stronger", "verdict"),
+    [(-0.5, 0, "helps"), (0, 0.25, "helps"), (0.5, 0, "harms"), (-0.5, -0.25, "mixed")],
+)
 def test_contrasts_with_effect(shift: float, stronger: float, verdict: str, capsys: pytest.CaptureFixture[str]) -> None:
     rng = np.random.default_rng(3)
     found = [contrast(*outcomes(shift, stronger, rng)).verdict for _ in range(300)].count(verdict)
@@ -268,8 +278,10 @@ def test_the_sum_that_decides_is_found(power: float, best: str, capsys: pytest.C
         # Batch sizes vary, so that tokens are another rule than updates.
         found.append(intensity(rates, steps, np.tile([1000.0, 3000.0], 4)).best)
     with capsys.disabled():
-        print(f"\nintensity, power {power}: {found.count(best)} of 100 studies name it, "
-              f"{100 - found.count(best) - found.count(None)} another")  # fmt: skip
+        print(
+            f"\nintensity, power {power}: {found.count(best)} of 100 studies name it, "
+            f"{100 - found.count(best) - found.count(None)} another"
+        )
     assert found.count(best) >= 90
     assert found.count(best) + found.count(None) >= 98
 

@@ -87,10 +87,15 @@ def test_runs_too_short_to_see_the_loss_settle(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("exponent", "verdict"), [(0.0, "supported"), (-1.0, "contradicted"), (-0.5, "contradicted")])
 def test_updates_or_tokens(tmp_path: Path, exponent: float, verdict: str) -> None:
     folders = [
-        write_run(tmp_path / f"b{size}s{i}", config(**{"train.batch_size": size, "seeds.init": i}),
-                  (1 + 0.02 * i) * 2500 * (size / 8) ** exponent, seed=i)
-        for size in (4, 8, 16, 32) for i in range(2)
-    ]  # fmt: skip
+        write_run(
+            tmp_path / f"b{size}s{i}",
+            config(**{"train.batch_size": size, "seeds.init": i}),
+            (1 + 0.02 * i) * 2500 * (size / 8) ** exponent,
+            seed=i,
+        )
+        for size in (4, 8, 16, 32)
+        for i in range(2)
+    ]
     known = [gather(folder) for folder in folders]
     found = updates_not_tokens(known)
     assert found.verdict == verdict
@@ -107,10 +112,16 @@ def test_updates_or_tokens(tmp_path: Path, exponent: float, verdict: str) -> Non
 def test_a_batch_size_that_has_not_formed_yet_counts_as_later(tmp_path: Path) -> None:
     """At every size copying forms at 3,000, but at the smallest two of three runs have not by their last step."""
     folders = [
-        write_run(tmp_path / f"b{size}s{i}", config(**{"train.batch_size": size, "seeds.init": i}),
-                  (1 + 0.02 * i) * 3000, top=0.0 if size == 4 and i else 0.6, seed=i)
-        for size in (4, 8, 16) for i in range(3)
-    ]  # fmt: skip
+        write_run(
+            tmp_path / f"b{size}s{i}",
+            config(**{"train.batch_size": size, "seeds.init": i}),
+            (1 + 0.02 * i) * 3000,
+            top=0.0 if size == 4 and i else 0.6,
+            seed=i,
+        )
+        for size in (4, 8, 16)
+        for i in range(3)
+    ]
     known = [gather(folder) for folder in folders]
     assert known[1].step is None
     assert known[1].last_step == STEPS[-1]
@@ -140,17 +151,29 @@ def test_one_factor_asked_about_and_another_in_the_way(tmp_path: Path) -> None:
         claims([*folders, odd], factor="train.batch_size")
 
 
-@pytest.mark.parametrize(("at", "top", "verdict"), [(1500, 0.6, "supported"), (3000, 0.9, "supported"),
-                                                    (5000, 0.6, "contradicted"), (1500, 0.3, "undecided"),
-                                                    (3000, 0.6, "undecided")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("at", "top", "verdict"),
+    [
+        (1500, 0.6, "supported"),
+        (3000, 0.9, "supported"),
+        (5000, 0.6, "contradicted"),
+        (1500, 0.3, "undecided"),
+        (3000, 0.6, "undecided"),
+    ],
+)
 def test_regularization(tmp_path: Path, at: float, top: float, verdict: str) -> None:
     """Three seeds without dropout copy at 3,000 and reach 0.6; three with it do as given."""
     folders = [
-        write_run(tmp_path / f"{drop}-{i}", config(**{"model.attention_dropout": drop, "seeds.init": i}),
-                  (at if drop else 3000) * (1 + 0.04 * i), top=(top if drop else 0.6) + 0.004 * i,
-                  seed=i + int(drop * 100))
-        for drop in (0.0, 0.1) for i in range(3)
-    ]  # fmt: skip
+        write_run(
+            tmp_path / f"{drop}-{i}",
+            config(**{"model.attention_dropout": drop, "seeds.init": i}),
+            (at if drop else 3000) * (1 + 0.04 * i),
+            top=(top if drop else 0.6) + 0.004 * i,
+            seed=i + int(drop * 100),
+        )
+        for drop in (0.0, 0.1)
+        for i in range(3)
+    ]
     found = claims(folders).verdicts[REGULARIZATION]
     assert found.verdict == verdict
     assert found.details is not None
@@ -160,10 +183,15 @@ def test_regularization(tmp_path: Path, at: float, top: float, verdict: str) -> 
 def test_learning_rate_and_intensity(tmp_path: Path) -> None:
     """Copying forms when the learning rates add up to 3: three times as early with three times the rate."""
     folders = [
-        write_run(tmp_path / f"{lr}-{i}", config(**{"optimizer.lr": lr, "optimizer.warmup_steps": 1, "seeds.init": i}),
-                  3.0 / lr * (1 + 0.01 * i), seed=i)
-        for lr in (1e-3, 2e-3, 4e-3) for i in range(2)
-    ]  # fmt: skip
+        write_run(
+            tmp_path / f"{lr}-{i}",
+            config(**{"optimizer.lr": lr, "optimizer.warmup_steps": 1, "seeds.init": i}),
+            3.0 / lr * (1 + 0.01 * i),
+            seed=i,
+        )
+        for lr in (1e-3, 2e-3, 4e-3)
+        for i in range(2)
+    ]
     found = claims(folders).verdicts
     assert found[RATE].verdict == "supported"
     assert found[RATE].value == pytest.approx(-1, abs=0.1)
@@ -202,7 +230,7 @@ def test_the_same_experiment_twice(late: list[Path], tmp_path: Path) -> None:
         (lambda t: t.with_columns(tokens=10**9 - pl.col("tokens")), "tokens fall at step 1; the steps are out"),
         (lambda t: t.with_columns(pl.when(step=4).then(float("nan")).otherwise("value").alias("value")), "at step 4"),
     ],
-)  # fmt: skip
+)
 def test_damaged_tables_get_one_line_with_the_runs_name(late: list[Path], tmp_path: Path, damage, words: str) -> None:
     broken = shutil.copytree(late[0], tmp_path / "broken")
     paths = sorted((broken / "results" / "heads").glob("*.parquet"))

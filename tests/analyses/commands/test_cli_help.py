@@ -23,9 +23,12 @@ HEAVY = ("torch", "transformers", "polars", "plotly", "numpy", "matplotlib", "st
 def copyscope(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """The program in a process of its own, with nothing of this one's environment but where programs are."""
     return subprocess.run(
-        [PROGRAM, *arguments], capture_output=True, text=True, timeout=60,
+        [PROGRAM, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
         env={"PATH": os.environ["PATH"], **environment},
-    )  # fmt: skip
+    )
 
 
 def test_help_imports_nothing_heavy() -> None:

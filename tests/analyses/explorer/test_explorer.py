@@ -157,8 +157,9 @@ def test_other_sites_get_nothing(folder: Path) -> None:
     assert client.get("/index.json", headers={"host": "localhost:8000"}).status_code == 200
     answer = client.get("/index.json", headers={"origin": "http://evil.example"})
     assert not any(name.startswith("access-control") for name in answer.headers)
-    preflight = client.options("/prompt", headers={"origin": "http://evil.example",
-                                                   "access-control-request-method": "POST"})  # fmt: skip
+    preflight = client.options(
+        "/prompt", headers={"origin": "http://evil.example", "access-control-request-method": "POST"}
+    )
     assert preflight.status_code == 405
     for name in ("x-content-type-options", "cross-origin-resource-policy"):
         assert name in answer.headers
@@ -205,9 +206,12 @@ def test_the_command_serves_until_it_is_interrupted_and_starts_without_torch(fol
         "main()"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
         env=os.environ | {"HF_HUB_OFFLINE": "1"},
-    )  # fmt: skip
+    )
     try:
         assert process.stdout is not None
         lines = [process.stdout.readline(), process.stdout.readline()]

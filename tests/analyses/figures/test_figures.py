@@ -140,9 +140,9 @@ def test_ablation_bars_and_controls() -> None:
     assert names[:3] == ["L1H2", "L3H0", "L2H1"]
     for measure, bar, control in zip(("copying_accuracy_token", "copying_loss"), bars, controls, strict=True):
         for name, trace in ((measure, bar), (f"{measure}_control", control)):
-            row = RUN.ablations.filter(
-                (pl.col("measure") == name) & (pl.col("layer") == 1) & (pl.col("head") == 2)
-            )["value"][0]  # fmt: skip
+            row = RUN.ablations.filter((pl.col("measure") == name) & (pl.col("layer") == 1) & (pl.col("head") == 2))[
+                "value"
+            ][0]
             assert trace.x[0] == pytest.approx(row)
 
 

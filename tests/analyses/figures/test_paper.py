@@ -158,8 +158,9 @@ def test_odd_tables_still_draw() -> None:
     only_zero = series_table({(0, 0): np.array([0.5])}, [0], "previous_token")
     for heads in (one, only_zero):
         assert rendered(paper_map(heads, "previous_token", band=Band(10, 20, "phase change: planted")), "png")
-    many = series_table({(layer, head): np.full(3, 0.5) for layer in range(24) for head in range(16)}, [0, 1, 2],
-                        "previous_token")  # fmt: skip
+    many = series_table(
+        {(layer, head): np.full(3, 0.5) for layer in range(24) for head in range(16)}, [0, 1, 2], "previous_token"
+    )
     labels = paper_map(many, "previous_token").axes[0].get_yticklabels()
     assert [label.get_text() for label in labels] == [f"L{layer}" for layer in range(24)]
 

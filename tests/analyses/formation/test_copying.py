@@ -88,9 +88,7 @@ def test_copying_bad_input() -> None:
 def test_order_of_appearance_in_a_planted_run() -> None:
     run = synthetic_run()
     order = order_of_appearance(run.heads, run.model)
-    assert order["stage"].to_list() == [
-        "previous-token head", "induction head", "copying (loss)", "copying (accuracy)"
-    ]  # fmt: skip
+    assert order["stage"].to_list() == ["previous-token head", "induction head", "copying (loss)", "copying (accuracy)"]
     assert order["since_previous"].to_list() == [None, "later", "later", "later"]
     assert (order["layer"][0], order["head"][0]) == (1, 2)
     assert (order["layer"][1], order["head"][1]) == (2, 1)
@@ -103,15 +101,23 @@ def test_order_same_bracket_and_absent_stages() -> None:
     order = order_of_appearance(heads, model)
     assert order["since_previous"].to_list() == [None, "same bracket", None]
     assert order["status"].to_list() == ["formed", "formed", "not yet"]
-    early = pl.concat([series_table({(0, 0): jump}, STEPS, "previous_token"),
-                       series_table({(0, 0): np.where(AT >= 4, 0.9, 0.0)}, STEPS, "prefix_matching_sum")])  # fmt: skip
+    early = pl.concat(
+        [
+            series_table({(0, 0): jump}, STEPS, "previous_token"),
+            series_table({(0, 0): np.where(AT >= 4, 0.9, 0.0)}, STEPS, "prefix_matching_sum"),
+        ]
+    )
     assert order_of_appearance(early, model)["since_previous"].to_list()[1] == "earlier"
 
 
 def test_a_weak_early_head_does_not_speak_for_its_stage() -> None:
     weak, strong = np.where(AT >= 4, 0.2, 0.0), np.where(AT >= 2000, 0.9, 0.0)
-    heads = pl.concat([series_table({(0, 0): weak, (1, 0): strong}, STEPS, "previous_token"),
-                       series_table({(2, 0): strong}, STEPS, "prefix_matching_sum")])  # fmt: skip
+    heads = pl.concat(
+        [
+            series_table({(0, 0): weak, (1, 0): strong}, STEPS, "previous_token"),
+            series_table({(2, 0): strong}, STEPS, "prefix_matching_sum"),
+        ]
+    )
     order = order_of_appearance(heads, model_table({"copying_accuracy_token": 0 * AT}, STEPS))
     assert order["step"][0] == 2000
 
@@ -121,9 +127,7 @@ def test_formation_json_is_json_and_complete() -> None:
     found = formation_json(run.heads, run.model, run.metrics)
     again = json.loads(json.dumps(found, allow_nan=False))
     assert again == found
-    assert set(found) == {
-        "rule", "checkpoints", "heads", "depth_trend", "copying", "emergence", "order", "carriers"
-    }  # fmt: skip
+    assert set(found) == {"rule", "checkpoints", "heads", "depth_trend", "copying", "emergence", "order", "carriers"}
     assert found["checkpoints"] == STEPS
     assert found["emergence"]["settled"]["step"] < found["copying"][0]["step"]
     assert formation_json(run.heads, run.model, run.metrics.clear())["emergence"] is None

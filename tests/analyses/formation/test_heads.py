@@ -233,8 +233,10 @@ def test_power_place_and_coverage_on_planted_rises(
                 placed += abs(STEPS.index(row["step"]) - int(np.searchsorted(AT, truth))) <= 1
                 covered += row["low"] <= truth <= row["high"]
     with capsys.disabled():
-        print(f"\nformation: a rise of {height}, width {width}: {found / 1.5:.1f} % found, {placed / found:.1%} "
-              f"within a checkpoint, {covered / found:.1%} inside the 95 % interval")  # fmt: skip
+        print(
+            f"\nformation: a rise of {height}, width {width}: {found / 1.5:.1f} % found, {placed / found:.1%} "
+            f"within a checkpoint, {covered / found:.1%} inside the 95 % interval"
+        )
     assert found >= (142 if height > 0.4 else 105)
     assert placed >= 0.9 * found
     assert covered >= 0.93 * found - 6
@@ -254,8 +256,10 @@ def test_coverage_where_neighbouring_checkpoints_are_alike(likeness: float, caps
         found += row["formed"]
         covered += row["formed"] and row["low"] <= at <= row["high"]
     with capsys.disabled():
-        print(f"\nformation: noise alike by {likeness} from one checkpoint to the next: {covered / found:.1%} of 95 % "
-              "intervals hold the truth")  # fmt: skip
+        print(
+            f"\nformation: noise alike by {likeness} from one checkpoint to the next: {covered / found:.1%} of 95 % "
+            "intervals hold the truth"
+        )
     assert found >= 78
     assert covered >= 0.93 * found - 4
 

@@ -141,9 +141,12 @@ def test_above_null_takes_the_last_step_and_the_corrected_p() -> None:
         (step, layer, 0, name, value)
         for step in (0, 10)
         for layer, p in enumerate((0.9, 0.01))
-        for name, value in (("previous_token", 0.5), ("previous_token_null", 0.1),
-                            ("previous_token_p", p if step else 1 - p))
-    ]  # fmt: skip
+        for name, value in (
+            ("previous_token", 0.5),
+            ("previous_token_null", 0.1),
+            ("previous_token_p", p if step else 1 - p),
+        )
+    ]
     table = pl.DataFrame(rows, schema=["step", "layer", "head", "measure", "value"], orient="row")
     assert significant(table, grid_of(table)) == {"previous_token": [1]}
 
@@ -160,11 +163,16 @@ def test_long_training_curves_are_thinned_and_keep_their_end() -> None:
 
 def test_the_strongest_pairs_come_first_with_the_effect_of_their_path() -> None:
     names = ["step", "source_layer", "source_head", "layer", "head", "measure", "value"]
-    rows = [(5, 0, a, 1, b, m, f * (a + 2 * b)) for a in (0, 1) for b in (0, 1)
-            for m, f in (("k_composition", 0.1), ("path_score", 0.2))]  # fmt: skip
+    rows = [
+        (5, 0, a, 1, b, m, f * (a + 2 * b))
+        for a in (0, 1)
+        for b in (0, 1)
+        for m, f in (("k_composition", 0.1), ("path_score", 0.2))
+    ]
     table = pl.DataFrame(rows, schema=names, orient="row")
-    cut = pl.DataFrame({"step": [5], "source_layer": [0], "source_head": [1], "layer": [1], "head": [1],
-                        "copying_loss": [2.5]})  # fmt: skip
+    cut = pl.DataFrame(
+        {"step": [5], "source_layer": [0], "source_head": [1], "layer": [1], "head": [1], "copying_loss": [2.5]}
+    )
     grid = grid_of(table)
     found = pairs(table, cut, grid, [5])
     assert [(p["earlier"], p["later"]) for p in found] == [(1, 3), (0, 3), (1, 2), (0, 2)]

@@ -75,7 +75,7 @@ CELLS = [
     ("fast, then slow", "20 a factor of 1.7 apart", 5.0, 0.9),
     ("a straight line", "powers of two, then every 100 to 2,000", 1.4, 0.5),
     ("two stages, the first larger", "powers of two, then every 250 to 6,000", 1.4, 0.0),
-]  # fmt: skip
+]
 
 
 def test_the_interval_covers(capsys: pytest.CaptureFixture[str]) -> None:

@@ -172,8 +172,17 @@ def test_seeds_and_what_is_written(tmp_path: Path) -> None:
     assert (late.verdict, stages.verdict) == ("supported", "supported")
 
     files = {path.name for path in result.folder.iterdir()}
-    assert files == {"runs.csv", "curves.csv", "heads.csv", "verdicts.html", "verdicts.json", "verdicts.txt",
-                     "figure.png", "figure.pdf", "configs"}  # fmt: skip
+    assert files == {
+        "runs.csv",
+        "curves.csv",
+        "heads.csv",
+        "verdicts.html",
+        "verdicts.json",
+        "verdicts.txt",
+        "figure.png",
+        "figure.pdf",
+        "configs",
+    }
     runs = pl.read_csv(result.folder / "runs.csv")
     assert runs["run_id"].to_list() == [run.run_id for run in sweep.runs]
     assert runs["copying"].to_list()[:5] == pytest.approx([1000, 2400, 900, 3100, 1500], rel=0.1)
@@ -189,9 +198,12 @@ def test_seeds_and_what_is_written(tmp_path: Path) -> None:
 def test_interventions(tmp_path: Path) -> None:
     given, none = "previous-token head given", "no loss on repeats"
     found = judged(
-        "intervention", tmp_path, lambda run: 700.0 if run.condition == given else 2000.0,
-        these("plain", given, none), top=lambda run: 0.001 if run.condition == none else 0.6,
-    )  # fmt: skip
+        "intervention",
+        tmp_path,
+        lambda run: 700.0 if run.condition == given else 2000.0,
+        these("plain", given, none),
+        top=lambda run: 0.001 if run.condition == none else 0.6,
+    )
     verdicts = {one.claim.split(" makes")[0]: one for one in found}
     assert verdicts["Previous-token head given"].verdict == "supported"
     without = verdicts["No loss on repeats"]

@@ -62,15 +62,27 @@ def test_a_run_broken_off_while_it_was_scored_goes_on_to_the_same_tables(
     whole = begin(root, "whole", settings)
     assert execute(whole, work(10)).state == FINISHED
     assert sorted(path.name for path in whole.iterdir()) == [
-        "checkpoints", "config.toml", "data.json", "environment.json", "lock", "metrics.jsonl", "results",
+        "checkpoints",
+        "config.toml",
+        "data.json",
+        "environment.json",
+        "lock",
+        "metrics.jsonl",
+        "results",
         "status.json",
-    ]  # fmt: skip
+    ]
     assert not list((whole / "checkpoints").iterdir())
     assert sum(path.stat().st_size for path in whole.rglob("*") if path.is_file()) < 400_000
 
     facts = [computed_with(path) for path in (whole / "results").rglob("*.parquet")]
-    wanted = {"version": SCORES_VERSION, "measures": list(MEASURES_OF_HEADS), "seeds": [settings.seeds.eval],
-              "copying_samples": 10, "copyscope": version("copyscope"), "torch": version("torch")}  # fmt: skip
+    wanted = {
+        "version": SCORES_VERSION,
+        "measures": list(MEASURES_OF_HEADS),
+        "seeds": [settings.seeds.eval],
+        "copying_samples": 10,
+        "copyscope": version("copyscope"),
+        "torch": version("torch"),
+    }
     assert all(wanted.items() <= fact.items() for fact in facts)
 
     broken = begin(root, "broken", settings)
@@ -168,8 +180,10 @@ def test_a_context_too_short_for_the_copying_test_is_refused_before_training(tmp
 
 def test_the_table_of_outcomes(tmp_path: Path) -> None:
     runs = parse_sweep({"base": "quickstart", "grid": {"seed": [0, 1]}}, tmp_path).runs
-    found = [Outcome(run, tmp_path / run.run_id, write_status(tmp_path / run.run_id, Status("failed", "x", 2.0)))
-             for run in runs]  # fmt: skip
+    found = [
+        Outcome(run, tmp_path / run.run_id, write_status(tmp_path / run.run_id, Status("failed", "x", 2.0)))
+        for run in runs
+    ]
     table = outcome_table(found)
     assert table["run"].to_list() == ["base seed=0", "base seed=1"]
     assert table["state"].to_list() == ["failed", "failed"]

@@ -273,9 +273,14 @@ def test_several_seeds_are_taken_together(tmp_path: Path) -> None:
 
 def test_heads_above_their_null() -> None:
     rows = [
-        (8, 0, 0, "previous_token", 0.9), (8, 0, 0, "previous_token_null", 0.1), (8, 0, 0, "previous_token_p", 0.001),
-        (8, 0, 1, "previous_token", 0.5), (8, 0, 1, "previous_token_null", 0.4), (8, 0, 1, "previous_token_p", 0.2),
-        (1, 0, 1, "previous_token_p", 0.001), (8, 1, 1, "induction_attention", 0.9),
-    ]  # fmt: skip
+        (8, 0, 0, "previous_token", 0.9),
+        (8, 0, 0, "previous_token_null", 0.1),
+        (8, 0, 0, "previous_token_p", 0.001),
+        (8, 0, 1, "previous_token", 0.5),
+        (8, 0, 1, "previous_token_null", 0.4),
+        (8, 0, 1, "previous_token_p", 0.2),
+        (1, 0, 1, "previous_token_p", 0.001),
+        (8, 1, 1, "induction_attention", 0.9),
+    ]
     table = pl.DataFrame(rows, schema=["step", "layer", "head", "measure", "value"], orient="row")
     assert above_null(table).rows() == [("previous_token", 0, 0, 0.9, 0.1, 0.001, True)]

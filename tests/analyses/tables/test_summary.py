@@ -74,16 +74,30 @@ def test_a_finished_run_scored_in_part_is_not_called_unfinished(run: Path) -> No
     ("row", "said"),
     [
         ({"estimate": 1372.6, "low": 1250.0, "high": 1527.2, "bracket_low": 1250}, "1,373 (1,250–1,527)"),
-        ({"estimate": 3000.0, "low": 2e3, "high": 4e3, "bracket_low": 2000, "provisional": True},
-         "3,000 (2,000–4,000, may still move)"),
+        (
+            {"estimate": 3000.0, "low": 2e3, "high": 4e3, "bracket_low": 2000, "provisional": True},
+            "3,000 (2,000–4,000, may still move)",
+        ),
         ({"estimate": 80.0, "low": 0.0, "high": 250.0, "bracket_low": 0}, "by 250"),
         ({"estimate": None, "low": None, "high": None, "bracket_low": 0, "bracket_high": 250}, "by 250"),
-        ({"estimate": 900.0, "low": 0.0, "high": 2000.0, "bracket_low": 0, "began_earlier": True},
-         "by 2,000 (under way at the first checkpoint)"),
-        ({"estimate": 1372.6, "low": 1250.0, "high": 1527.2, "bracket_low": 1250, "stages": 2, "first_stage": 899.7,
-          "second_stage": 2100.2}, "1,373 (1,250–1,527, in two stages, 900 and 2,100)"),
+        (
+            {"estimate": 900.0, "low": 0.0, "high": 2000.0, "bracket_low": 0, "began_earlier": True},
+            "by 2,000 (under way at the first checkpoint)",
+        ),
+        (
+            {
+                "estimate": 1372.6,
+                "low": 1250.0,
+                "high": 1527.2,
+                "bracket_low": 1250,
+                "stages": 2,
+                "first_stage": 899.7,
+                "second_stage": 2100.2,
+            },
+            "1,373 (1,250–1,527, in two stages, 900 and 2,100)",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_step_in_words(row: dict[str, float | None], said: str) -> None:
     assert step_text(row) == said
 
@@ -99,13 +113,21 @@ def effects(values: dict[tuple[int, int], tuple[float, float, float]], method: s
 
 
 EFFECTS = {
-    (0, 0): (-0.02, 0.3, 0.1), (0, 1): (-0.49, 3.0, 1.5), (1, 0): (-0.48, 4.0, 0.2), (1, 1): (-0.46, 2.0, 0.1),
-    (2, 0): (0.0, 0.01, 0.0), (2, 1): (-0.3, 1.0, 0.0),
-}  # fmt: skip
+    (0, 0): (-0.02, 0.3, 0.1),
+    (0, 1): (-0.49, 3.0, 1.5),
+    (1, 0): (-0.48, 4.0, 0.2),
+    (1, 1): (-0.46, 2.0, 0.1),
+    (2, 0): (0.0, 0.01, 0.0),
+    (2, 1): (-0.3, 1.0, 0.0),
+}
 HELD = {
-    (0, 0): (0.0, 0.0, 0.0), (0, 1): (-0.4, 2.5, 1.4), (1, 0): (0.0, 0.1, 0.0), (1, 1): (-0.3, 1.5, 0.1),
-    (2, 0): (0.0, 0.0, 0.0), (2, 1): (-0.2, 0.8, 0.0),
-}  # fmt: skip
+    (0, 0): (0.0, 0.0, 0.0),
+    (0, 1): (-0.4, 2.5, 1.4),
+    (1, 0): (0.0, 0.1, 0.0),
+    (1, 1): (-0.3, 1.5, 0.1),
+    (2, 0): (0.0, 0.0, 0.0),
+    (2, 1): (-0.2, 0.8, 0.0),
+}
 
 
 def entropies() -> pl.DataFrame:
@@ -143,8 +165,18 @@ def test_of_a_model_that_does_not_copy_no_head_is_said_to_break_copying() -> Non
 
 
 def test_a_layer_that_cannot_be_left_out_is_not_a_nan() -> None:
-    row = {"step": 8, "method": "mean", "search": "keep", "unit": "layers", "layer": 0, "head": None, "reached": True,
-           "accuracy": 0.5, "clean": 0.5, "control": float("nan")}  # fmt: skip
+    row = {
+        "step": 8,
+        "method": "mean",
+        "search": "keep",
+        "unit": "layers",
+        "layer": 0,
+        "head": None,
+        "reached": True,
+        "accuracy": 0.5,
+        "clean": 0.5,
+        "control": float("nan"),
+    }
     (line,) = in_words("sets", pl.DataFrame([row, row | {"layer": 1}], schema_overrides={"head": pl.Int64}))
     assert "nan" not in line
     assert "no layer can be left out" in line

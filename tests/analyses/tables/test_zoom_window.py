@@ -20,17 +20,27 @@ def run(tmp_path: Path) -> Path:
             "previous_token": [row(80, 100, 1, 0), row(300, 400, 2, 1), row(None, None, 0, 0)],
             "prefix_matching_sum": [row(200, 250, 2, 1), row(None, None, 1, 0), row(None, None, 0, 0)],
         },
-        "order": [row(80, 100, stage="previous-token head"), row(200, 250, stage="induction head"),
-                  row(250, 320, stage="copying (loss)"), row(None, None, stage="copying (accuracy)")],
-    }  # fmt: skip
+        "order": [
+            row(80, 100, stage="previous-token head"),
+            row(200, 250, stage="induction head"),
+            row(250, 320, stage="copying (loss)"),
+            row(None, None, stage="copying (accuracy)"),
+        ],
+    }
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "formation.json").write_text(json.dumps(formation))
     return tmp_path
 
 
 def test_brackets_of_stages_and_heads(run: Path) -> None:
-    wanted = {"formation": (80, 320), "previous-token": (80, 100), "induction": (200, 250), "copying": (250, 320),
-              "L1H0": (80, 100), "L2H1": (200, 250)}  # fmt: skip
+    wanted = {
+        "formation": (80, 320),
+        "previous-token": (80, 100),
+        "induction": (200, 250),
+        "copying": (250, 320),
+        "L1H0": (80, 100),
+        "L2H1": (200, 250),
+    }
     assert {what: steps_around(run, what) for what in wanted} == wanted
 
 

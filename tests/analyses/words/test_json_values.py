@@ -27,14 +27,23 @@ class Fit:
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
-        (math.nan, None), (np.float32("inf"), None), (None, None), (True, True), (np.bool_(False), False),
-        (np.int64(3), 3), (np.float64(0.1234567891), 0.1234567891), ("L3H1", "L3H1"), (Path("a") / "b", "a/b"),
+        (math.nan, None),
+        (np.float32("inf"), None),
+        (None, None),
+        (True, True),
+        (np.bool_(False), False),
+        (np.int64(3), 3),
+        (np.float64(0.1234567891), 0.1234567891),
+        ("L3H1", "L3H1"),
+        (Path("a") / "b", "a/b"),
         (Pair(1.5, (math.nan, 2)), {"first": 1.5, "second": [None, 2]}),
-        (Fit(0.5, pl.DataFrame({"step": [1, 2], "value": [0.5, math.nan]})),
-         {"slope": 0.5, "rows": [{"step": 1, "value": 0.5}, {"step": 2, "value": None}]}),
+        (
+            Fit(0.5, pl.DataFrame({"step": [1, 2], "value": [0.5, math.nan]})),
+            {"slope": 0.5, "rows": [{"step": 1, "value": 0.5}, {"step": 2, "value": None}]},
+        ),
         ({3: [np.array([1.0, -math.inf])]}, {"3": [[1.0, None]]}),
     ],
-)  # fmt: skip
+)
 def test_values(value: object, expected: object) -> None:
     assert plain(value) == expected
     assert json.loads(json.dumps(plain(value), allow_nan=False)) == expected

@@ -23,9 +23,14 @@ TEST = copying_test(range(2, 90), 128, n_samples=13, seed=2, bos_id=1)
 PROMPTS = repeated_random_tokens(range(2, 90), 30, 5, bos_id=1)
 WINDOWS = torch.randint(0, 90, (5, 30), generator=torch.Generator().manual_seed(3))
 SETS = (
-    [(0, 1)], [(1, 3)], [(2, 0)], [(0, 1), (1, 2), (2, 3), (0, 3)], [(1, "mlp")], [(2, "mlp")],
+    [(0, 1)],
+    [(1, 3)],
+    [(2, 0)],
+    [(0, 1), (1, 2), (2, 3), (0, 3)],
+    [(1, "mlp")],
+    [(2, "mlp")],
     [(0, "attention"), (2, "mlp"), (2, 1)],
-)  # fmt: skip
+)
 
 
 def small(kind: str):
@@ -71,14 +76,16 @@ def test_sweep_equals_ablating_and_measuring_one_by_one(model):
     value = {(r["layer"], r["head"], r["method"], r["measure"]): r["value"] for r in table.iter_rows(named=True)}
     slow = {
         "copying_accuracy_exact": (
-            lambda: copying_accuracy(model, TEST).exact, torch.cat([TEST.tokens, TEST.suffix[:, :-1]], dim=1)
+            lambda: copying_accuracy(model, TEST).exact,
+            torch.cat([TEST.tokens, TEST.suffix[:, :-1]], dim=1),
         ),
         "copying_accuracy_token": (
-            lambda: copying_accuracy(model, TEST).token, torch.cat([TEST.tokens, TEST.suffix[:, :-1]], dim=1)
+            lambda: copying_accuracy(model, TEST).token,
+            torch.cat([TEST.tokens, TEST.suffix[:, :-1]], dim=1),
         ),
         "copying_loss": (lambda: copying_loss(model, PROMPTS).second_half, PROMPTS),
         "natural_loss": (lambda: natural_loss(model, WINDOWS), WINDOWS),
-    }  # fmt: skip
+    }
     for measure, (read, reference) in slow.items():
         clean = read()
         for method in ("zero", "mean", "frozen_patterns"):

@@ -19,12 +19,22 @@ from copyscope.interp.prompts.varied import varied_repeats
 
 CONTEXT, VOCAB, HEADS = 96, 90, 4
 B: dict[str, Any] = {
-    "vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": HEADS,
-    "intermediate_size": 48, "max_position_embeddings": CONTEXT, **NO_SPECIAL,
-}  # fmt: skip
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": HEADS,
+    "intermediate_size": 48,
+    "max_position_embeddings": CONTEXT,
+    **NO_SPECIAL,
+}
 GPT: dict[str, Any] = {
-    "vocab_size": VOCAB, "n_positions": CONTEXT, "n_embd": 32, "n_layer": 2, "n_head": HEADS, **NO_SPECIAL,
-}  # fmt: skip
+    "vocab_size": VOCAB,
+    "n_positions": CONTEXT,
+    "n_embd": 32,
+    "n_layer": 2,
+    "n_head": HEADS,
+    **NO_SPECIAL,
+}
 KV, HD = {"num_key_value_heads": 2}, {"head_dim": 8}
 MIXED = {"sliding_window": 16, "layer_types": ["sliding_attention", "full_attention"]}
 YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0, "original_max_position_embeddings": 48}
@@ -45,8 +55,11 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], bool]] = {
     "OLMo 3": ("Olmo3", B | KV | MIXED, False),
     "OLMoE": ("Olmoe", B | KV | {"num_experts": 4, "num_experts_per_tok": 2}, False),
     "Gemma": ("Gemma", B | KV | HD, False),
-    "Gemma 2": ("Gemma2", B | KV | HD | {"sliding_window": 16, "query_pre_attn_scalar": 8,
-                                         "final_logit_softcapping": 2.0}, False),
+    "Gemma 2": (
+        "Gemma2",
+        B | KV | HD | {"sliding_window": 16, "query_pre_attn_scalar": 8, "final_logit_softcapping": 2.0},
+        False,
+    ),
     "Gemma 3": ("Gemma3", B | KV | HD | MIXED | {"query_pre_attn_scalar": 8}, False),
     "Qwen 2": ("Qwen2", B | KV, True),
     "Qwen 3": ("Qwen3", B | KV | HD, True),
@@ -57,23 +70,50 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], bool]] = {
     "Phi": ("Phi", B, False),
     "Phi-3": ("Phi3", B | KV | {"pad_token_id": 0}, False),
     "GPT-J": ("GPTJ", GPT | {"rotary_dim": 4}, False),
-    "GPT-Neo": ("GPTNeo", {"vocab_size": VOCAB, "max_position_embeddings": CONTEXT, "hidden_size": 32, "num_layers": 2,
-                           "num_heads": HEADS, "attention_types": [[["global", "local"], 1]], "window_size": 16,
-                           **NO_SPECIAL}, False),
+    "GPT-Neo": (
+        "GPTNeo",
+        {
+            "vocab_size": VOCAB,
+            "max_position_embeddings": CONTEXT,
+            "hidden_size": 32,
+            "num_layers": 2,
+            "num_heads": HEADS,
+            "attention_types": [[["global", "local"], 1]],
+            "window_size": 16,
+            **NO_SPECIAL,
+        },
+        False,
+    ),
     "OPT": ("OPT", FALCON | {"ffn_dim": 48, "word_embed_proj_dim": 32, "pad_token_id": 1}, False),
     "Bloom": ("Bloom", {"vocab_size": VOCAB, "hidden_size": 32, "n_layer": 2, "n_head": HEADS, **NO_SPECIAL}, False),
     "Falcon 7b": ("Falcon", FALCON | {"multi_query": True, "parallel_attn": True}, False),
     "Falcon, new decoder": ("Falcon", FALCON | {"num_kv_heads": 2, "new_decoder_architecture": True}, False),
     "StableLM": ("StableLm", B | KV, False),
     "Cohere": ("Cohere", B | KV | {"pad_token_id": 0, "logit_scale": 0.25}, False),
-    "Granite": ("Granite", B | KV | {"embedding_multiplier": 2.0, "residual_multiplier": 0.5,
-                                     "attention_multiplier": 0.2, "logits_scaling": 4.0}, False),
+    "Granite": (
+        "Granite",
+        B
+        | KV
+        | {"embedding_multiplier": 2.0, "residual_multiplier": 0.5, "attention_multiplier": 0.2, "logits_scaling": 4.0},
+        False,
+    ),
     "CodeGen": ("CodeGen", GPT | {"n_ctx": CONTEXT, "rotary_dim": 4}, False),
-    "MPT": ("Mpt", {"vocab_size": VOCAB, "d_model": 32, "n_heads": HEADS, "n_layers": 2, "max_seq_len": CONTEXT,
-                    "expansion_ratio": 2, **NO_SPECIAL}, False),
+    "MPT": (
+        "Mpt",
+        {
+            "vocab_size": VOCAB,
+            "d_model": 32,
+            "n_heads": HEADS,
+            "n_layers": 2,
+            "max_seq_len": CONTEXT,
+            "expansion_ratio": 2,
+            **NO_SPECIAL,
+        },
+        False,
+    ),
     "StarCoder 2": ("Starcoder2", B | KV, False),
     "GPT-BigCode": ("GPTBigCode", GPT, False),
-}  # fmt: skip
+}
 OUT = ("o_proj", "dense", "out_proj", "c_proj")
 PROMPTS = repeated_random_tokens(range(5, 85), 40, 3)
 TEST = copying_test(range(5, 85), CONTEXT, n_samples=6)

@@ -31,8 +31,10 @@ def test_known_induction_and_previous_token_heads_are_found(model):
     table = score_heads(
         model,
         ["prefix_matching_sum", "prefix_matching_sum_null", "prefix_matching_sum_p", "previous_token"],
-        vocab=range(1000, 20000), bos_id=0, n_prompts=4,
-    )  # fmt: skip
+        vocab=range(1000, 20000),
+        bos_id=0,
+        n_prompts=4,
+    )
     wide = table.pivot("measure", index=["layer", "head"], values="value")
     induction = wide.sort("prefix_matching_sum", descending=True).head(4)
     assert set(induction.select("layer", "head").rows()) == {(18, 6), (17, 4), (17, 3), (17, 5)}

@@ -144,9 +144,15 @@ def damage(run: Path, change: str) -> None:
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [("flipped", "damaged: its sha256"), ("cut", "bytes are missing"), ("gone", "model.safetensors is missing"),
-     ("twice", "two checkpoints of one step"), ("shape", "differs in shape"), ("nan", "values that are not finite")],
-)  # fmt: skip
+    [
+        ("flipped", "damaged: its sha256"),
+        ("cut", "bytes are missing"),
+        ("gone", "model.safetensors is missing"),
+        ("twice", "two checkpoints of one step"),
+        ("shape", "differs in shape"),
+        ("nan", "values that are not finite"),
+    ],
+)
 def test_a_damaged_series_is_refused_in_one_line(run: Path, change: str, message: str) -> None:
     damage(run, change)
     with pytest.raises(InputError, match=message) as error:

@@ -45,8 +45,16 @@ class FakeHub:
             entries.append(SimpleNamespace(path=name, lfs=large, blob_id="pointer" if large else small))
         return entries
 
-    def upload_folder(self, *, repo_id: str, folder_path: Path, revision: str, commit_message: str,
-                      allow_patterns: list[str], delete_patterns: str) -> None:  # fmt: skip
+    def upload_folder(
+        self,
+        *,
+        repo_id: str,
+        folder_path: Path,
+        revision: str,
+        commit_message: str,
+        allow_patterns: list[str],
+        delete_patterns: str,
+    ) -> None:
         if len(self.uploads) == self.fails_at:
             raise HTTPError("connection reset\nby peer")
         assert delete_patterns == "*"

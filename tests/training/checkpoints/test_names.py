@@ -60,9 +60,17 @@ def test_a_name_is_read(name: str) -> None:
 
 
 COPIES = [
-    "tmp-checkpoint-100", "checkpoint-100-backup", "old-checkpoint-100", "checkpoint-100.bak", "step100~",
-          "checkpoint-100 (copy)", "checkpoint-100.incomplete", "Copy of step100", "step100.partial", "step100_tmp"
-]  # fmt: skip
+    "tmp-checkpoint-100",
+    "checkpoint-100-backup",
+    "old-checkpoint-100",
+    "checkpoint-100.bak",
+    "step100~",
+    "checkpoint-100 (copy)",
+    "checkpoint-100.incomplete",
+    "Copy of step100",
+    "step100.partial",
+    "step100_tmp",
+]
 
 
 @pytest.mark.parametrize("name", COPIES)

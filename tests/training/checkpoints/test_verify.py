@@ -134,10 +134,9 @@ def test_weights_in_the_wrong_place(tmp_path: Path, manifest: bool, changed: dic
     """As with 86 of 154 revisions of pythia-2.8b (EleutherAI/pythia#205)."""
     right, other = walk(2), walk(3)
     spoilt = {
-        step: right[step] if step not in changed else right[changed[step]] if changed[step] >= 0 else
-        other[step]
+        step: right[step] if step not in changed else right[changed[step]] if changed[step] >= 0 else other[step]
         for step in right
-    }  # fmt: skip
+    }
     problems = found(write(tmp_path, spoilt, manifest))
     assert problems
     assert {int(where.removeprefix("step")) for where, _ in problems} <= at
@@ -150,8 +149,12 @@ def test_labels_that_disagree(series: Path) -> None:
         path = series / step_folder(step) / "MANIFEST.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | change))
     (series / step_folder(200) / "optimizer.pt").write_text("x")
-    says = [("step00000017", "differ"), ("step00000064", "another run"), ("step00000100", "5 tokens at step 100"),
-            ("step00000200/optimizer.pt", "foreign")]  # fmt: skip
+    says = [
+        ("step00000017", "differ"),
+        ("step00000064", "another run"),
+        ("step00000100", "5 tokens at step 100"),
+        ("step00000200/optimizer.pt", "foreign"),
+    ]
     problems = found(series)
     assert [(where, part in what) for (where, what), (_, part) in zip(problems, says, strict=True)] == [
         (where, True) for where, _ in says
@@ -271,18 +274,22 @@ def test_whatever_is_gone_is_said(series: Path) -> None:
     shutil.copytree(series / step_folder(500), series / "step500")
     problems = found(series)
     assert [where for where, what in problems if "missing" in what] == [
-        f"{step_folder(1)}/config.json", f"{step_folder(2)}/config.json", f"{step_folder(2)}/model.safetensors"
-    ]  # fmt: skip
+        f"{step_folder(1)}/config.json",
+        f"{step_folder(2)}/config.json",
+        f"{step_folder(2)}/model.safetensors",
+    ]
     assert [what.partition(";")[0] for where, what in problems if where == "step500"] == [
-        f"step 500 once more, beside {step_folder(500)}", "same weights as step 500"
-    ]  # fmt: skip
+        f"step 500 once more, beside {step_folder(500)}",
+        "same weights as step 500",
+    ]
     without_manifests(series)
     shutil.rmtree(series / "step500")
     (series / step_folder(4) / "model.safetensors").unlink()
     problems = found(series)
     assert [(where, what.partition(" ")[0]) for where, what in problems] == [
-        (f"{step_folder(1)}/config.json", "missing;"), (step_folder(4), "model.safetensors")
-    ]  # fmt: skip
+        (f"{step_folder(1)}/config.json", "missing;"),
+        (step_folder(4), "model.safetensors"),
+    ]
 
 
 def test_progress_and_one_line_each(series: Path) -> None:

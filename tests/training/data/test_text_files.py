@@ -42,9 +42,12 @@ def json_lines(rows: list[Any]) -> str:
 
 
 MARKED = {
-    "utf-8": codecs.BOM_UTF8, "utf-16-le": codecs.BOM_UTF16_LE, "utf-16-be": codecs.BOM_UTF16_BE,
-    "utf-32-le": codecs.BOM_UTF32_LE, "utf-32-be": codecs.BOM_UTF32_BE,
-}  # fmt: skip
+    "utf-8": codecs.BOM_UTF8,
+    "utf-16-le": codecs.BOM_UTF16_LE,
+    "utf-16-be": codecs.BOM_UTF16_BE,
+    "utf-32-le": codecs.BOM_UTF32_LE,
+    "utf-32-be": codecs.BOM_UTF32_BE,
+}
 
 
 @pytest.mark.parametrize("encoding", MARKED)
@@ -96,8 +99,11 @@ def test_one_object_over_several_lines(tmp_path: Path) -> None:
 def test_the_field_can_be_named_and_the_fields_that_are_there_are_listed(tmp_path: Path) -> None:
     objects = [{"content": row, "path": "a.py"} for row in ROWS]
     pl.DataFrame(objects).write_parquet(tmp_path / "made")
-    for name, data in (("a.jsonl", json_lines(objects).encode()), ("a.json", json.dumps(objects).encode()),
-                       ("a.parquet", (tmp_path / "made").read_bytes())):  # fmt: skip
+    for name, data in (
+        ("a.jsonl", json_lines(objects).encode()),
+        ("a.json", json.dumps(objects).encode()),
+        ("a.parquet", (tmp_path / "made").read_bytes()),
+    ):
         assert "content, path" in refusal(tmp_path / name, data)
         assert "content, path" in refusal(tmp_path / name, data, field="body")
         assert read(tmp_path / name, data, field="content") == ROWS
@@ -127,10 +133,16 @@ def test_what_cannot_be_read_is_named(name: str, data: bytes, says: str, tmp_pat
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
-        ("a.txt", ".txt"), ("b.TXT.Gz", ".txt"), ("c.tar.xz", None), ("d", None), ("e.v2.jsonl.zst", ".jsonl"),
-        (".txt", None), ("f.gz", None), ("g.txt.bak", None),
+        ("a.txt", ".txt"),
+        ("b.TXT.Gz", ".txt"),
+        ("c.tar.xz", None),
+        ("d", None),
+        ("e.v2.jsonl.zst", ".jsonl"),
+        (".txt", None),
+        ("f.gz", None),
+        ("g.txt.bak", None),
     ],
-)  # fmt: skip
+)
 def test_the_ending_says_the_kind(name: str, kind: str | None) -> None:
     assert kind_of(Path(name)) == kind
 

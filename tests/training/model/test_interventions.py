@@ -21,8 +21,13 @@ BATCH = torch.randint(61, (3, 25), generator=torch.Generator().manual_seed(1))
 
 
 def small(kv_heads: int = 4) -> LlamaForCausalLM:
-    sizes = {"model.n_layers": 2, "model.d_model": 32, "model.d_mlp": 48, "model.n_key_value_heads": kv_heads,
-             "model.init_std": 0.3}  # fmt: skip
+    sizes = {
+        "model.n_layers": 2,
+        "model.d_model": 32,
+        "model.d_mlp": 48,
+        "model.n_key_value_heads": kv_heads,
+        "model.init_std": 0.3,
+    }
     return build_model(RunConfig().with_values(sizes), 61)
 
 

@@ -15,9 +15,17 @@ from copyscope.training.model.loss import NextTokenLoss
 @pytest.mark.parametrize("length", [9, QUERY_BLOCK, QUERY_BLOCK + 37])
 def test_loss_and_gradients_equal_transformers(kv_heads: int, tied: bool, d_head: int | None, length: int) -> None:
     config = RunConfig().with_values(
-        {"model.n_layers": 2, "model.d_model": 32, "model.d_mlp": 48, "model.n_key_value_heads": kv_heads,
-         "model.d_head": d_head, "model.n_ctx": 256, "model.tied_embeddings": tied, "model.init_std": 0.2}
-    )  # fmt: skip
+        {
+            "model.n_layers": 2,
+            "model.d_model": 32,
+            "model.d_mlp": 48,
+            "model.n_key_value_heads": kv_heads,
+            "model.d_head": d_head,
+            "model.n_ctx": 256,
+            "model.tied_embeddings": tied,
+            "model.init_std": 0.2,
+        }
+    )
     model = build_model(config, 61)
     batch = torch.randint(61, (3, length + 1), generator=torch.Generator().manual_seed(1))
     logits = model(input_ids=batch[:, :-1], use_cache=False).logits

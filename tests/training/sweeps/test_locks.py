@@ -15,8 +15,10 @@ from copyscope.training.errors import InputError
 from copyscope.training.sweeps import locks
 from copyscope.training.sweeps.locks import Busy, held
 
-HOLD = "import sys, time; from pathlib import Path; from copyscope.training.sweeps.locks import held\n" \
-       "with held(Path(sys.argv[1]), lost=lambda: None): print('held', flush=True); time.sleep(60)"  # fmt: skip
+HOLD = (
+    "import sys, time; from pathlib import Path; from copyscope.training.sweeps.locks import held\n"
+    "with held(Path(sys.argv[1]), lost=lambda: None): print('held', flush=True); time.sleep(60)"
+)
 
 
 def never() -> None:

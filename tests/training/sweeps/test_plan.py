@@ -40,9 +40,11 @@ def test_a_grid_and_a_list(tmp_path: Path) -> None:
     )
     assert (found.score, found.samples) == (True, 50)
     assert [(run.label, run.condition) for run in found.runs] == [
-        ("batch_size=4 seed=0", "batch_size=4"), ("batch_size=4 seed=1", "batch_size=4"),
-        ("large seed=0", "large"), ("large seed=1", "large"),
-    ]  # fmt: skip
+        ("batch_size=4 seed=0", "batch_size=4"),
+        ("batch_size=4 seed=1", "batch_size=4"),
+        ("large seed=0", "large"),
+        ("large seed=1", "large"),
+    ]
     base = RunConfig.load("quickstart")
     last = base.with_values({"train.batch_size": 16, "train.steps": 50, "seeds.init": 1, "seeds.data": 1})
     assert found.runs[-1].config == last

@@ -22,9 +22,14 @@ def start_child(job: Job, environment: Mapping[str, str]) -> subprocess.Popen[by
     directory = job.directory if job.directory and job.directory.is_dir() else None  # not every machine has it
     with (job.folder / "log.txt").open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, *job.command()], stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True,
-            cwd=directory, env={**os.environ, **environment},
-        )  # fmt: skip
+            [sys.executable, *job.command()],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            cwd=directory,
+            env={**os.environ, **environment},
+        )
 
 
 def ask_to_stop(child: subprocess.Popen[bytes]) -> None:

@@ -77,8 +77,12 @@ def _connect(address: str | None) -> None:
     if address not in (None, "auto", "local"):
         _reach(str(address))  # Ray itself tries for minutes, and then ends the process
     try:
-        ray.init(address=address, include_dashboard=False if address is None else None, log_to_driver=False,
-                 logging_level=logging.ERROR)  # fmt: skip
+        ray.init(
+            address=address,
+            include_dashboard=False if address is None else None,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         raise InputError(
             f"--option address={address}: no Ray cluster there ({first_line(error, 150)}); start one with "
