@@ -62,9 +62,12 @@ def test_model_table_has_every_measure(done: DemoResult) -> None:
     wanted = {"copying_accuracy_exact", "copying_accuracy_token", "copying_loss_first", "copying_loss_second"}
     wanted |= {"copying_loss_difference", "icl_score", "natural_loss", "copying_subsequences", "copying_samples"}
     wanted |= {"natural_loss_predictable", "natural_loss_other", "natural_predictable_share"}
+    wanted |= {"copying_accuracy_greedy", "copying_greedy_samples", "copying_loss_shuffled"}
     errors = (
         "copying_accuracy_exact",
         "copying_accuracy_token",
+        "copying_accuracy_greedy",
+        "copying_loss_shuffled",
         "copying_loss_difference",
         "icl_score",
         "natural_loss",
