@@ -72,7 +72,10 @@ def emergence(
     ratio, ratio_low, ratio_high = ratios[0] or (None, None, None)
     delay = None if ratio is None or at is None else at - (settled.step or 0)
     per_step = rows["tokens"][-1] / max(rows["step"][-1], 1)
-    known = found["rise_high"] is not None and not found["began_earlier"]
+    rise_low, rise_high = found["rise_low"], found["rise_high"]
+    abruptness = None
+    if rise_low is not None and rise_high is not None and not found["began_earlier"]:
+        abruptness = (1 + rise_high) / (1 + rise_low)
     return Emergence(
         verdict=verdict,
         reason=reason,
@@ -87,7 +90,7 @@ def emergence(
         ratio=ratio,
         ratio_low=ratio_low,
         ratio_high=ratio_high,
-        abruptness=float((1 + found["rise_high"]) / (1 + found["rise_low"])) if known else None,
+        abruptness=abruptness,
         fell_back=found["fell_back"],
         dip=dip,
         dip_step=dip_step,
