@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Two test workers with two threads each on two cores would fight.
 ONE_THREAD := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE KMP_BLOCKTIME=0
 
-.PHONY: demo test test-search lint bench docs
+.PHONY: demo test test-fast test-search lint bench docs
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -16,6 +16,10 @@ demo: .venv/installed
 
 test: .venv/installed lint
 	$(ONE_THREAD) $(BIN)/pytest -n 2
+
+# While editing: what is quick.
+test-fast: .venv/installed
+	$(ONE_THREAD) $(BIN)/pytest -n 2 -m "not slow"
 
 # Property tests alone, with new examples each time and 20 times as many.
 test-search: .venv/installed

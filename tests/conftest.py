@@ -20,6 +20,36 @@ settings.register_profile("search", max_examples=2000, deadline=None, print_blob
 settings.load_profile("repeatable")
 install_import_hook(["copyscope"], "beartype.beartype")
 
+SLOW = (
+    "tests/analyses/claims",
+    "tests/analyses/commands/test_cli.py",
+    "tests/analyses/formation",
+    "tests/analyses/page",
+    "tests/analyses/studies",
+    "tests/analyses/tables/test_as_trained.py",
+    "tests/analyses/tables/test_scores.py",
+    "tests/analyses/test_front_door.py",
+    "tests/analyses/test_tutorial.py",
+    "tests/browser",
+    "tests/docs",
+    "tests/faults",
+    "tests/interp/models/test_families.py",
+    "tests/packaging",
+    "tests/robustness",
+    "tests/series",
+    "tests/training/test_processes.py",
+    "tests/training/test_trainer.py",
+    "tests/training/test_zoom.py",
+)
+"""The slowest files and folders, two thirds of the suite's time; `make test-fast` leaves them out."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what is in `SLOW`."""
+    for item in items:
+        if item.nodeid.startswith(SLOW):
+            item.add_marker(pytest.mark.slow)
+
 
 @pytest.fixture
 def logged() -> Iterator[list[str]]:
