@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 
 from copyscope.analyses.tables.run import Run
 from copyscope.analyses.words.text import visible
-from copyscope.interp.models.files import context_length, read_config
+from copyscope.interp.models.config import context_length, read_config
 from copyscope.interp.models.tokenizer import read_tokenizer
 from copyscope.interp.models.vocabulary import Vocabulary, vocabulary_of
 from copyscope.training.checkpoints.series import Checkpoint

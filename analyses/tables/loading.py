@@ -14,7 +14,7 @@ from typing import Any
 
 from copyscope.analyses.tables.run import Run, write_about
 from copyscope.analyses.tables.run_prompts import COPYING_SAMPLES, LOSS_PROMPTS, Prompts, run_prompts
-from copyscope.interp.models.files import read_config
+from copyscope.interp.models.config import read_config
 from copyscope.interp.models.hooked import load_hooked, load_weights_into, prove_conversion
 from copyscope.interp.models.lens import HookedModel
 from copyscope.interp.models.tokenizer import read_tokenizer

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
 
-from copyscope.interp.models.files import ModelFiles, context_length
+from copyscope.interp.models.config import context_length
+from copyscope.interp.models.files import ModelFiles
 from copyscope.interp.models.lens import HookedModel, HookedTransformer, TransformerBridge
 from copyscope.training.errors import InputError, first_line
 

@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
+from copyscope.interp.models.config import context_length, read_config
 from copyscope.interp.models.gguf_numbers import with_the_files_numbers
 from copyscope.interp.models.tokenizer import read_tokenizer
 from copyscope.training.checkpoints.manifest import check_files
@@ -208,35 +209,6 @@ class ModelFiles:
     @property
     def _gguf(self) -> dict[str, str]:
         return {"gguf_file": self.path.name} if self.is_gguf else {}
-
-
-def read_config(folder: Path, gguf_file: str | None = None) -> Any:
-    """transformers' configuration of the language model in a folder (or in a GGUF file there). Runs no code from it.
-
-    Raises:
-        InputError: it is missing or unreadable, or only code in the folder can read it.
-    """
-    path = folder / (gguf_file or "config.json")
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; {folder} is not a model in Hugging Face format")
-    gguf = {"gguf_file": gguf_file} if gguf_file else {}
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **gguf)
-        return config.get_text_config()
-    except Exception as error:  # unknown model_type, damaged JSON and values out of range come as different types
-        reason = first_line(error)
-    if "trust_remote_code" in reason or "custom code" in reason:
-        raise InputError(f"{path}: needs code from its own folder to be read, which copyscope never runs")
-    raise InputError(f"{path}: not a config that transformers reads ({reason})")
-
-
-def context_length(config: Any, path: Path) -> int:
-    """How many positions a model takes; 2048 where the config sets no bound (ALiBi). Raises InputError for nonsense."""
-    names = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx")
-    length = next((value for name in names if (value := getattr(config, name, None)) is not None), 2048)
-    if not isinstance(length, int) or length < 1:
-        raise InputError(f"{path}: a context of {length!r} positions; fix the config")
-    return length
 
 
 def _find(source: str | Path, revision: str | None) -> tuple[Path, tuple[str, str | None] | None]:

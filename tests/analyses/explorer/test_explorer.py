@@ -213,7 +213,8 @@ def test_the_command_serves_until_it_is_interrupted_and_starts_without_torch(fol
         env=os.environ | {"HF_HUB_OFFLINE": "1"},
     )
     try:
-        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
         address = re.search(r"http://127\.0\.0\.1:\d+/", process.stderr.readline())
         assert address
         assert process.stdout.readline() == "False False\n"
