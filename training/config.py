@@ -96,6 +96,9 @@ class DataConfig(_Section):
     """Field of JSON objects, or column of tables, that holds the text."""
     encoding: str = "utf-8"
     """Of text and JSON files without a byte-order mark, by Python's name, as in `cp1252`."""
+    ascii_only: bool = False
+    """Leave out documents with other characters. Else up to 130 entries of a small vocabulary are bytes that the text
+    hardly ever holds, and no model learns to copy those."""
     vocab_size: int = Field(default=2048, ge=300, le=65_536)
     """Entries of the byte-level BPE vocabulary; 256 bytes and one special token are always in it."""
     max_megabytes: float = Field(default=100.0, gt=0)
@@ -119,7 +122,8 @@ class DataConfig(_Section):
     def canonical(self) -> dict[str, Any]:
         """What decides the text, for hashes: fields that came later count only where they are not at their default, so
         that runs and tokens made before keep their names."""
-        later = {name for name in ("field", "encoding") if getattr(self, name) == type(self).model_fields[name].default}
+        came_later = ("field", "encoding", "ascii_only")
+        later = {name for name in came_later if getattr(self, name) == type(self).model_fields[name].default}
         return self.model_dump(mode="json", exclude=later)
 
 

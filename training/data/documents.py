@@ -107,8 +107,9 @@ def gather(name: str, max_megabytes: float, folder: Path, reading: Reading | Non
     gathered = _Gathered(folder)
     if not gathered.done:
         tell = now_and_then(logger)
+        reading = reading or Reading()
         source = open_source(name, gathered.position, reading)
-        for pieces in _pieces(source.texts, few=not gathered.files):
+        for pieces in _pieces(source.texts, few=not gathered.files, ascii_only=reading.ascii_only):
             for piece in pieces:
                 gathered.add(piece)
             tell(f"read {len(gathered.seen):,} documents, {gathered.size / 1e6:,.1f} MB")
@@ -120,14 +121,19 @@ def gather(name: str, max_megabytes: float, folder: Path, reading: Reading | Non
                     gathered.drop_above(budget)
         source.texts.close()
         if not gathered.seen:
-            raise InputError(f"corpus {name}: no document of at least {MIN_CHARS} characters in it; give more text")
+            kind = "no ASCII document" if reading.ascii_only else "no document"
+            raise InputError(f"corpus {name}: {kind} of at least {MIN_CHARS} characters in it; give more text")
         gathered.save(None, done=True)
     return Documents(folder, _places(folder, gathered.files, budget))
 
 
-def _pieces(texts: Iterator[str], few: bool) -> Iterator[list[str]]:
+def _pieces(texts: Iterator[str], few: bool, ascii_only: bool) -> Iterator[list[str]]:
     """Each text, cut if it is long. Where there may be `few` and there are, they are cut finer."""
-    cut_texts = ([piece for piece in cut([text], MAX_CHARS) if len(piece) >= MIN_CHARS] for text in texts)
+
+    def is_taken(piece: str) -> bool:
+        return len(piece) >= MIN_CHARS and (piece.isascii() or not ascii_only)
+
+    cut_texts = ([piece for piece in cut([text], MAX_CHARS) if is_taken(piece)] for text in texts)
     if few:
         first: dict[str, None] = {}
         for pieces in cut_texts:

@@ -130,7 +130,7 @@ def open_store(folder: Path) -> TokenStore:
 def _make(config: DataConfig, folder: Path, making: Path) -> None:
     """Each step leaves whole files and is not done again after a kill; the index is last."""
     logger.info(f"reading the corpus {config.corpus}")
-    reading = Reading(field=config.field, encoding=config.encoding)
+    reading = Reading(field=config.field, encoding=config.encoding, ascii_only=config.ascii_only)
     documents = gather(config.corpus, config.max_megabytes, making / "documents", reading)
     path = folder / "tokenizer.json"
     if not path.is_file():

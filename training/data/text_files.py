@@ -39,6 +39,8 @@ class Reading:
     """Field of JSON objects, or column of tables, that holds the text."""
     encoding: str = "utf-8"
     """Of text and JSON files without a byte-order mark. A mark decides for the file that has it."""
+    ascii_only: bool = False
+    """Documents with other characters are left out."""
 
 
 def kind_of(path: Path) -> str | None:
