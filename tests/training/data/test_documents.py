@@ -13,6 +13,7 @@ from interrupted import Killed, killed_at
 from copyscope.training.data import documents
 from copyscope.training.data.cutting import MAX_CHARS
 from copyscope.training.data.documents import Documents, gather, key
+from copyscope.training.data.text_files import Reading
 from copyscope.training.errors import InputError
 
 
@@ -106,6 +107,16 @@ def test_long_documents_are_cut_and_short_ones_are_not(tmp_path: Path) -> None:
 def test_the_budget_counts_bytes(tmp_path: Path) -> None:
     source = write(tmp_path / "a.jsonl", [f"{n}" + "é" * 500 for n in range(10)])  # 1,001 bytes each
     assert len(found(source, 0.003, tmp_path / "out")) == 3
+
+
+def test_documents_with_other_characters_may_be_left_out(tmp_path: Path) -> None:
+    texts = [text(number) for number in range(150)]
+    plain = [some.replace("é", "e") for some in texts[:120]]
+    source = write(tmp_path / "mixed.jsonl", plain + texts[100:])
+    documents = gather(source, 1.0, tmp_path / "gathered", Reading(ascii_only=True))
+    assert sorted(document.text for document in documents.read()) == sorted(plain)
+    with pytest.raises(InputError, match="ASCII"):
+        gather(write(tmp_path / "other.jsonl", texts), 1.0, tmp_path / "none", Reading(ascii_only=True))
 
 
 def test_a_corpus_without_text_is_refused(tmp_path: Path) -> None:
