@@ -23,7 +23,7 @@ from copyscope.training.schedule import checkpoint_steps
 
 COMMON_SHARE = 0.05
 """Share of tokens at each end of the counts that random prompts leave out (`interp.prompts.random_token_vocab`)."""
-SCORES_VERSION = 4
+SCORES_VERSION = 5
 """Raised when a measure or its prompts change, so that stored scores are computed anew."""
 
 
@@ -314,13 +314,17 @@ def score_tables(run: Run) -> Scores:
     heads = scored_table(run, "heads")
     if not run.series.checkpoints:
         for path in (run.folder / "results" / "heads").glob("step*.parquet"):
-            # Tables without the fact are of version 2 at the latest.
-            if computed_with(path).get("version", 2) != SCORES_VERSION:
+            if scored_otherwise(path):
                 raise InputError(
                     f"{path}: scored by other definitions than this copyscope's, and the run kept no checkpoints; "
                     f"delete {run.folder} and train it again"
                 )
     return Scores(heads, scored_table(run, "model"))
+
+
+def scored_otherwise(path: Path) -> bool:
+    """Whether the scores at `path` are by the definitions of another version."""
+    return computed_with(path).get("version", 2) != SCORES_VERSION  # tables without the fact: of 2 at the latest
 
 
 def scored_table(run: Run, kind: str) -> pl.DataFrame:

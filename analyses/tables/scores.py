@@ -21,6 +21,7 @@ from copyscope.analyses.tables.run import (
     read_failed,
     read_tables,
     result_key,
+    scored_otherwise,
     selected,
     store_table,
     write_failed,
@@ -81,6 +82,7 @@ def score(
         with measuring(run):
             todo = scorer.todo(run, todo)  # less what another process has done meanwhile
             before = len(chosen) - len(todo)
+            _log_other_definitions(run, todo)
             failed = each(todo, lambda one: scorer.score(run, one), "scoring checkpoints", progress, before)
     if todo or read_failed(run):
         write_failed(run, "score", [checkpoint.step for checkpoint in chosen], failed)
@@ -90,6 +92,22 @@ def score(
         some = ", ".join(f"{step:,}" for step in missing[:5]) + ("…" if len(missing) > 5 else "")
         logger.info(f"scored earlier, and their checkpoints are gone: steps {some}; their scores stay in the tables")
     return Scores(read_tables(run, "heads"), read_tables(run, "model"))
+
+
+def _log_other_definitions(run: Run, todo: Iterable[Checkpoint]) -> None:
+    """Says how many checkpoints are scored again because measures or prompts have changed since."""
+    paths = [run.folder / "results" / "heads" / f"{step_folder(checkpoint.step)}.parquet" for checkpoint in todo]
+    count = 0
+    for path in paths:
+        try:
+            count += path.is_file() and scored_otherwise(path)
+        except (pl.exceptions.PolarsError, OSError):  # damaged: scored again for that
+            continue
+    if count:
+        logger.info(
+            f"{count} checkpoint{'s were' if count != 1 else ' was'} scored by another version's definitions; scoring "
+            f"{'them' if count != 1 else 'it'} again"
+        )
 
 
 class Scorer:

@@ -16,7 +16,15 @@ from tokenizers.models import WordLevel
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from copyscope.analyses.formation.nulls import above_null
-from copyscope.analyses.tables.run import computed_with, open_run, read_failed, read_tables, write_about
+from copyscope.analyses.tables import scores
+from copyscope.analyses.tables.run import (
+    SCORES_VERSION,
+    computed_with,
+    open_run,
+    read_failed,
+    read_tables,
+    write_about,
+)
 from copyscope.analyses.tables.run_prompts import run_prompts
 from copyscope.analyses.tables.scores import Scorer, score
 from copyscope.interp.models.vocabulary import vocabulary_of
@@ -250,6 +258,21 @@ def test_scores_stay_when_a_checkpoint_goes(tmp_path: Path, logged: list[str]) -
     shutil.rmtree(tmp_path / "step1")
     assert sorted(score(tmp_path, ["previous_token"]).heads["step"].unique()) == [1, 2]
     assert sum("gone" in line for line in logged) == 1
+
+
+def test_scores_by_earlier_definitions_are_made_again_and_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged: list[str]
+) -> None:
+    for step in (1, 2):
+        tiny(tmp_path / f"step{step}", step)
+    with monkeypatch.context() as earlier:
+        earlier.setattr(scores, "SCORES_VERSION", SCORES_VERSION - 1)
+        score(tmp_path, ["previous_token"])
+    tables = sorted((open_run(tmp_path).folder / "results" / "heads").glob("*.parquet"))
+    assert [computed_with(path)["version"] for path in tables] == [SCORES_VERSION - 1] * 2
+    score(tmp_path, ["previous_token"])
+    assert [computed_with(path)["version"] for path in tables] == [SCORES_VERSION] * 2
+    assert [line.split()[0] for line in logged if "definitions" in line] == ["2"]
 
 
 def test_several_seeds_are_taken_together(tmp_path: Path) -> None:
