@@ -1,6 +1,6 @@
 """When the loss had settled: a rule without a scale, which what happens later does not move."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
@@ -20,7 +20,8 @@ MAX_ROWS = 600
 DRAWS = 200
 
 
-class LossSettled(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class LossSettled:
     """When the loss had settled."""
 
     step: int | None
@@ -68,7 +69,7 @@ def loss_settled(metrics: pl.DataFrame, share: float = SHARE) -> LossSettled:
         "last": int(steps[-1]),
     }
     if index < 0:
-        return LossSettled(None, None, None, None, None, None, **facts)
+        return LossSettled(step=None, tokens=None, bracket_low=None, low=None, high=None, level=None, **facts)
     noise = np.random.default_rng(0).standard_normal((len(raw), DRAWS)) * (raw[:, None] - curve)
     draws = _settled(steps, _median(curve + noise, windows), share)
     # A draw that never settles did so after the last step that could show it.
@@ -76,12 +77,12 @@ def loss_settled(metrics: pl.DataFrame, share: float = SHARE) -> LossSettled:
     before = max(index - 1, 0)
     row = rows.row(index, named=True)
     return LossSettled(
-        row["step"],
-        row["tokens"],
-        int(steps[before]),
-        float(min(np.quantile(at, 0.025), steps[before])),
-        float(max(np.quantile(at, 0.975), steps[index])),
-        float(curve[index, 0]),
+        step=row["step"],
+        tokens=row["tokens"],
+        bracket_low=int(steps[before]),
+        low=float(min(np.quantile(at, 0.025), steps[before])),
+        high=float(max(np.quantile(at, 0.975), steps[index])),
+        level=float(curve[index, 0]),
         **facts,
     )
 

@@ -3,6 +3,7 @@
 import math
 import platform
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -105,7 +106,7 @@ def _measure_names(entries: Sequence[Entry]) -> list[str]:
 
 def _words(name: str) -> dict[str, Any]:
     words = describe(name)
-    return words._asdict() | {"signed": words.signed, "scale": words.scale}
+    return asdict(words) | {"signed": words.signed, "scale": words.scale}
 
 
 def _claims(runs: Sequence[Run]) -> tuple[list[dict[str, Any]], list[str]]:

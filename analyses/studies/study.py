@@ -77,7 +77,7 @@ def study(
     `Stopped` when interrupted.
     """
     planned = study_sweep(name, size, corpora, values)
-    planned = planned._replace(samples=samples or planned.samples)
+    planned = replace(planned, samples=samples or planned.samples)
     out = Path(out) if out is not None else Path("runs") / f"study-{name}"
     if train:
         check(planned, out)

@@ -1,6 +1,7 @@
 """A sweep from its file: which program does each run, and what to refuse before hours are spent."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def sweep(
     file, field, corpus, engine or folder that cannot be used, and `Stopped` when interrupted.
     """
     planned = source if isinstance(source, Sweep) else load_sweep(source, values)
-    planned = planned._replace(samples=samples or planned.samples)
+    planned = replace(planned, samples=samples or planned.samples)
     out = Path(out)
     check(planned, out)
     chosen = make_engine(engine, out, jobs, options) if isinstance(engine, str) else engine

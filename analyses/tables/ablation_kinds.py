@@ -1,8 +1,9 @@
-"""The questions that ablation can be asked of one model, each answered by one table."""
+"""The questions that ablation can be ablation of one model, each answered by one table."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import polars as pl
 from jaxtyping import Int
@@ -31,8 +32,9 @@ ENDS = 4
 """Previous-token heads and induction heads between which paths are patched, the highest scores of each."""
 
 
-class Asked(NamedTuple):
-    """What all kinds need."""
+@dataclass(frozen=True, kw_only=True)
+class Ablation:
+    """What to remove from which model, on which prompts: what every kind of table needs."""
 
     model: HookedModel
     prompts: Prompts
@@ -53,53 +55,58 @@ class Asked(NamedTuple):
         return {"repeated": self.prompts.repeated, "seed": self.prompts.seed, "max_bytes": self.max_bytes}
 
 
-def heads(asked: Asked) -> pl.DataFrame:
+def heads(ablation: Ablation) -> pl.DataFrame:
     """Every head removed alone: layer, head, method, measure, value."""
     return sweep_heads(
-        asked.model,
-        asked.prompts.test,
-        asked.methods,
-        windows=asked.natural,
-        progress=asked.progress,
-        heads=asked.heads,
-        **asked.shared,
+        ablation.model,
+        ablation.prompts.test,
+        ablation.methods,
+        windows=ablation.natural,
+        progress=ablation.progress,
+        heads=ablation.heads,
+        **ablation.shared,
     )
 
 
-def layers(asked: Asked) -> pl.DataFrame:
+def layers(ablation: Ablation) -> pl.DataFrame:
     """Every attention layer and every MLP removed: layer, part, method, measure, value."""
     return sweep_layers(
-        asked.model, asked.prompts.test, asked.methods, windows=asked.natural, progress=asked.progress, **asked.shared
+        ablation.model,
+        ablation.prompts.test,
+        ablation.methods,
+        windows=ablation.natural,
+        progress=ablation.progress,
+        **ablation.shared,
     )
 
 
-def pairs(asked: Asked) -> pl.DataFrame:
+def pairs(ablation: Ablation) -> pl.DataFrame:
     """Pairs of heads removed together, with synergy (see `sweep_pairs`)."""
-    chosen = asked.heads or all_heads(asked.model)
-    if asked.heads is None and len(chosen) > PAIRED:
+    chosen = ablation.heads or all_heads(ablation.model)
+    if ablation.heads is None and len(chosen) > PAIRED:
         # Backup heads do little when removed alone, so the effect alone would miss them.
-        estimate = attribute_heads(asked.model, asked.prompts.repeated, seed=asked.prompts.seed)
+        estimate = attribute_heads(ablation.model, ablation.prompts.repeated, seed=ablation.prompts.seed)
         by_effect = _highest(estimate.with_columns(pl.col("value").abs()), "copying_loss", PAIRED // 2)
-        by_score = _highest(_scores(asked), "induction_attention", PAIRED)
+        by_score = _highest(_scores(ablation), "induction_attention", PAIRED)
         chosen = list(dict.fromkeys([*by_effect, *by_score]))[:PAIRED]
-    tables = [sweep_pairs(asked.model, asked.prompts.test, chosen, m, **asked.shared) for m in asked.methods]
-    return pl.concat(tables)
+    model, test = ablation.model, ablation.prompts.test
+    return pl.concat([sweep_pairs(model, test, chosen, method, **ablation.shared) for method in ablation.methods])
 
 
-def sets(asked: Asked) -> pl.DataFrame:
+def sets(ablation: Ablation) -> pl.DataFrame:
     """The smallest sets of heads and of attention layers (see `smallest_set`), a row a member."""
     found: list[pl.DataFrame] = []
-    for method in asked.methods:
+    for method in ablation.methods:
         results: list[SmallestSet] = [
             smallest_set(
-                asked.model,
-                asked.prompts.test,
+                ablation.model,
+                ablation.prompts.test,
                 search,
                 unit,
                 method=method,
-                seed=asked.prompts.seed,
-                max_bytes=asked.max_bytes,
-                progress=asked.progress and partial(asked.progress, note=f"{unit} to {search}"),
+                seed=ablation.prompts.seed,
+                max_bytes=ablation.max_bytes,
+                progress=ablation.progress and partial(ablation.progress, note=f"{unit} to {search}"),
             )
             for unit in ("heads", "layers")
             for search in ("keep", "remove")
@@ -108,30 +115,30 @@ def sets(asked: Asked) -> pl.DataFrame:
     return pl.concat(found)
 
 
-def paths(asked: Asked) -> pl.DataFrame:
+def paths(ablation: Ablation) -> pl.DataFrame:
     """Paths from previous-token heads into the keys of induction heads, next to K-composition; strongest first.
 
     Columns of `paths_beside_composition`, the source's previous-token score and `path_score`.
     """
-    scores = _scores(asked)
-    n_layers = asked.model.cfg.n_layers
+    scores = _scores(ablation)
+    n_layers = ablation.model.cfg.n_layers
     readers = _highest(scores.filter(pl.col("layer") > 0), "induction_attention", ENDS)
     sources = _highest(
         scores.filter(pl.col("layer") < max((layer for layer, _ in readers), default=n_layers)), "previous_token", ENDS
     )
     tables = []
-    for method in asked.methods:
+    for method in ablation.methods:
         if method in PATH_METHODS:
             found = patch_paths(
-                asked.model,
+                ablation.model,
                 sources,
                 readers,
-                asked.prompts.repeated,
+                ablation.prompts.repeated,
                 method=method,
-                seed=asked.prompts.seed,
-                max_bytes=asked.max_bytes,
+                seed=ablation.prompts.seed,
+                max_bytes=ablation.max_bytes,
             )
-            tables.append(paths_beside_composition(asked.model, found))
+            tables.append(paths_beside_composition(ablation.model, found))
     previous = scores.filter(pl.col("measure") == "previous_token").select(
         source_layer=pl.col("layer"), source_head=pl.col("head"), previous_token=pl.col("value")
     )
@@ -139,17 +146,17 @@ def paths(asked: Asked) -> pl.DataFrame:
     return table.with_columns(path_score=path_score("previous_token", "k_composition", "induction_attention_clean"))
 
 
-def attribution(asked: Asked) -> pl.DataFrame:
+def attribution(ablation: Ablation) -> pl.DataFrame:
     """The estimate of every head's effect on the copying loss beside the exact one: layer, head, method, measure,
     value, exact, pearson, spearman (correlations over all heads; see `agreement`)."""
-    estimate = attribute_heads(asked.model, asked.prompts.repeated, asked.methods, seed=asked.prompts.seed)
-    exact = heads(asked._replace(prompts=asked.prompts._replace(natural=None)))
+    estimate = attribute_heads(ablation.model, ablation.prompts.repeated, ablation.methods, seed=ablation.prompts.seed)
+    exact = heads(replace(ablation, prompts=replace(ablation.prompts, natural=None)))
     keys = ["layer", "head", "method", "measure"]
     both = estimate.join(exact.select(*keys, exact=pl.col("value")), on=keys, how="left", maintain_order="left")
     return both.join(agreement(estimate, exact).drop("heads"), on="method", how="left", maintain_order="left")
 
 
-KINDS: dict[str, Callable[[Asked], pl.DataFrame]] = {
+KINDS: dict[str, Callable[[Ablation], pl.DataFrame]] = {
     "heads": heads,
     "layers": layers,
     "pairs": pairs,
@@ -171,10 +178,10 @@ def usable_methods(kind: str) -> tuple[str, ...]:
     return PATH_METHODS if kind == "paths" else METHODS
 
 
-def _scores(asked: Asked) -> pl.DataFrame:
-    p = asked.prompts
+def _scores(ablation: Ablation) -> pl.DataFrame:
+    p = ablation.prompts
     names = ["previous_token", "induction_attention"]
-    return score_heads(asked.model, names, p.seed, vocab=p.vocab, bos_id=p.bos_id, n_prompts=8)
+    return score_heads(ablation.model, names, p.seed, vocab=p.vocab, bos_id=p.bos_id, n_prompts=8)
 
 
 def _highest(table: pl.DataFrame, measure: str, count: int) -> list[Head]:
@@ -182,11 +189,11 @@ def _highest(table: pl.DataFrame, measure: str, count: int) -> list[Head]:
     return [(int(layer), int(head)) for layer, head in rows.select("layer", "head").rows()]
 
 
-def clean_values(asked: Asked) -> dict[str, float]:
+def clean_values(ablation: Ablation) -> dict[str, float]:
     """What the effects are differences from, for the table's metadata."""
     found = {}
-    for question in questions(asked.model, asked.prompts.test, asked.prompts.repeated, asked.natural):
-        clean = runs_of(asked.model, question, "zero").answers([]).clean
+    for question in questions(ablation.model, ablation.prompts.test, ablation.prompts.repeated, ablation.natural):
+        clean = runs_of(ablation.model, question, "zero").answers([]).clean
         means = (clean * question.weight[:, None]).sum(dim=0) / question.weight.sum()
         found |= dict(zip(question.measures, means.tolist(), strict=True))
     return found

@@ -10,7 +10,7 @@ import polars as pl
 from copyscope.analyses.tables.ablation_kinds import (
     KINDS,
     WINDOWS,
-    Asked,
+    Ablation,
     clean_values,
     default_methods,
     usable_methods,
@@ -40,7 +40,7 @@ from copyscope.training.errors import InputError
 from copyscope.training.progress import Progress
 
 CHOOSABLE = ("heads", "pairs")
-"""Kinds that can be asked of some heads only."""
+"""Kinds that can be ablation of some heads only."""
 VERSION = 2
 """Raised when an ablation or its prompts change, so that stored results are computed anew."""
 
@@ -67,7 +67,7 @@ def ablate(
     Args:
         steps: None for the last checkpoint.
         methods: as in `interp.ablation.ablate_heads`; None for `zero`, or for `mean` where pairs, sets or paths are
-            asked for.
+            ablation for.
         samples: of the copying test.
         loss_prompts: of the copying loss.
         heads: text such as `L3H1,L2`, or pairs: (layer, head), (layer, "attention") for all of a layer. Only these
@@ -109,10 +109,12 @@ def ablate(
         models.check(checkpoint)
         only = None if heads is None else check_parts(model, heads).pairs
         advance = _progress(progress, what, chosen.index(checkpoint), len(chosen))
-        asked = Asked(model, prompts, wanted, max_bytes, advance, only)
+        ablation = Ablation(
+            model=model, prompts=prompts, methods=wanted, max_bytes=max_bytes, progress=advance, heads=only
+        )
         with as_trained(model, run, checkpoint):
-            table = labelled(KINDS[what](asked), run, checkpoint)
-            store_table(table, path, key, _metadata(run, asked, what))
+            table = labelled(KINDS[what](ablation), run, checkpoint)
+            store_table(table, path, key, _metadata(run, ablation, what))
         models.done_with(checkpoint)
 
     failed: dict[int, str] = {}
@@ -168,11 +170,11 @@ def _folder(run: Run, what: str) -> Path:
     return folder if what == "heads" else folder / what
 
 
-def _metadata(run: Run, asked: Asked, what: str) -> dict[str, Any]:
-    p: Prompts = asked.prompts
+def _metadata(run: Run, ablation: Ablation, what: str) -> dict[str, Any]:
+    p: Prompts = ablation.prompts
     return {
         "what": what,
-        "methods": asked.methods,
+        "methods": ablation.methods,
         "seed": p.seed,
         "eval_seed": run.eval_seed,
         "vocabulary": p.vocabulary,
@@ -181,7 +183,7 @@ def _metadata(run: Run, asked: Asked, what: str) -> dict[str, Any]:
         "subsequences": p.test.n_subsequences,
         "repeated_prompts": len(p.repeated),
         "windows": 0 if p.natural is None else min(WINDOWS, len(p.natural)),
-        "clean": clean_values(asked),
+        "clean": clean_values(ablation),
         "version": VERSION,
     }
 

@@ -36,7 +36,8 @@ class Scores(NamedTuple):
     """run, step, tokens, measure, value."""
 
 
-class Run(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class Run:
     """A series of checkpoints with the folder of its results.
 
     `steps`, `heads`, `model` and `metrics` are what was computed so far, read from disk when asked for; whatever takes
@@ -148,7 +149,7 @@ def open_run(
     name = path.resolve().name if path.is_dir() else _name_of(source)
     if (path / ABOUT).is_file():
         name = f"{path.resolve().parent.name}-{name}"
-    return Run(name, place, series, config, data, order, tokenizer)
+    return Run(name=name, folder=place, series=series, config=config, data=data, order=order, tokenizer=tokenizer)
 
 
 def _name_of(source: str) -> str:

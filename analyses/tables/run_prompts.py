@@ -1,7 +1,8 @@
 """The prompts that measure a run: the same for every checkpoint, drawn from seeds."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -25,7 +26,8 @@ LOSS_PROMPTS = 32
 NATURAL_WINDOWS = 64
 
 
-class Prompts(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class Prompts:
     """The same for every checkpoint of a series, drawn from `seeds`."""
 
     seeds: tuple[int, ...]
@@ -75,7 +77,15 @@ def run_prompts(
     test = CopyingTest(*(torch.cat(column) for column in zip(*tests, strict=True)))
     length = fitting_length(n_ctx, 100, 2, bos_id)
     repeated = torch.cat([repeated_random_tokens(vocab, length, loss_prompts, seed, bos_id, 2) for seed in seeds])
-    return Prompts(seeds, vocab, bos_id, test, repeated, natural, vocabulary.facts)
+    return Prompts(
+        seeds=seeds,
+        vocab=vocab,
+        bos_id=bos_id,
+        test=test,
+        repeated=repeated,
+        natural=natural,
+        vocabulary=vocabulary.facts,
+    )
 
 
 def check_context(n_ctx: int, vocab_size: int) -> None:

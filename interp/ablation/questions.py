@@ -5,7 +5,7 @@ queries of the copying test share one row a context. Prompts that share nothing 
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -26,7 +26,8 @@ from copyscope.interp.prompts.packing import pack
 MEASURES = ("copying_accuracy_exact", "copying_accuracy_token", "copying_loss", "natural_loss")
 
 
-class Question(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class Question:
     """Prompts and what is read off the final residual stream."""
 
     measures: tuple[str, ...]
@@ -68,7 +69,7 @@ class Question(NamedTuple):
 
     def rows(self, chosen: Int[Tensor, "chosen"]) -> "Question":
         """The question about some rows only; `score` still takes numbers of rows of the whole."""
-        return self._replace(tokens=self.tokens[chosen], samples=self.samples[chosen])
+        return replace(self, tokens=self.tokens[chosen], samples=self.samples[chosen])
 
 
 def copying_question(model: HookedModel, test: CopyingTest) -> Question:
@@ -84,13 +85,13 @@ def copying_question(model: HookedModel, test: CopyingTest) -> Question:
         return (both * share[..., None]).sum(dim=1) / share.sum(dim=1, keepdim=True)
 
     return Question(
-        ("copying_accuracy_exact", "copying_accuracy_token"),
-        packed.tokens,
-        packed.length,
-        packed.block,
-        packed.read,
-        score,
-        packed.real.float(),
+        measures=("copying_accuracy_exact", "copying_accuracy_token"),
+        tokens=packed.tokens,
+        context=packed.length,
+        block=packed.block,
+        read=packed.read,
+        score=score,
+        samples=packed.real.float(),
     )
 
 
@@ -112,8 +113,15 @@ def loss_question(
             losses.append(torch.nn.functional.cross_entropy(logits_of(model, some).float(), wanted, reduction="none"))
         return torch.cat(losses).view(len(rows), count).double().mean(dim=1, keepdim=True).cpu()
 
-    read = torch.arange(length - count - 1, length - 1)
-    return Question((name,), tokens, length, 0, read, score, torch.ones(len(tokens), 1))
+    return Question(
+        measures=(name,),
+        tokens=tokens,
+        context=length,
+        block=0,
+        read=torch.arange(length - count - 1, length - 1),
+        score=score,
+        samples=torch.ones(len(tokens), 1),
+    )
 
 
 def _blocks_of_rows(model: HookedModel, residual: Tensor) -> tuple[Tensor, ...]:

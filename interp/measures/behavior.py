@@ -87,7 +87,8 @@ class CopyingLoss(NamedTuple):
     """Standard error over prompts; NaN with a single prompt."""
 
 
-class ICLScore(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class ICLScore:
     """Loss late in a context minus loss of the same tokens early in one, in nats, with what it was taken from."""
 
     score: float

@@ -1,7 +1,8 @@
 """Scores read off weights: what a head's OV circuit copies, and which earlier head feeds which later one's keys."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any
 
 import polars as pl
 import torch
@@ -38,7 +39,8 @@ def _positivity(W_V: Tensor, W_O: Tensor, W_UE: Tensor) -> Tensor:
     return torch.where(size > 0, values.real.sum(dim=-1) / size.clamp(min=1e-300), 0.0).float().to(W_V.device)
 
 
-class HeadWeights(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class HeadWeights:
     """A model's matrices as its heads see them; grouped key and value heads repeated for each query head."""
 
     W_E: Float[Tensor, "d_vocab d_model"]
@@ -66,7 +68,8 @@ class HeadWeights(NamedTuple):
             return W - W.mean(dim=-2, keepdim=True) if self.centred else W
 
         W_U = self.W_U * self.final_norm[:, None]
-        return self._replace(
+        return replace(
+            self,
             W_Q=fold(self.W_Q),
             W_K=fold(self.W_K),
             W_V=fold(self.W_V),

@@ -1,6 +1,6 @@
 """The copying test with every context once: the queries that ask about it stand side by side behind it."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Int
@@ -9,7 +9,8 @@ from torch import Tensor
 from copyscope.interp.prompts.generate import PREFIX, SUFFIX, CopyingTest
 
 
-class PackedTest(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class PackedTest:
     """A row is a context, then its queries: prefix and suffix without the last token, which nothing is predicted
     from."""
 
@@ -37,11 +38,11 @@ def pack(test: CopyingTest) -> PackedTest:
     queries = torch.cat([test.tokens[:, length:], test.suffix[:, :-1]], dim=1).cpu()[sample]
     ends = length + queries.shape[2] * (number + 1)
     return PackedTest(
-        torch.cat([test.tokens[sample[:, 0].to(test.tokens.device), :length].cpu(), queries.flatten(1)], dim=1),
-        length,
-        queries.shape[2],
-        sample,
-        real,
-        test.suffix.cpu()[sample],
-        (ends[:, None] + torch.arange(-SUFFIX, 0)).flatten(),
+        tokens=torch.cat([test.tokens[sample[:, 0].to(test.tokens.device), :length].cpu(), queries.flatten(1)], dim=1),
+        length=length,
+        block=queries.shape[2],
+        sample=sample,
+        real=real,
+        suffix=test.suffix.cpu()[sample],
+        read=(ends[:, None] + torch.arange(-SUFFIX, 0)).flatten(),
     )

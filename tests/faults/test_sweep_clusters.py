@@ -162,7 +162,7 @@ def test_a_cluster_s_task_hears_an_interrupt_where_its_program_ignores_it(tmp_pa
     task = (
         "import sys; from pathlib import Path; from copyscope.training.sweeps.engines.protocol import Job; "
         "from copyscope.training.sweeps.engines.child import run_child; "
-        "sys.exit(run_child(Job(Path(sys.argv[1]), 'counted_run'), {}))"
+        "sys.exit(run_child(Job(folder=Path(sys.argv[1]), module='counted_run'), {}))"
     )
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:

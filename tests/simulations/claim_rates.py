@@ -58,8 +58,19 @@ def run(
         provisional=False,
     )
     config = {"optimizer.lr": 1e-3, "train.batch_size": 8, "model.attention_dropout": 0.0} | (config or {})
-    between = (int(settled / 1.1), settled / 1.1, settled * 1.1)
-    loss = LossSettled(int(settled), None, *between, 3.0, 7.0, 2.0, 0.05, "loss", LAST)
+    loss = LossSettled(
+        step=int(settled),
+        tokens=None,
+        bracket_low=int(settled / 1.1),
+        low=settled / 1.1,
+        high=settled * 1.1,
+        level=3.0,
+        start=7.0,
+        lowest=2.0,
+        share=0.05,
+        source="loss",
+        last=LAST,
+    )
     surge = (step, step / 1.1, step * 1.1) if formed else (None, None, None)
     emergence = Emergence(
         verdict="undecided",

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 import numpy as np
 
@@ -48,7 +48,8 @@ class UnreadableError(ValueError):
     """A weight file that cannot be read; the message says why, not where."""
 
 
-class TensorPlace(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class TensorPlace:
     """Where a tensor lies: bytes `start` to `end` of the file `path`."""
 
     path: Path
@@ -130,7 +131,7 @@ def _place(path: Path, name: str, entry: Mapping[str, Any], base: int) -> Tensor
         raise ValueError(f"{entry['dtype']!r} is no dtype of safetensors")
     if entry["dtype"] in _BYTES and math.prod(shape) * _BYTES[entry["dtype"]] != end - start:
         raise ValueError(f"{end - start} bytes for shape {list(shape)} of {entry['dtype']}")
-    return TensorPlace(path, entry["dtype"], shape, base + start, base + end, name)
+    return TensorPlace(path=path, dtype=entry["dtype"], shape=shape, start=base + start, end=base + end, stored=name)
 
 
 def by_plain_name(headers: Sequence[Mapping[str, TensorPlace]]) -> dict[str, TensorPlace]:

@@ -4,6 +4,7 @@ import hashlib
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,7 +47,8 @@ class ShardedArray:
         return np.concatenate(parts)
 
 
-class Shard(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class Shard:
     """What the index says of one shard: whole documents, in a file of tokens (uint16) and one of where they start in
     it (int64)."""
 
@@ -90,8 +92,14 @@ def write_shards(
         starts = np.cumsum([0, *map(len, waiting[:-1])], dtype=np.int64).tobytes()
         write_bytes(tokens_file(folder, part, len(shards)), data)
         write_bytes(starts_file(folder, part, len(shards)), starts)
-        digests = (hashlib.sha256(content).hexdigest() for content in (data, starts))
-        shards.append(Shard(size, len(waiting), *digests))
+        shards.append(
+            Shard(
+                tokens=size,
+                documents=len(waiting),
+                sha256=hashlib.sha256(data).hexdigest(),
+                starts_sha256=hashlib.sha256(starts).hexdigest(),
+            )
+        )
         waiting.clear()
         size = 0
         saved(shards)
@@ -104,6 +112,11 @@ def write_shards(
     if waiting:
         write()
     return shards
+
+
+def shard_of_row(row: Sequence[Any]) -> Shard:
+    """A shard from the values of its fields, in their order. ValueError if their number is another."""
+    return Shard(**dict(zip((field.name for field in fields(Shard)), row, strict=True)))
 
 
 def shards_of(index: dict[str, Any], part: str) -> list[Shard]:

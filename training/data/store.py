@@ -5,7 +5,7 @@ import json
 import logging
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, astuple, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from copyscope.training.data.shards import (
     check,
     expected_files,
     mapped,
+    shard_of_row,
     shards_of,
     starts_file,
     tokens_file,
@@ -152,7 +153,7 @@ def _make(config: DataConfig, folder: Path, making: Path) -> None:
         index[part] = {
             "tokens": sum(shard.tokens for shard in shards[part]),
             "documents": sum(shard.documents for shard in shards[part]),
-            "shards": [shard._asdict() for shard in shards[part]],
+            "shards": [asdict(shard) for shard in shards[part]],
         }
     write_bytes(folder / "counts.bin", _counts(folder, len(shards["train"]), index["vocab_size"]).tobytes())
     index["counts_sha256"] = sha256_of(folder / "counts.bin")
@@ -168,7 +169,7 @@ def _encode(
     if progress.is_file():
         try:
             saved = json.loads(progress.read_text())
-            shards = {part: [Shard(*shard) for shard in saved[part]] for part in _PARTS}
+            shards = {part: [shard_of_row(row) for row in saved[part]] for part in _PARTS}
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{progress}: damaged ({error}); delete the folder {folder} and run again") from None
     tell = now_and_then(logger)
@@ -192,7 +193,7 @@ def _encode(
 
         def save(done: list[Shard], part: str = part) -> None:
             shards[part] = done
-            write_json(progress, shards)
+            write_json(progress, {part: [astuple(shard) for shard in shards[part]] for part in _PARTS})
 
         skip = sum(shard.documents for shard in shards[part])
         shards[part] = write_shards(folder, part, encoded(part, skip), shards[part], save)

@@ -11,8 +11,8 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 from copyscope.training.errors import Stopped
 from copyscope.training.files import disk_full, is_disk_full
@@ -38,7 +38,8 @@ BUSY_PAUSE = 10.0
 """Seconds until a run that another process works on is asked for again."""
 
 
-class Outcome(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
     """How a run of a sweep stands."""
 
     run: PlannedRun
@@ -62,7 +63,7 @@ def run_sweep(
     runs save, and raise `Stopped`.
     """
     told: tuple[object, ...] = ()
-    driver = _Driver(sweep, out, engine, Job(out, module, tuple(arguments)))
+    driver = _Driver(sweep, out, engine, Job(folder=out, module=module, arguments=tuple(arguments)))
     with _interruptible():
         try:
             while driver.waiting or driver.working:
@@ -88,7 +89,7 @@ def run_sweep(
 
 def outcomes(sweep: Sweep, out: Path) -> list[Outcome]:
     """How each run of the sweep stands, from its folder."""
-    return [Outcome(run, out / run.run_id, read_status(out / run.run_id)) for run in sweep.runs]
+    return [Outcome(run=run, folder=out / run.run_id, status=read_status(out / run.run_id)) for run in sweep.runs]
 
 
 class _Driver:
@@ -123,7 +124,7 @@ class _Driver:
             self.working[folder] = last_step(folder)
             if folder not in self.elsewhere:
                 self.log(f"start {self.name(folder)} from step {max(self.working[folder], 0)}")
-            self.engine.start(self.job._replace(folder=folder))
+            self.engine.start(replace(self.job, folder=folder))
 
     def judge(self, ended: Ended) -> None:
         folder, status = ended.job.folder, read_status(ended.job.folder)
@@ -143,7 +144,7 @@ class _Driver:
             what = status.reason if status.state == STOPPED else ended.reason or "its process ended without a word"
             if self.lost[folder] > RETRIES:
                 why = f"{what}, {self.lost[folder]} times without getting further; see {folder / 'log.txt'}"
-                self.fail(folder, write_status(folder, status._replace(state=FAILED, reason=why)))
+                self.fail(folder, write_status(folder, replace(status, state=FAILED, reason=why)))
             else:
                 self.log(f"again {self.name(folder)}: {what}")
                 self.waiting[folder] = time.monotonic()

@@ -4,8 +4,9 @@ import itertools
 import json
 import tomllib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from copyscope.training.config import RunConfig
 from copyscope.training.errors import InputError
@@ -17,7 +18,8 @@ SEED = "seed"
 _KEYS = ("base", "score", "samples", "values", "grid", "runs")
 
 
-class PlannedRun(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class PlannedRun:
     """One run of a sweep, before anything of it exists."""
 
     run_id: str
@@ -30,7 +32,8 @@ class PlannedRun(NamedTuple):
     config: RunConfig
 
 
-class Sweep(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
     """The runs of a sweep file, each checked."""
 
     runs: tuple[PlannedRun, ...]
@@ -109,8 +112,10 @@ def parse_sweep(found: Mapping[str, Any], beside: Path, values: Mapping[str, Any
             label = " ".join([condition, *_words(seeds, {})])
             if run.run_id in runs:
                 raise InputError(f"{label}: the same run as {runs[run.run_id].label}; take one out")
-            runs[run.run_id] = PlannedRun(run.run_id, label, condition, own | chosen, run)
-    return Sweep(tuple(runs.values()), score, samples)
+            runs[run.run_id] = PlannedRun(
+                run_id=run.run_id, label=label, condition=condition, values=own | chosen, config=run
+            )
+    return Sweep(runs=tuple(runs.values()), score=score, samples=samples)
 
 
 def claim(sweep: Sweep, out: Path, update: bool = False) -> None:

@@ -12,8 +12,8 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 from copyscope.training.config import RunConfig
 from copyscope.training.errors import InputError, Stopped
@@ -28,7 +28,8 @@ BUSY_CODE = 75
 Work = Callable[[RunConfig, Path], object]
 
 
-class Status(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class Status:
     """What a run's status.json says."""
 
     state: str = "waiting"
@@ -41,14 +42,14 @@ class Status(NamedTuple):
 def read_status(folder: Path) -> Status:
     """The status of the run in this folder; `waiting` where there is none, or none that can be read."""
     try:
-        found = json.loads((folder / "status.json").read_text("utf-8"))
-        return Status(str(found["state"]), str(found["reason"]), float(found["seconds"]))
+        saved = json.loads((folder / "status.json").read_text("utf-8"))
+        return Status(state=str(saved["state"]), reason=str(saved["reason"]), seconds=float(saved["seconds"]))
     except (OSError, KeyError, TypeError, ValueError):
         return Status()
 
 
 def write_status(folder: Path, status: Status) -> Status:
-    write_json(folder / "status.json", status._asdict())
+    write_json(folder / "status.json", asdict(status))
     return status
 
 
@@ -65,10 +66,11 @@ def execute(folder: Path, work: Work) -> Status:
         before = read_status(folder)  # another process may have finished it meanwhile
         if before.state in DONE:
             return before
-        write_status(folder, before._replace(state=RUNNING, reason=""))
+        write_status(folder, replace(before, state=RUNNING, reason=""))
         started = time.monotonic()
         state, reason = _outcome(folder, work)
-        return write_status(folder, Status(state, reason, before.seconds + time.monotonic() - started))
+        seconds = before.seconds + time.monotonic() - started
+        return write_status(folder, Status(state=state, reason=reason, seconds=seconds))
 
 
 def _outcome(folder: Path, work: Work) -> tuple[str, str]:

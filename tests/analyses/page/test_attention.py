@@ -62,9 +62,9 @@ def test_random_tokens_come_from_where_random_prompts_draw(tmp_path: Path) -> No
     (tmp_path / "tokens" / "s").mkdir(parents=True)
     (tmp_path / "tokens" / "s" / "counts.bin").write_bytes(counts.tobytes())
     texts = Texts(64, replace(vocabulary_of(None, 300), special=(0,), known=np.arange(1, 300)), None)
-    ours = Run("r", tmp_path / "r", CheckpointSeries("r", ()), None, {"store": "s"})
+    ours = Run(name="r", folder=tmp_path / "r", series=CheckpointSeries("r", ()), config=None, data={"store": "s"})
     assert _drawable(ours, texts) == random_token_vocab(torch.from_numpy(counts), 300, [0]).tolist()
-    theirs = ours._replace(data={})
+    theirs = replace(ours, data={})
     assert _drawable(theirs, texts) == random_token_vocab(None, 300, [0]).tolist()
 
 

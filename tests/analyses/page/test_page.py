@@ -184,7 +184,7 @@ def test_chance_is_one_over_the_tokens_drawn_from(tmp_path: Path) -> None:
     counts = np.arange(300, dtype=np.int64) // 7 % 40
     (tmp_path / "tokens" / "s").mkdir(parents=True)
     (tmp_path / "tokens" / "s" / "counts.bin").write_bytes(counts.tobytes())
-    run = Run("r", tmp_path / "r", CheckpointSeries("r", ()), None, {"store": "s"})
+    run = Run(name="r", folder=tmp_path / "r", series=CheckpointSeries("r", ()), config=None, data={"store": "s"})
     assert chance(run) == 1 / len(random_token_vocab(torch.from_numpy(counts), 300, [0]))
 
 

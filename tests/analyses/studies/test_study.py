@@ -1,6 +1,7 @@
 """Studies on planted runs: what was planted is what the verdict says; tables, figure and configs; what is refused."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +41,12 @@ def planted(
 ) -> Sweep:
     """Writes runs of a laptop study: copying surges where `copies_at` says, give or take, and ends at `top`."""
     sweep = study_sweep(name, corpora=CORPORA if name == "corpus" else (), values=PLANTED)
-    sweep = sweep._replace(runs=tuple(filter(keep, sweep.runs)))
+    sweep = replace(sweep, runs=tuple(filter(keep, sweep.runs)))
     draw = np.random.default_rng(7)
     for number, run in enumerate(sweep.runs):
         at = copies_at(run) * float(np.exp(0.03 * draw.normal()))
         write_run(out / run.run_id, run.config, at, seed=number, top=top(run))
-        write_status(out / run.run_id, Status("finished", "", 12.5))
+        write_status(out / run.run_id, Status(state="finished", seconds=12.5))
     return sweep
 
 
@@ -107,7 +108,7 @@ def test_optimizer(tmp_path: Path) -> None:
 
     sweep = planted("optimizer", tmp_path, at, these("AdamW", "Muon"))
     for run in sweep.runs:
-        write_status(tmp_path / run.run_id, Status("finished", "", 20.0 if run.condition == "Muon" else 10.0))
+        write_status(tmp_path / run.run_id, Status(state="finished", seconds=20.0 if run.condition == "Muon" else 10.0))
     updates, seconds = judge("optimizer", gather_study(outcomes(sweep, tmp_path)))
     assert (updates.verdict, seconds.verdict) == ("supported", "undecided")
     assert updates.value == pytest.approx(-0.5, abs=0.06)
@@ -160,7 +161,7 @@ def test_seeds_and_what_is_written(tmp_path: Path) -> None:
     draw = iter([1000.0, 2400.0, 900.0, 3100.0, 1500.0, 600.0])
     sweep = planted("seeds", tmp_path, lambda run: next(draw))
     lost = tmp_path / sweep.runs[-1].run_id
-    write_status(lost, Status("diverged", "diverged at step 7", 1.0))
+    write_status(lost, Status(state="diverged", reason="diverged at step 7", seconds=1.0))
     of_before = tmp_path / "results" / "configs" / "0123456789ab.toml"  # of a run that the study no longer has
     of_before.parent.mkdir(parents=True)
     of_before.write_text("")

@@ -133,13 +133,16 @@ def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
     def refuse(settings: RunConfig, where: Path) -> None:
         raise InputError("corpus x: no such file")
 
-    assert execute(folder, refuse)[:2] == ("failed", "corpus x: no such file")
-    assert execute(folder, stop)[:2] == ("stopped", "stopped at step 3 of 8")
+    def state_and_reason(status: Status) -> tuple[str, str]:
+        return status.state, status.reason
+
+    assert state_and_reason(execute(folder, refuse)) == ("failed", "corpus x: no such file")
+    assert state_and_reason(execute(folder, stop)) == ("stopped", "stopped at step 3 of 8")
     assert execute(folder, count).state == FINISHED
     assert execute(folder, count).state == FINISHED
     assert done == [folder]
     other = begin(tmp_path, "other", RunConfig())
-    assert execute(other, diverge)[:2] == ("diverged", "loss is not finite")
+    assert state_and_reason(execute(other, diverge)) == ("diverged", "loss is not finite")
     assert execute(other, count).state == "diverged"  # it would diverge again
     third = begin(tmp_path, "third", RunConfig())
     with held(third / "lock", lambda: None), pytest.raises(Busy):
@@ -180,11 +183,8 @@ def test_a_context_too_short_for_the_copying_test_is_refused_before_training(tmp
 
 def test_the_table_of_outcomes(tmp_path: Path) -> None:
     runs = parse_sweep({"base": "quickstart", "grid": {"seed": [0, 1]}}, tmp_path).runs
-    found = [
-        Outcome(run, tmp_path / run.run_id, write_status(tmp_path / run.run_id, Status("failed", "x", 2.0)))
-        for run in runs
-    ]
-    table = outcome_table(found)
+    failed = Status(state="failed", reason="x", seconds=2.0)
+    table = outcome_table([Outcome(run=run, folder=tmp_path / run.run_id, status=failed) for run in runs])
     assert table["run"].to_list() == ["base seed=0", "base seed=1"]
     assert table["state"].to_list() == ["failed", "failed"]
 
@@ -226,7 +226,7 @@ def test_a_sweep_of_runs_that_are_done(
     states = [("finished", ""), ("diverged", "loss is not finite"), ("finished", "")]
     sweep = parse_sweep({"base": "quickstart", "grid": {"seed": [0, 1, 2]}}, tmp_path)
     for run, (state, reason) in zip(sweep.runs, states, strict=True):
-        write_status(out / run.run_id, Status(state, reason, 3.0))
+        write_status(out / run.run_id, Status(state=state, reason=reason, seconds=3.0))
     assert command(monkeypatch, "sweep", str(tmp_path / "small.toml"), "--out", str(out)) == 0
     said = capsys.readouterr()
     assert said.out.splitlines()[1] == f"diverged base seed=1 {out / sweep.runs[1].run_id} 3 s: loss is not finite"

@@ -1,6 +1,7 @@
 """`ablate` over a small run: kinds, what is stored with them, when they are computed again; the causal map's steps."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -94,7 +95,7 @@ def test_bad_input(run: Path) -> None:
     with pytest.raises(InputError, match="samples=0"):
         ablate(run, samples=0)
     with pytest.raises(InputError, match="--what layers"):
-        read(open_run(run)._replace(folder=run / "nowhere"), "layers")
+        read(replace(open_run(run), folder=run / "nowhere"), "layers")
     assert kinds(["pairs", "heads"]) == ["heads", "pairs"]
     assert kinds(["all"]) == list(KINDS)
 
@@ -132,7 +133,7 @@ def test_steps_are_chosen_around_the_formation(run: Path, tmp_path: Path) -> Non
     opened = open_run(run)
     many = tuple(Checkpoint(step, None, "nowhere") for step in range(0, 1001, 10))
     series = CheckpointSeries(opened.series.source, many)
-    faked = opened._replace(folder=tmp_path, series=series)
+    faked = replace(opened, folder=tmp_path, series=series)
     even = causal_steps(faked, 6)
     assert even == [0, 200, 400, 600, 800, 1000]
     (tmp_path / "results").mkdir()

@@ -1,10 +1,12 @@
 """What a sweep asks of an engine: take jobs, say which have ended, stop."""
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
 
-class Job(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class Job:
     """One run to work on: `python -m module folder arguments…`."""
 
     folder: Path
@@ -15,7 +17,7 @@ class Job(NamedTuple):
 
     def anywhere(self) -> "Job":
         """The same job for a process that is somewhere else."""
-        return self._replace(folder=self.folder.resolve(), directory=Path.cwd())
+        return replace(self, folder=self.folder.resolve(), directory=Path.cwd())
 
     def command(self) -> list[str]:
         """What follows the interpreter. Modules are not looked for where we happen to be (-P)."""
