@@ -106,7 +106,6 @@ def ablate(
         if is_stored(path, key):  # by another process meanwhile
             return
         model, prompts = models.load(run, checkpoint)
-        models.check(checkpoint)
         only = None if heads is None else check_parts(model, heads).pairs
         advance = _progress(progress, what, chosen.index(checkpoint), len(chosen))
         ablation = Ablation(

@@ -15,7 +15,7 @@ from typing import Any
 from copyscope.analyses.tables.run import Run, write_about
 from copyscope.analyses.tables.run_prompts import COPYING_SAMPLES, LOSS_PROMPTS, Prompts, run_prompts
 from copyscope.interp.models.config import read_config
-from copyscope.interp.models.hooked import load_hooked, load_weights_into, prove_conversion
+from copyscope.interp.models.hooked import load_hooked, load_weights_into
 from copyscope.interp.models.lens import HookedModel
 from copyscope.interp.models.tokenizer import read_tokenizer
 from copyscope.interp.models.vocabulary import vocabulary_of
@@ -89,34 +89,42 @@ class SeriesModels:
             self._shared = _shared(held[:1] if run.config else held, self._commits)
         return self._shared
 
-    def load(self, run: Run, checkpoint: Checkpoint) -> tuple[HookedModel, Prompts]:
-        """The model of a checkpoint, and the prompts of the series. Raises InputError for one that cannot be measured,
-        whatever is wrong with it; the next can be loaded all the same."""
+    def load(self, run: Run, checkpoint: Checkpoint, prove: bool = True) -> tuple[HookedModel, Prompts]:
+        """The model of a checkpoint, and the prompts of the series. `prove`: compare logits with transformers'.
+
+        Raises InputError for one that cannot be measured, whatever is wrong with it; the next can be loaded all the
+        same."""
+        try:
+            return self._load(run, checkpoint, prove)
+        except InputError as error:
+            raise InputError(self._naming(checkpoint, str(error))) from None
+        except OSError as error:
+            raise InputError(f"{error.filename or checkpoint.label}: {error.strerror or error}") from None
+
+    def _load(self, run: Run, checkpoint: Checkpoint, prove: bool) -> tuple[HookedModel, Prompts]:
         revision = checkpoint.revision and self._commits.get(checkpoint.revision, checkpoint.revision)
         place = _place(checkpoint, self._commits)
         config = _plain_config(place)
         fetched = revision is not None and not has_weights(place)
-        try:
-            if self._model is not None and config is not None and config == self._config:
-                self._model = load_weights_into(self._model, checkpoint.path, revision, prove=False)  # type: ignore[arg-type]
-            else:
-                self._model = None  # two at a time may be more than the memory holds
-                self._model = load_hooked(checkpoint.path, revision, prove=False)
-                self._config = config
-            if fetched:
-                self._cache.fetched(place)
-            if self._prompts is None:
-                self._prompts = self._draw(run, checkpoint, self._model)
-        except OSError as error:
-            raise InputError(f"{error.filename or checkpoint.label}: {error.strerror or error}") from None
+        if self._model is not None and config is not None and config == self._config:
+            self._model = load_weights_into(self._model, checkpoint.path, revision, prove=prove)
+        else:
+            self._model = None  # two at a time may be more than the memory holds
+            self._model = load_hooked(checkpoint.path, revision, prove=prove)
+            self._config = config
+        if fetched:
+            self._cache.fetched(place)
+        if self._prompts is None:
+            self._prompts = self._draw(run, checkpoint, self._model)
         return self._model, self._prompts
 
-    def check(self, checkpoint: Checkpoint) -> float:
-        """Largest difference of logits between the model loaded last and transformers' own of the same checkpoint.
-        Raises InputError where it is too large."""
-        assert self._model is not None
-        revision = checkpoint.revision and self._commits.get(checkpoint.revision, checkpoint.revision)
-        return prove_conversion(self._model, checkpoint.path, revision)  # type: ignore[arg-type]
+    def _naming(self, checkpoint: Checkpoint, message: str) -> str:
+        """The message by the revision's name, where it has the commit."""
+        commit = self._commits.get(checkpoint.revision or "")
+        if commit:
+            message = message.replace(f"{checkpoint.path}@{commit}", checkpoint.label)
+        named = checkpoint.revision is None or checkpoint.revision in message
+        return message if named else f"{checkpoint.label}: {message}"
 
     def done_with(self, checkpoint: Checkpoint) -> None:
         """Its weights may be taken out of the cache, where that has a limit."""

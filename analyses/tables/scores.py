@@ -40,6 +40,7 @@ from copyscope.interp.measures.behavior import (
 )
 from copyscope.interp.measures.circuits import composition_table
 from copyscope.interp.measures.heads import HEAD_PROMPTS, MEASURES, check_names, score_heads
+from copyscope.interp.models.hooked import logit_difference
 from copyscope.interp.models.lens import HookedModel
 from copyscope.training.checkpoints.series import Checkpoint, Source, step_folder
 from copyscope.training.errors import InputError
@@ -150,9 +151,10 @@ class Scorer:
     def score(self, run: Run, checkpoint: Checkpoint, prove: bool = True) -> None:
         """Measures a checkpoint and stores its tables. `prove`: compare logits with those of transformers."""
         key, paths = self._key(run, checkpoint), self._paths(run, checkpoint)
-        model, prompts = self._models.load(run, checkpoint)
-        if prove:
-            self._checked.append(self._models.check(checkpoint))
+        model, prompts = self._models.load(run, checkpoint, prove)
+        difference = logit_difference(model)
+        if difference is not None:
+            self._checked.append(difference)
         with as_trained(model, run, checkpoint):
             heads = score_heads(model, self._measures, prompts.seeds, vocab=prompts.vocab, bos_id=prompts.bos_id)
             losses = None if prompts.natural is None else natural_losses(model, prompts.natural)

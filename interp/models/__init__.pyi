@@ -1,6 +1,7 @@
 from .files import ModelFiles as ModelFiles
 from .hooked import load_hooked as load_hooked
 from .hooked import load_weights_into as load_weights_into
+from .hooked import logit_difference as logit_difference
 from .hooked import model_vocabulary as model_vocabulary
 from .hooked import prove_conversion as prove_conversion
 from .lens import HookedModel as HookedModel

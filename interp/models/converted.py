@@ -58,26 +58,29 @@ def hooked_config(
         raise InputError(f"{files.config_path}: invalid model config ({first_line(error)}); fix it") from error
 
 
-def converted(config: Any, reference: Any, files: ModelFiles) -> HookedTransformer:
-    """A new `HookedTransformer` with the weights of `reference`, transformers' model."""
+def converted(config: Any, tensors: dict[str, Tensor], files: ModelFiles) -> HookedTransformer:
+    """A new `HookedTransformer` with the weights of transformers' model (`tensors_of`), which are emptied."""
     with warnings.catch_warnings():
         # 3.9 announces on every construction that 4 drops HookedTransformer; `lens` is prepared for that.
         warnings.filterwarnings("ignore", message="HookedTransformer is deprecated", category=DeprecationWarning)
         model = HookedTransformer(config)
     model.eval().requires_grad_(False)
-    copy_weights(model, reference, files)
+    copy_weights(model, tensors, files)
     return model
 
 
-def copy_weights(model: HookedTransformer, reference: Any, files: ModelFiles) -> None:
-    """Copies the weights of `reference` into the model, which changes only once all of them fit."""
+def copy_weights(model: HookedTransformer, tensors: dict[str, Tensor], files: ModelFiles) -> None:
+    """Copies the weights of transformers' model (`tensors_of`) into the model, which changes only once all of them fit.
+
+    Empties `tensors` on the way: where nothing else holds them, a new model and they take the memory of one.
+    """
     config = model.cfg
     name = config.original_architecture or ""
     weights = importlib.import_module(f"transformer_lens.pretrained.weight_conversions.{_CONVERTERS[name]}")
     convert = getattr(weights, f"convert_{_CONVERTERS[name]}_weights")
     parameters = dict(model.named_parameters())
     try:
-        state = convert(_Modules(_with_biases(reference)), config)
+        state = convert(_Modules(tensors), config)
         # Converters leave out biases that a family has not got (b_U of GPT-2); folding needs them.
         for key, parameter in parameters.items():
             if key not in state and key.rpartition(".")[2].lstrip("_").startswith("b_"):
@@ -96,9 +99,10 @@ def copy_weights(model: HookedTransformer, reference: Any, files: ModelFiles) ->
                 f"{files.path}: {key} has shape {tuple(state[key].shape)} in the weights, but config.json says "
                 f"{tuple(parameter.shape)}"
             )
+    tensors.clear()
     with torch.no_grad():
         for key, parameter in parameters.items():
-            parameter.copy_(state[key])
+            parameter.copy_(state.pop(key))
 
 
 def _folded(state: dict[str, Tensor], config: Any) -> dict[str, Tensor]:
@@ -115,8 +119,8 @@ def _folded(state: dict[str, Tensor], config: Any) -> dict[str, Tensor]:
     )
 
 
-def _with_biases(reference: Any) -> dict[str, Tensor]:
-    """The model's tensors, with zeros for the biases that a GPT-NeoX may be saved without."""
+def tensors_of(reference: Any) -> dict[str, Tensor]:
+    """The tensors of transformers' model, with zeros for the biases that a GPT-NeoX may be saved without."""
     tensors = dict(reference.state_dict())
     if reference.config.model_type == "gpt_neox":
         for name, tensor in list(tensors.items()):

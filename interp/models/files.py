@@ -5,7 +5,6 @@ A local path never reaches for the hub, and nothing is unpickled. Knows transfor
 
 import copy
 import importlib.util
-import json
 import re
 import warnings
 from contextlib import ExitStack
@@ -15,7 +14,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
@@ -23,12 +21,10 @@ from copyscope.interp.models.config import context_length, read_config
 from copyscope.interp.models.gguf_numbers import with_the_files_numbers
 from copyscope.interp.models.tokenizer import read_tokenizer
 from copyscope.training.checkpoints.manifest import check_files
+from copyscope.training.checkpoints.revisions import fetch_small, fetch_weights
 from copyscope.training.checkpoints.series import local_path
 from copyscope.training.checkpoints.weights import model_tensors
 from copyscope.training.errors import InputError, first_line
-
-_HUB_FILES = ["*.json", "*.model", "*.tiktoken", "vocab.txt", "merges.txt"]
-"""Fetched first, so that a model that is not supported is refused before its weights are."""
 
 
 class ModelFiles:
@@ -90,23 +86,6 @@ class ModelFiles:
         """How many positions the model takes."""
         return context_length(self.config, self.config_path)
 
-    def tensors(self) -> dict[str, Tensor]:
-        """All weights of a folder by transformers' names. Raises InputError for files that are missing or damaged."""
-        self._fetch_weights()
-        tensors: dict[str, Tensor] = {}
-        with ExitStack() as stack:
-            files: dict[Path, Any] = {}
-            for name, place in model_tensors(self.path).items():
-                try:
-                    if place.path not in files:
-                        files[place.path] = stack.enter_context(safe_open(place.path, framework="pt"))
-                    tensors[name] = files[place.path].get_tensor(place.stored)
-                except (SafetensorError, OSError, ValueError) as error:
-                    raise InputError(
-                        f"{place.path}: damaged safetensors file ({error}); fetch or save it again"
-                    ) from error
-        return tensors
-
     def reference(self, dtype: torch.dtype) -> Any:
         """transformers' own model, in evaluation mode, on the CPU, with every weight from the files and finite.
 
@@ -115,19 +94,19 @@ class ModelFiles:
         if not self.is_gguf:
             self._fetch_weights()
         self._check_sizes()
-        tensors = None if self.is_gguf else self.tensors()
-        with warnings.catch_warnings():
+        with ExitStack() as stack, warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            held = {} if self.is_gguf else {"state_dict": self._slices(stack)}
             try:
                 model, loading = self._class.from_pretrained(
-                    self._folder if tensors is None else None,
+                    self._folder if self.is_gguf else None,
                     config=copy.deepcopy(self.config),
-                    state_dict=tensors,
                     dtype=dtype,
                     attn_implementation="eager",
                     output_loading_info=True,
                     ignore_mismatched_sizes=True,
                     local_files_only=True,
+                    **held,
                     **self._gguf,
                 )
             except Exception as error:  # of any type: values of the config meet the weights here
@@ -138,6 +117,19 @@ class ModelFiles:
             if not torch.isfinite(parameter).all():
                 raise InputError(f"{self.path}: tensor {name} holds NaN or infinity; this checkpoint is not usable")
         return model.eval().requires_grad_(False)
+
+    def _slices(self, stack: ExitStack) -> dict[str, Any]:
+        """All weights of a folder by transformers' names, each read when it is indexed, while `stack` is open."""
+        slices: dict[str, Any] = {}
+        files: dict[Path, Any] = {}
+        for name, place in model_tensors(self.path).items():
+            try:
+                if place.path not in files:
+                    files[place.path] = stack.enter_context(safe_open(place.path, framework="pt"))
+                slices[name] = files[place.path].get_slice(place.stored)
+            except (SafetensorError, OSError, ValueError) as error:
+                raise InputError(f"{place.path}: damaged safetensors file ({error}); fetch or save it again") from error
+        return slices
 
     @cached_property
     def _class(self) -> Any:
@@ -184,17 +176,10 @@ class ModelFiles:
             )
 
     def _fetch_weights(self) -> None:
-        if self._hub is None:
-            return
-        index = self.path / "model.safetensors.index.json"
-        names = ["model.safetensors"]
-        if index.is_file():
-            try:
-                names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-            except (ValueError, KeyError, AttributeError, TypeError, OSError) as error:
-                raise InputError(f"{index}: damaged ({first_line(error)}); fetch it again") from None
-        _download(*self._hub, names)
-        self._hub = None
+        """Not before the config has been looked at: a model that is not supported costs no download."""
+        if self._hub is not None:
+            fetch_weights(self._hub, self.path)
+            self._hub = None
 
     def tokenizer(self) -> Any | None:
         """The tokenizer as it was saved; None without one. Raises InputError for one that cannot be read."""
@@ -211,8 +196,8 @@ class ModelFiles:
         return {"gguf_file": self.path.name} if self.is_gguf else {}
 
 
-def _find(source: str | Path, revision: str | None) -> tuple[Path, tuple[str, str | None] | None]:
-    """Where the files are, and the hub id and revision whose weights are yet to be fetched."""
+def _find(source: str | Path, revision: str | None) -> tuple[Path, str | None]:
+    """Where the files are, and the hub id if the weights are yet to be fetched."""
     path = local_path(str(source))
     if path.is_dir() or path.is_file():
         if revision is not None:
@@ -224,20 +209,7 @@ def _find(source: str | Path, revision: str | None) -> tuple[Path, tuple[str, st
     is_id = not isinstance(source, Path) and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name)
     if not is_id or name.startswith(".") or name.endswith(".gguf"):
         raise InputError(f"{source}: no such file or directory; give a folder with config.json, or a hub id org/model")
-    return _download(name, revision, _HUB_FILES), (name, revision)
-
-
-def _download(name: str, revision: str | None, patterns: list[str]) -> Path:
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
-    except Exception as error:  # the hub client has a dozen error types, and all mean that the model is not to be had
-        at = f" at revision {revision}" if revision else ""
-        raise InputError(
-            f"{name}{at}: neither a local directory nor a model the hub gave ({type(error).__name__}); "
-            "check the name and the network"
-        ) from error
+    return fetch_small(name, revision), name
 
 
 def _check_gguf(path: Path) -> None:

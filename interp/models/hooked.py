@@ -18,7 +18,7 @@ from torch import Tensor
 
 from copyscope.interp.models.at_step import checkpoint_at
 from copyscope.interp.models.bridge import bridged, check_bridgeable, finished
-from copyscope.interp.models.converted import converted, copy_weights, hooked_config
+from copyscope.interp.models.converted import converted, copy_weights, hooked_config, tensors_of
 from copyscope.interp.models.files import ModelFiles
 from copyscope.interp.models.lens import HookedModel, HookedTransformer
 from copyscope.interp.models.vocabulary import Vocabulary, vocabulary_of
@@ -84,15 +84,16 @@ def load_hooked(
     if config is None:
         model: HookedModel = bridged(reference, files, own_tokenizer)
     else:
-        model = converted(config, reference, files)
+        tensors = tensors_of(reference)
+        del reference  # so that its weights are given back one by one as they are copied
+        model = converted(config, tensors, files)
         if own_tokenizer is not None:
             with suppress(Exception):  # text is a convenience that must not stop measures
                 model.set_tokenizer(copy.deepcopy(own_tokenizer), default_padding_side="right")
     vocabulary = vocabulary_of(own_tokenizer, model.cfg.d_vocab, files.config)
     object.__setattr__(model, "_copyscope_vocabulary", vocabulary)
     object.__setattr__(model, "_copyscope_config", _what_matters(files))
-    if logits is not None:
-        _check(model, tokens, logits, files)
+    _note_check(model, None if logits is None else _check(model, tokens, logits, files))
     return model
 
 
@@ -117,10 +118,10 @@ def load_weights_into(
             logger.info(f"{files.path}: another config than the checkpoint before; loaded by its own")
         return fresh
     reference = files.reference(dtype).to(device)
-    copy_weights(model, reference, files)
-    if prove:
-        tokens = _probe(model.cfg.d_vocab, QUICK_POSITIONS, files)
-        _check(model, tokens, _logits_of(reference, tokens.to(device)), files)
+    tokens = _probe(model.cfg.d_vocab, QUICK_POSITIONS, files)
+    logits = _logits_of(reference, tokens.to(device)) if prove else None
+    copy_weights(model, tensors_of(reference), files)
+    _note_check(model, None if logits is None else _check(model, tokens, logits, files))
     return model
 
 
@@ -131,6 +132,11 @@ def prove_conversion(model: HookedModel, source: str | Path, revision: str | Non
     tokens = _probe(model.cfg.d_vocab, CHECKED_POSITIONS, files)
     device = model.cfg.device or "cpu"
     return _check(model, tokens, _logits_of(files.reference(model.cfg.dtype).to(device), tokens.to(device)), files)
+
+
+def logit_difference(model: HookedModel) -> float | None:
+    """Largest difference of logits from transformers' when the model's weights were loaded; None if not compared."""
+    return getattr(model, "_copyscope_difference", None)
 
 
 def model_vocabulary(model: HookedModel) -> Vocabulary:
@@ -166,6 +172,10 @@ def _what_matters(files: ModelFiles) -> dict[str, Any]:
 def _probe(d_vocab: int, positions: int, files: ModelFiles) -> Tensor:
     length = min(positions, files.context_length)
     return torch.randint(0, d_vocab, (1, length), generator=torch.Generator().manual_seed(0))
+
+
+def _note_check(model: HookedModel, difference: float | None) -> None:
+    object.__setattr__(model, "_copyscope_difference", difference)
 
 
 @torch.inference_mode()

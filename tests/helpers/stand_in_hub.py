@@ -9,6 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
+import pytest
+
 
 class Handler(BaseHTTPRequestHandler):
     root: Path
@@ -124,9 +126,23 @@ def stand_in_hub(root: Path) -> Iterator[tuple[str, list[str]]]:
     """Serves `root`; gives its address and the list of what it has been asked for."""
     asked: list[str] = []
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Serving", (Handler,), {"root": root, "asked": asked}))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()  # s until it notices its end
     try:
         yield f"http://127.0.0.1:{server.server_port}", asked
     finally:
         server.shutdown()
         server.server_close()
+
+
+@contextmanager
+def hub_of_this_process(root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Lets huggingface_hub here ask a stand-in for `root`, and keep what it gets in `cache`; gives what was asked."""
+    from huggingface_hub import constants
+
+    with stand_in_hub(root) as (address, asked):
+        for name, value in {"ENDPOINT": address, "HF_HUB_OFFLINE": False, "HF_HUB_CACHE": str(cache)}.items():
+            monkeypatch.setattr(constants, name, value)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        yield asked

@@ -132,13 +132,14 @@ def _bounds(part: str) -> tuple[float, float, str]:
         if number.number is not None:
             less, strict = compared[1].startswith("<"), len(compared[1]) == 1
             edge = number.number + (0 if not strict else -1 if less else 1)
-            return (-math.inf, edge, number.unit) if less else (edge, math.inf, number.unit)
+            return (-math.inf, float(edge), number.unit) if less else (float(edge), math.inf, number.unit)
     elif between and any(between.groups()):
         ends = [read_name(text.strip()) if text.strip() else None for text in between.groups()]
         if all(end is None or end.number is not None for end in ends):
             low, high = ends
             unit = (low or high).unit  # type: ignore[union-attr]
-            return (-math.inf if low is None else low.number or 0, math.inf if high is None else high.number or 0, unit)
+            least = -math.inf if low is None else float(low.number or 0)
+            return least, math.inf if high is None else float(high.number or 0), unit
     raise InputError(f"@{part}: no condition; give *, log:24, <=step4000, step1000..step4000 or stage1")
 
 
@@ -208,27 +209,29 @@ def fetch_small(repo: str, revision: str | None) -> Path:
         raise _not_there(repo, revision, error) from None
 
 
-def fetch_weights(repo: str, folder: Path) -> None:
+def fetch_weights(repo: str, folder: Path, name: str | None = None) -> None:
     """Fetches the weights into the folder that `fetch_small` gave: model.safetensors, or the shards of the index, and
-    nothing else. Raises InputError where there are none, saying what there is."""
+    nothing else. Raises InputError where there are none, saying what there is; `name`: of the revision, for that (None:
+    its commit)."""
     from huggingface_hub import HfApi, snapshot_download
 
     if has_weights(folder):
         return
     commit = folder.name
+    where = f"{repo}@{name or commit}"
     try:
         there = HfApi().list_repo_files(repo, revision=commit)
         names = [SINGLE] if SINGLE in there else sorted(read_index(folder))
         if names:
             snapshot_download(repo, revision=commit, allow_patterns=names)
     except UnreadableError as error:
-        raise InputError(f"{repo}@{commit[:12]}: {INDEX} {error}") from None
+        raise InputError(f"{where}: {INDEX} {error}") from None
     except Exception as error:  # as in references
-        raise _not_there(repo, commit, error) from None
+        raise _not_there(repo, name or commit, error) from None
     if not names:
         pickled = sorted(name for name in there if name.endswith((".bin", ".pt", ".pth")))
         what = f"only pickled weights ({pickled[0]}), which are never read" if pickled else "no safetensors in it"
-        raise InputError(f"{repo}@{commit[:12]}: {what}; choose another revision")
+        raise InputError(f"{where}: {what}; choose another revision")
 
 
 def has_weights(folder: Path) -> bool:

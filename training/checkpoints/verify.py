@@ -1,7 +1,8 @@
 """What is wrong with a series of checkpoints: damaged files, wrong labels, weights that do not belong where they are.
 
-With a manifest every byte is checked. Without one (somebody else's series) what can be seen from the files is: whether
-they are whole, hold numbers, and whether the weights lie where those of a training run would (`trajectory`).
+With a manifest every byte is checked. Without one (public series, on the hub too) what can be seen from the files is:
+whether they are whole, hold numbers, fit the config, and whether the weights lie where those of a training run would
+(`trajectory`).
 """
 
 import json
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 from copyscope.training.checkpoints.manifest import read_manifest
 from copyscope.training.checkpoints.names import read_name
 from copyscope.training.checkpoints.series import Checkpoint, CheckpointSeries, Source
+from copyscope.training.checkpoints.sizes import why_sizes_differ
 from copyscope.training.checkpoints.trajectory import find_misplaced
 from copyscope.training.checkpoints.unfit import why_no_weights, why_unfit
 from copyscope.training.checkpoints.weights import (
@@ -46,9 +48,9 @@ class Problem(NamedTuple):
 class _Member:
     """A checkpoint while it is checked."""
 
-    def __init__(self, checkpoint: Checkpoint, is_last: bool):
+    def __init__(self, checkpoint: Checkpoint, folder: Path, is_last: bool):
         self.checkpoint, self.step, self.is_last = checkpoint, checkpoint.step, is_last
-        self.folder = Path(checkpoint.path)
+        self.folder = folder
         self.problems: list[Problem] = []
         self.manifest: dict[str, Any] | None = None
         self.weights: Weights | None = None
@@ -56,7 +58,16 @@ class _Member:
         self.scan: Scan | None = None
 
     def add(self, what: str, where: Path | None = None) -> None:
-        self.problems.append(Problem(str(where or self.folder), " ".join(what.split())))
+        path = self.folder if where is None else where
+        name = str(path)
+        if self.checkpoint.revision is not None:  # rather than a place in the cache
+            name = "/".join((self.checkpoint.label, *path.relative_to(self.folder).parts))
+        self.problems.append(Problem(name, " ".join(what.split())))
+
+    @property
+    def name(self) -> str:
+        """A word for it among the others."""
+        return self.checkpoint.revision or self.folder.name
 
     @property
     def mend(self) -> str:
@@ -69,24 +80,32 @@ class _Member:
 
 
 def verify(source: Source, progress: Progress | None = None) -> list[Problem]:
-    """Everything wrong with the checkpoints on disk, one line each, by step; empty when sound.
+    """Everything wrong with the checkpoints of a series, one line each, by step; empty when sound.
 
     With a manifest: any damaged, missing or foreign file, a label that differs from it, another run's checkpoint.
-    Without one: truncated files or files that end in zeros, values that are not finite, missing parts, other shapes.
+    Without one: truncated files or files that end in zeros, values that are not finite, missing parts, sizes that are
+    not the config's, other shapes than the rest.
     Either way: two steps with equal weights, and weights that lie off the path of the series
-    (`trajectory`). Every file is read once or twice. Raises InputError for a GGUF file
-    or a hub series.
+    (`trajectory`). Every file is read once or twice. Revisions on the hub are fetched, all of them, and stay in the
+    cache. Raises InputError for a GGUF file, or if no revision can be had.
     """
     series = CheckpointSeries.open(source)
-    for checkpoint in series.checkpoints:
-        if Path(checkpoint.path).is_file() or checkpoint.revision is not None:
-            raise InputError(
-                f"{series.source}: verify checks folders of safetensors files; a GGUF file or hub revision is "
-                "checked as it is read"
-            )
-    checkpoints = series.checkpoints
-    last = max((checkpoint.step for checkpoint in checkpoints), default=0)
-    members = [_Member(c, c.step == last) for c in checkpoints if Path(c.path).is_dir()]
+    if any(Path(checkpoint.path).is_file() for checkpoint in series.checkpoints):
+        raise InputError(f"{series.source}: verify checks safetensors files; a GGUF file is checked as it is read")
+    last = max((checkpoint.step for checkpoint in series.checkpoints), default=0)
+    members, absent = [], []
+    for number, checkpoint in enumerate(series.checkpoints):
+        try:
+            folder = _fetched(checkpoint) if checkpoint.revision is not None else Path(checkpoint.path)
+        except InputError as error:
+            absent.append(Problem(checkpoint.label, str(error).removeprefix(f"{checkpoint.label}: ")))
+            continue
+        if checkpoint.revision is not None and progress:
+            progress("fetching revisions", number + 1, len(series.checkpoints))
+        if folder.is_dir():
+            members.append(_Member(checkpoint, folder, checkpoint.step == last))
+    if absent and not members:
+        raise InputError(f"{absent[0].where}: {absent[0].what}")
     for member in members:
         _check_manifest(member)
         _check_layout(member)
@@ -95,7 +114,16 @@ def verify(source: Source, progress: Progress | None = None) -> list[Problem]:
     distances = _check_contents(members, progress)
     _check_zeros(members)
     _check_trajectory(members, distances, progress)
-    return [problem for member in members for problem in member.problems]
+    return [*absent, *(problem for member in members for problem in member.problems)]
+
+
+def _fetched(checkpoint: Checkpoint) -> Path:
+    """The folder of a hub's revision in the cache, with its weights."""
+    from copyscope.training.checkpoints.revisions import fetch_small, fetch_weights
+
+    folder = fetch_small(checkpoint.path, checkpoint.revision)
+    fetch_weights(checkpoint.path, folder, checkpoint.revision)
+    return folder
 
 
 def _check_manifest(member: _Member) -> None:
@@ -121,9 +149,11 @@ def _check_layout(member: _Member) -> None:
     """Whether the weights are there and whole, as far as their sizes show, and the config can be read."""
     folder = member.folder
     listed = member.manifest["files"] if member.manifest else {}
+    config = {}
     if "config.json" not in listed:  # else its hash says more
         try:
-            if not isinstance(json.loads((folder / "config.json").read_text("utf-8")), dict):
+            config = json.loads((folder / "config.json").read_text("utf-8"))
+            if not isinstance(config, dict):
                 raise ValueError("not an object")
         except FileNotFoundError:
             member.add(f"missing; {member.mend}", folder / "config.json")
@@ -167,8 +197,11 @@ def _check_layout(member: _Member) -> None:
     why = why_unfit(folder, {name: place.dtype for name, place in places.items()})
     if why:
         member.add(why)
-    else:
-        member.weights = Weights(places)
+        return
+    member.weights = Weights(places)
+    differ = why_sizes_differ(config, member.weights.shapes) if isinstance(config, dict) else None
+    if differ:
+        member.add(f"{differ}; one of the two is not of this model: {member.mend}")
 
 
 def _check_labels(members: Sequence[_Member]) -> None:
@@ -189,7 +222,7 @@ def _check_labels(members: Sequence[_Member]) -> None:
     for member in members:
         other = first.setdefault(member.step, member)
         if other is not member:
-            member.add(f"step {member.step} once more, beside {other.folder.name}; take one of the two away")
+            member.add(f"step {member.step} once more, beside {other.name}; take one of the two away")
 
 
 def _check_shapes(members: Sequence[_Member]) -> None:
