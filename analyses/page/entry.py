@@ -37,7 +37,7 @@ from copyscope.analyses.page.tables import (
 )
 from copyscope.analyses.tables.ablation_text import in_words
 from copyscope.analyses.tables.averages import with_averages
-from copyscope.analyses.tables.run import Run, chance, read_metrics, read_tables, score_tables
+from copyscope.analyses.tables.run import Run, chance, read_failed, read_metrics, read_tables, score_tables
 from copyscope.analyses.tables.summary import provenance, summary_lines
 from copyscope.analyses.words.json_values import number, table
 from copyscope.training.errors import InputError
@@ -60,9 +60,11 @@ def run_entry(run: Run, place: int) -> Entry:
     metrics = pl.DataFrame(schema={"step": pl.Int64}) if metrics is None else metrics
     at_chance = _tried(notes, lambda: chance(run)) or 0.0
     ablations = _stored(run, "ablations", notes)
-    grid = grid_of(heads)
+    failed = read_failed(run)
+    notes += [f"step {step:,} is not measured: {why}" for step, why in failed.items()]
+    grid = grid_of(heads, failed)
     forming = [measure for measure in FORMING if (heads["measure"] == measure).any()]
-    count = len(grid.steps)
+    count = heads["step"].n_unique()
     if count > CONFIRM:
         formed = {measure: _tried(notes, lambda m=measure: formation_steps(heads, m)) for measure in forming}
         copying = _tried(notes, lambda: copying_formation(model, at_chance))
@@ -119,7 +121,7 @@ def _stored(run: Run, kind: str, notes: list[str]) -> pl.DataFrame | None:
 
 def _tokens(heads: pl.DataFrame, grid: Grid) -> list[int | None]:
     of_step = dict(heads.group_by("step").agg(pl.col("tokens").max()).rows())
-    return [of_step[step] for step in grid.steps]
+    return [of_step.get(step) for step in grid.steps]
 
 
 def _settled(notes: list[str], metrics: pl.DataFrame) -> dict[str, Any] | None:

@@ -1,6 +1,6 @@
 """The numbers of one run as the page takes them: matrices of scores and effects, curves, formation, pairs of heads."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,9 +45,10 @@ class Grid(NamedTuple):
         return out
 
 
-def grid_of(heads: pl.DataFrame) -> Grid:
-    """The grid of a run's table of heads."""
-    steps = sorted(set(heads["step"].to_list()))
+def grid_of(heads: pl.DataFrame, gaps: Iterable[int] = ()) -> Grid:
+    """The grid of a run's table of heads, with a row of no values for each of `gaps` that lies between its steps."""
+    steps = set(heads["step"].to_list())
+    steps = sorted(steps | {step for step in gaps if min(steps) < step < max(steps)})
     return Grid(steps, int(heads["layer"].max()) + 1, int(heads["head"].max()) + 1)  # type: ignore[arg-type]
 
 

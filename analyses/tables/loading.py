@@ -106,14 +106,16 @@ class SeriesModels:
         place = _place(checkpoint, self._commits)
         config = _plain_config(place)
         fetched = revision is not None and not has_weights(place)
-        if self._model is not None and config is not None and config == self._config:
-            self._model = load_weights_into(self._model, checkpoint.path, revision, prove=prove)
-        else:
-            self._model = None  # two at a time may be more than the memory holds
-            self._model = load_hooked(checkpoint.path, revision, prove=prove)
-            self._config = config
-        if fetched:
-            self._cache.fetched(place)
+        try:
+            if self._model is not None and config is not None and config == self._config:
+                self._model = load_weights_into(self._model, checkpoint.path, revision, prove=prove)
+            else:
+                self._model = None  # two at a time may be more than the memory holds
+                self._model = load_hooked(checkpoint.path, revision, prove=prove)
+                self._config = config
+        finally:  # what cannot be measured takes room in the cache too
+            if fetched:
+                self._cache.fetched(place)
         if self._prompts is None:
             self._prompts = self._draw(run, checkpoint, self._model)
         return self._model, self._prompts

@@ -5,6 +5,7 @@ import gzip
 import json
 import math
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -26,7 +27,7 @@ from copyscope.analyses.page.build import CSP, page, script_json
 from copyscope.analyses.page.libraries import library
 from copyscope.analyses.page.numbers import curves, effects, grid_of, pairs, significant
 from copyscope.analyses.page.payload import payload
-from copyscope.analyses.tables.run import Run, chance, open_run, score_tables
+from copyscope.analyses.tables.run import Run, chance, open_run, score_tables, write_failed
 from copyscope.analyses.words.plain_page import text
 from copyscope.analyses.words.text import visible
 from copyscope.interp.prompts.generate import random_token_vocab
@@ -56,6 +57,25 @@ def test_every_score_is_in_its_place(run: Run) -> None:
             assert block[at] == np.float32(row["value"])
             left -= 1
         assert left == 0  # every other cell is missing
+
+
+def test_a_checkpoint_that_cannot_be_measured_is_a_gap(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "gap"
+    shutil.copytree(run.folder, folder)
+    bad, after = STEPS[3], 10 * STEPS[-1]
+    for path in (folder / "results").glob(f"*/step{bad:08d}.parquet"):
+        path.unlink()
+    gap = open_run(folder)
+    write_failed(gap, "score", [bad, after], {bad: "weights cut off", after: "no weights"})
+    found = payload([gap])
+    entry = found.index["runs"][0]
+    assert entry["steps"] == STEPS
+    assert entry["tokens"][3] is None
+    block = np.frombuffer(found.blocks["scores/0/previous_token"], "<f4").reshape(len(STEPS), -1)
+    assert np.isnan(block[3]).all()
+    assert np.isfinite(block[[2, 4]]).any(axis=1).all()
+    notes = [note for note in found.index["left_out"] if "weights" in note]
+    assert len(notes) == 2  # the one after the last is named as well
 
 
 def test_what_the_analysis_found_is_in_the_index(run: Run) -> None:
