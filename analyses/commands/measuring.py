@@ -11,6 +11,7 @@ from copyscope.analyses.commands.options import (
     CacheLimit,
     Order,
     Out,
+    Samples,
     Silent,
     Source,
     Steps,
@@ -30,7 +31,7 @@ def score(
     seeds: Annotated[
         str | None, typer.Option(help="Comma-separated seeds of the random tokens.  [default: seeds.eval of the run]")
     ] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Samples of the copying test; fewer is faster.")] = 500,
+    samples: Samples = 500,
     out: Out = None,
     order: Order = None,
     tokenizer: TokenizerFolder = None,
@@ -131,7 +132,7 @@ def ablate(
         typer.Option("--over-training", help="Ablate at --map-steps steps, half of them around where copying formed."),
     ] = False,
     map_steps: Annotated[int, typer.Option(min=2, help="Number of steps for --over-training.")] = 12,
-    samples: Annotated[int, typer.Option(min=1, help="Samples of the copying test; fewer is faster.")] = 500,
+    samples: Samples = 500,
     heads: Annotated[
         str | None,
         typer.Option(help="With heads or pairs: only these, as in L2H1,L3 (L3: all of layer 3).  [default: all]"),

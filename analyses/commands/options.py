@@ -20,6 +20,7 @@ Assignments = Annotated[
     typer.Option("--set", help="Change a config field, as in --set optimizer.lr=1e-3; may be repeated."),
 ]
 Steps = Annotated[str | None, typer.Option(help="Comma-separated training steps, as in 0,100,200.  [default: all]")]
+Samples = Annotated[int, typer.Option(min=1, help="Samples of the copying test; fewer is faster.")]
 Out = Annotated[
     Path | None,
     typer.Option(help="Folder for the results.  [default: the series' own; runs/NAME of files and hub ids]"),

@@ -6,7 +6,16 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float
 
-from copyscope.analyses.formation.step_rule import CONFIRM, MIN_SHARE, Z, find_rise, noise_so_far, rise_row
+from copyscope.analyses.formation.step_rule import (
+    CONFIRM,
+    MIN_SHARE,
+    RISE_SHAPE,
+    RISE_TIMES,
+    Z,
+    find_rise,
+    noise_so_far,
+    rise_row,
+)
 from copyscope.analyses.formation.table_checks import check_rule, enough, has_errors, measure_rows
 from copyscope.training.errors import InputError
 
@@ -16,27 +25,8 @@ COPYING_SCHEMA = {
     "status": pl.String,
     "formed": pl.Boolean,
     "onset": pl.Int64,
-    "step": pl.Int64,
-    "tokens": pl.Int64,
-    "bracket_low": pl.Int64,
-    "bracket_high": pl.Int64,
-    "estimate": pl.Float64,
-    "low": pl.Float64,
-    "high": pl.Float64,
-    "interval": pl.String,
-    "rise_low": pl.Float64,
-    "rise_high": pl.Float64,
-    "baseline": pl.Float64,
-    "final": pl.Float64,
-    "peak": pl.Float64,
-    "threshold": pl.Float64,
-    "level": pl.Float64,
-    "fell_back": pl.Boolean,
-    "began_earlier": pl.Boolean,
-    "stages": pl.Int64,
-    "first_stage": pl.Float64,
-    "second_stage": pl.Float64,
-    "provisional": pl.Boolean,
+    **RISE_TIMES,
+    **RISE_SHAPE,
 }
 
 

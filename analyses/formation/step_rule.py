@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import polars as pl
 from jaxtyping import Bool, Float, Int
 
 from copyscope.analyses.statistics.change_point import TEN_TO_NINETY, fit_change, log_steps
@@ -27,6 +28,35 @@ MIN_SEEN = 8
 """Checkpoints from which the noise is estimated, at least."""
 SURE = 0.95
 """A rise is said to have two stages where this probability says so."""
+
+
+RISE_TIMES = {
+    "step": pl.Int64,
+    "tokens": pl.Int64,
+    "bracket_low": pl.Int64,
+    "bracket_high": pl.Int64,
+    "estimate": pl.Float64,
+    "low": pl.Float64,
+    "high": pl.Float64,
+    "interval": pl.String,
+    "rise_low": pl.Float64,
+    "rise_high": pl.Float64,
+    "baseline": pl.Float64,
+    "final": pl.Float64,
+    "peak": pl.Float64,
+}
+"""Columns of every formation table: when the curve rose, and from where to where."""
+RISE_SHAPE = {
+    "threshold": pl.Float64,
+    "level": pl.Float64,
+    "fell_back": pl.Boolean,
+    "began_earlier": pl.Boolean,
+    "stages": pl.Int64,
+    "first_stage": pl.Float64,
+    "second_stage": pl.Float64,
+    "provisional": pl.Boolean,
+}
+"""Columns of every formation table: which level counted, and how the curve rose."""
 
 
 @dataclass(frozen=True)
@@ -162,10 +192,13 @@ def middle(row: Mapping[str, Any]) -> float | None:
 
 
 def rise_row(rise: Rise | None, tokens_of: Mapping[int, int | None], floor_of: Mapping[int, float]) -> dict[str, Any]:
-    """A rise as columns of a formation table; null without one. The threshold is in the unit of the scores."""
+    """A rise as columns of a formation table; null without one. The threshold is in the unit of the scores.
+
+    `interval`, `baseline`, `final`, `peak` and `level` are not a rise's: the caller fills them in."""
+    columns = {**RISE_TIMES, **RISE_SHAPE}
     if rise is None:
-        return dict.fromkeys(RISE_COLUMNS) | {"formed": False, "fell_back": False, "began_earlier": False}
-    row = {name: value for name, value in asdict(rise).items() if name in RISE_COLUMNS}
+        return dict.fromkeys(columns) | {"formed": False, "fell_back": False, "began_earlier": False}
+    row = {name: value for name, value in asdict(rise).items() if name in columns}
     threshold = floor_of[rise.step] + rise.halfway
     return row | {
         "formed": True,
@@ -173,24 +206,3 @@ def rise_row(rise: Rise | None, tokens_of: Mapping[int, int | None], floor_of: M
         "bracket_high": rise.step,
         "threshold": threshold,
     }
-
-
-RISE_COLUMNS = (
-    "formed",
-    "step",
-    "tokens",
-    "bracket_low",
-    "bracket_high",
-    "estimate",
-    "low",
-    "high",
-    "rise_low",
-    "rise_high",
-    "threshold",
-    "fell_back",
-    "began_earlier",
-    "stages",
-    "first_stage",
-    "second_stage",
-    "provisional",
-)

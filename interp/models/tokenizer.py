@@ -3,17 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from copyscope.training.checkpoints.tokenizer_files import has_tokenizer, missing_tokenizer_file
 from copyscope.training.errors import InputError, first_line
-
-_FILES = (
-    *("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model"),
-    *("tokenizer.model.v3", "tekken.json", "tiktoken.model", "tokenizer.tiktoken"),
-)
-
-
-def has_tokenizer(folder: Path) -> bool:
-    """Whether the folder holds a tokenizer."""
-    return any((folder / name).is_file() for name in _FILES)
 
 
 def read_tokenizer(folder: Path, gguf_file: str | None = None) -> Any | None:
@@ -22,7 +13,8 @@ def read_tokenizer(folder: Path, gguf_file: str | None = None) -> Any | None:
     A tokenizer class that only code in the folder defines is read from tokenizer.json instead.
 
     Raises:
-        InputError: files that cannot be read. Prompts leave out special tokens, and would not be the same without.
+        InputError: files that cannot be read, or half a tokenizer. Prompts leave out special tokens, and would not be
+            the same without.
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -32,6 +24,12 @@ def read_tokenizer(folder: Path, gguf_file: str | None = None) -> Any | None:
         except Exception:  # a GGUF file may hold no tokenizer, or one of a kind that transformers does not know
             return None
     if not has_tokenizer(folder):
+        missing = missing_tokenizer_file(folder)
+        if missing is not None:
+            raise InputError(
+                f"{folder / missing}: missing, so the tokenizer beside it is of no use; fetch it, or remove the "
+                "tokenizer's other files to go without text and special tokens"
+            )
         return None
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -42,8 +40,8 @@ def read_tokenizer(folder: Path, gguf_file: str | None = None) -> Any | None:
             return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
         except Exception as error:  # as above
             reason = first_line(error)
-    path = next(folder / name for name in _FILES if (folder / name).is_file())
+    path = folder / "tokenizer.json" if (folder / "tokenizer.json").is_file() else folder
     raise InputError(
-        f"{path}: not a tokenizer that transformers reads ({reason}); fetch it again, or remove it to go without text "
+        f"{path}: no tokenizer that transformers reads ({reason}); fetch it again, or remove it to go without text "
         "and special tokens"
     )

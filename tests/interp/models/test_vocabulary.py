@@ -8,8 +8,10 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from copyscope.interp.models.tokenizer import read_tokenizer
 from copyscope.interp.models.vocabulary import vocabulary_of
 from copyscope.interp.prompts.generate import drawable
+from copyscope.training.errors import InputError
 
 
 def tokenizer(special: list[str], size: int = 400, opener: str | None = None, **names: str) -> PreTrainedTokenizerFast:
@@ -91,3 +93,12 @@ def test_tokens_beyond_the_embedding_are_left_out():
 def test_without_a_tokenizer_all_ids_are_drawn_and_nothing_opens_prompts():
     found = vocabulary_of(None, 50)
     assert (found.bos_id, found.known.tolist()) == (None, list(range(50)))
+
+
+def test_half_a_tokenizer_is_refused(tmp_path):
+    """transformers reads no vocab.json without merges.txt, and prompts would not be the same without a tokenizer."""
+    (tmp_path / "vocab.json").write_text('{"a": 0}')
+    with pytest.raises(InputError, match=r"merges\.txt"):
+        read_tokenizer(tmp_path)
+    (tmp_path / "vocab.json").unlink()
+    assert read_tokenizer(tmp_path) is None

@@ -7,7 +7,7 @@ import pytest
 
 from copyscope.training.checkpoints.names import arrange, natural, read_name
 from copyscope.training.checkpoints.series import CheckpointSeries
-from copyscope.training.checkpoints.tokenizer_files import has_tokenizer
+from copyscope.training.checkpoints.tokenizer_files import has_tokenizer, missing_tokenizer_file
 from copyscope.training.errors import InputError
 
 B = 10**9
@@ -202,3 +202,19 @@ def test_forms_of_tokenizers(names: list[str], whole: bool, tmp_path: Path) -> N
     for name in names:
         (tmp_path / "x" / name).write_text("{}")
     assert has_tokenizer(tmp_path / "x") == whole
+
+
+@pytest.mark.parametrize(
+    ("names", "missing"),
+    [
+        (["vocab.json", "tokenizer_config.json"], "merges.txt"),
+        (["merges.txt"], "vocab.json"),
+        (["vocab.json", "merges.txt"], None),
+        (["vocab.json", "tokenizer.json"], None),
+        (["tokenizer_config.json"], None),
+    ],
+)
+def test_half_a_tokenizer_names_what_is_missing(names: list[str], missing: str | None, tmp_path: Path) -> None:
+    for name in names:
+        (tmp_path / name).write_text("{}")
+    assert missing_tokenizer_file(tmp_path) == missing
