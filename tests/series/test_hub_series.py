@@ -102,5 +102,5 @@ def test_a_revision_that_is_not_there(tmp_path: Path) -> None:
     with stand_in_hub(tmp_path / "hub") as (address, _):
         result = copyscope(tmp_path, "score", "tiny-lab/pythia-tiny@step7", HF_ENDPOINT=address)
     assert result.returncode == 2
-    assert "tiny-lab/pythia-tiny at revision step7" in result.stderr
+    assert "tiny-lab/pythia-tiny@step7" in result.stderr
     assert len(result.stderr.splitlines()) == 1

@@ -4,12 +4,13 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
+from copyscope.training.checkpoints.hashes import sha256_remembered
 from copyscope.training.checkpoints.manifest import read_manifest
 from copyscope.training.checkpoints.series import Checkpoint
 from copyscope.training.checkpoints.tokenizer_files import TOKENIZER_FILES
 from copyscope.training.checkpoints.weights import INDEX, UnreadableError, read_index
 from copyscope.training.errors import InputError
-from copyscope.training.files import MANIFEST, sha256_of
+from copyscope.training.files import MANIFEST
 
 
 def checkpoint_key(checkpoint: Checkpoint, commits: Mapping[str, str] | None = None) -> str:
@@ -57,6 +58,6 @@ def _hashes(folder: Path, names: tuple[str, ...] | list[str]) -> list[object]:
 
 def _sha256(path: Path) -> str:
     try:
-        return sha256_of(path)
+        return sha256_remembered(path)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; it cannot be read") from None

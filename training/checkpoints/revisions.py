@@ -287,7 +287,7 @@ def _cache(repo: str) -> Path:
 
 
 def _not_there(repo: str, revision: str | None, error: Exception) -> InputError:
-    at = f" at revision {revision}" if revision else ""
+    at = f"@{revision}" if revision else ""
     reason = first_line(error) if isinstance(error, json.JSONDecodeError) else type(error).__name__
     return InputError(
         f"{repo}{at}: neither a local directory nor a model the hub gave ({reason}); check the name and the network"

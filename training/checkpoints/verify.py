@@ -93,19 +93,22 @@ def verify(source: Source, progress: Progress | None = None) -> list[Problem]:
     if any(Path(checkpoint.path).is_file() for checkpoint in series.checkpoints):
         raise InputError(f"{series.source}: verify checks safetensors files; a GGUF file is checked as it is read")
     last = max((checkpoint.step for checkpoint in series.checkpoints), default=0)
-    members, absent = [], []
+    members: list[_Member] = []
+    absent: list[Problem] = []
+    first: InputError | None = None
     for number, checkpoint in enumerate(series.checkpoints):
         try:
             folder = _fetched(checkpoint) if checkpoint.revision is not None else Path(checkpoint.path)
         except InputError as error:
+            first = first or error
             absent.append(Problem(checkpoint.label, str(error).removeprefix(f"{checkpoint.label}: ")))
             continue
         if checkpoint.revision is not None and progress:
             progress("fetching revisions", number + 1, len(series.checkpoints))
         if folder.is_dir():
             members.append(_Member(checkpoint, folder, checkpoint.step == last))
-    if absent and not members:
-        raise InputError(f"{absent[0].where}: {absent[0].what}")
+    if first is not None and not members:
+        raise first
     for member in members:
         _check_manifest(member)
         _check_layout(member)

@@ -77,7 +77,7 @@ def test_a_hub_series_is_scored_into_a_folder_of_its_own(hub: Path, logged: list
 
 
 def test_what_the_hub_does_not_have(hub: Path) -> None:
-    with pytest.raises(InputError, match="at revision step2") as error:
+    with pytest.raises(InputError, match="@step2") as error:
         score("lab/model@step2", ["previous_token"])
     assert "\n" not in str(error.value)
 
