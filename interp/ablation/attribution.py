@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Int
 from torch import Tensor
 
+from copyscope.interp.ablation.donors import batches_of_groups, donor_groups, places_of_donors
 from copyscope.interp.ablation.parts import METHODS
-from copyscope.interp.ablation.rerun import batched, donors, groups_of_rows
 from copyscope.interp.forward.fused import fused_attention
 from copyscope.interp.forward.layers import can_run
 from copyscope.interp.forward.residual import PATTERN_ELEMENTS, Hook, differentiable_logits, to_device
@@ -40,21 +40,19 @@ def attribute_heads(
     n, pos = repeated.shape
     c = model.cfg
     size = max(2, PATTERN_ELEMENTS // (c.n_heads * pos * pos))
-    donor = donors(n, seed) if "resample" in methods else None
     totals = {method: torch.zeros(c.n_layers, c.n_heads, dtype=torch.float64) for method in methods}
     for frozen in sorted({method == "frozen_patterns" for method in methods}):
         z_sum: list[Any] = [0.0] * c.n_layers
         g_sum: list[Any] = [0.0] * c.n_layers
         own = torch.zeros(c.n_layers, c.n_heads, dtype=torch.float64)
-        for rows in batched(groups_of_rows(n, seed), size):
+        for rows in batches_of_groups(donor_groups(n, seed), size):
             z, gradient = _outputs_and_gradients(model, repeated[rows], n, frozen)
-            place = {int(row): at for at, row in enumerate(rows)}
+            donor = places_of_donors(rows, n, seed) if "resample" in methods and not frozen else None
             for i in range(c.n_layers):
                 own[i] += (z[i] * gradient[i]).sum(dim=(0, 1, 3)).double().cpu()
                 z_sum[i], g_sum[i] = z_sum[i] + z[i].sum(dim=0), g_sum[i] + gradient[i].sum(dim=0)
-                if donor is not None and not frozen:
-                    other = z[i][[place[int(donor[row])] for row in rows]]
-                    totals["resample"][i] += (other * gradient[i]).sum(dim=(0, 1, 3)).double().cpu()
+                if donor is not None:
+                    totals["resample"][i] += (z[i][donor] * gradient[i]).sum(dim=(0, 1, 3)).double().cpu()
         for method in methods:
             if (method == "frozen_patterns") != frozen:
                 continue

@@ -54,7 +54,7 @@ def sweep_heads(
     Args:
         test: the copying test; 100 to 200 samples do for a sweep.
         methods: as in `ablate_heads`. `mean` is over all of a measure's prompts, `resample` from the prompt that
-            `interp.ablation.rerun.donors` names with `seed`.
+            `interp.ablation.donors.donors` names with `seed`.
         repeated: prompts for the copying loss; None draws 16 (100 tokens twice, or what fits) from the test's own
             tokens.
         heads: the heads to sweep, as pairs or as text such as `L3H1,L2`; None for all.

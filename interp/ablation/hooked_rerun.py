@@ -11,9 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from copyscope.interp.ablation.donors import donors
 from copyscope.interp.ablation.parts import Parts
 from copyscope.interp.ablation.questions import Question
-from copyscope.interp.ablation.rerun import Answers, donors
+from copyscope.interp.ablation.rerun import Answers
 from copyscope.interp.forward.residual import Hook, batches, final_residual
 from copyscope.interp.models.lens import HookedModel
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from copyscope.interp.ablation.parts import NOTHING, Head, check_parts
 from copyscope.interp.ablation.questions import loss_question
-from copyscope.interp.ablation.rerun import MAX_BYTES, Rerun, Start
+from copyscope.interp.ablation.rerun import MAX_BYTES, CleanLayer, Rerun
 from copyscope.interp.forward.layers import can_run
 from copyscope.interp.measures.behavior import standard_error
 from copyscope.interp.measures.circuits import composition_table
@@ -105,31 +105,19 @@ def _patched(runs: Rerun, rows: Int[Tensor, "row"], pairs: Sequence[Pair], into:
     """One batch: the clean run goes through the layers, keeps what sources would write differently, and where it meets
     a reader, runs on from there with each of its paths patched."""
     result = _Patched(*(torch.empty(len(pairs), len(rows), dtype=torch.float64) for _ in _Patched._fields))
-    x, donor = runs.embed(rows), runs.donors_in(rows)
-    deltas: dict[Head, Tensor] = {}  # (row, pos, d_model)
-    for i, layer in enumerate(runs.layers):
-        read, whole = runs.read_in(i), x
-        z = layer.z(x, read)
-        x = x if read is None else x[:, read]
-        attention = layer.write(z)
-        mid, written = layer.rest(x, attention)
-        reading = [p for p, (_, reader) in enumerate(pairs) if reader[0] == i]
-        if reading:
-            start = Start(layer=i, x=x, z=z, attention=attention, mid=mid, written=written, donor=donor)
-            readers = _Readers(runs, i, whole, into, half)
-            size = max(1, runs.runs_at_once // len(rows))
-            for chunk in (reading[s : s + size] for s in range(0, len(reading), size)):
-                seen = [readers.patched(deltas[pairs[p][0]], pairs[p][1][1]) for p in chunk]
-                final = runs.onward(start, torch.stack([s.change for s in seen]), [NOTHING] * len(chunk))
-                loss = runs.question.score(final.flatten(0, 1), rows.repeat(len(chunk)))
-                result.loss[chunk] = loss.unflatten(0, (len(chunk), -1))[..., 0]
-                result.attention[chunk] = torch.stack([s.attention for s in seen]).double().cpu()
-                result.clean_attention[chunk] = torch.stack([s.clean for s in seen]).double().cpu()
-        source = runs.source(i, z, donor, heads=True)
-        for head in {source_head for (source_layer, source_head), _ in pairs if source_layer == i}:
-            new = source[..., head, :] if isinstance(source, Tensor) else source
-            deltas[i, head] = (new - z[..., head, :]) @ layer.w_o[head]
-        x = mid if written is None else mid + written
+    deltas: dict[Head, Tensor] = {}  # source → what it writes when replaced, less what it writes: (row, pos, d_model)
+    for at in runs.clean_layers(rows):
+        of_layer = [p for p, (_, reader) in enumerate(pairs) if reader[0] == at.index]
+        if of_layer:
+            readers = _Readers(runs, at, into, half)
+            for chunk in runs.chunks(of_layer, len(rows)):
+                paths = [readers.patched(deltas[pairs[p][0]], pairs[p][1][1]) for p in chunk]
+                resid = runs.branch(at, torch.stack([path.change for path in paths]), [NOTHING] * len(chunk))
+                result.loss[chunk] = runs.score(resid, rows)[..., 0]
+                result.attention[chunk] = torch.stack([path.attention for path in paths]).double().cpu()
+                result.clean_attention[chunk] = torch.stack([path.clean for path in paths]).double().cpu()
+        for layer, head in {source for source, _ in pairs if source[0] == at.index}:
+            deltas[layer, head] = runs.change_of_head(at, head)
     return result
 
 
@@ -145,7 +133,7 @@ def paths_beside_composition(model: HookedModel, paths: pl.DataFrame) -> pl.Data
     return wide.join(composition, on=pair, how="left").sort("copying_loss", descending=True)
 
 
-class _Seen(NamedTuple):
+class _PatchedPath(NamedTuple):
     """One path patched."""
 
     change: Float[Tensor, "row query d_model"]
@@ -158,8 +146,9 @@ class _Seen(NamedTuple):
 class _Readers:
     """The readers of one layer in one batch."""
 
-    def __init__(self, runs: Rerun, index: int, x: Float[Tensor, "row pos d_model"], into: str, half: int) -> None:
-        self.layer, self.read, self.x, self.into = runs.layers[index], runs.read_in(index), x, into
+    def __init__(self, runs: Rerun, at: CleanLayer, into: str, half: int) -> None:
+        self.layer, self.read, self.into = runs.layers[at.index], runs.read_in(at.index), into
+        self.x = x = at.resid_pre_everywhere
         self.positions = torch.arange(x.shape[1], device=x.device) if self.read is None else self.read
         self.mask = self.layer.layout.mask[self.positions]
         last = x.shape[1] - 1  # nothing is read there, so the last layer does not compute it
@@ -178,11 +167,11 @@ class _Readers:
         pattern = (q @ k.transpose(1, 2) * self.layer.scale + self.mask).softmax(dim=-1)
         return pattern @ v, pattern[:, self.queries, self.targets].mean(dim=1)
 
-    def patched(self, delta: Float[Tensor, "row pos d_model"], head: int) -> _Seen:
+    def patched(self, delta: Float[Tensor, "row pos d_model"], head: int) -> _PatchedPath:
         """`delta`: the change of what the source writes."""
         inputs = list(self.clean)
         at = ("queries", "keys", "values").index(self.into)
         inputs[at] = self._inputs(self.x + delta)[at]
         before, clean = self._attend(self.clean, head)
         after, attention = self._attend((inputs[0], inputs[1], inputs[2]), head)
-        return _Seen((after - before) @ self.layer.w_o[head], attention, clean)
+        return _PatchedPath((after - before) @ self.layer.w_o[head], attention, clean)

@@ -44,7 +44,7 @@ def continue_packed(
         normed, at = layer.normed(x), read if layer is layers[-1] else None
         q = layer.queries(normed if at is None else normed[:, at], at)
         k, v = layer.keys(normed), layer.values(normed)
-        x = layer.residual_after(x if at is None else x[:, at], layer.attend(q, k, v, at).transpose(1, 2))
+        x = layer.resid_post(x if at is None else x[:, at], layer.attend(q, k, v, at).transpose(1, 2))
         if n_generated:
             cache.append((k[:n_generated], v[:n_generated]))
     forced = logits_of(model, x).argmax(dim=-1).unflatten(1, (-1, n_places))
@@ -57,7 +57,7 @@ def continue_packed(
             normed = layer.normed(x)
             k[:, :, at], v[:, :, at] = layer.keys(normed, at), layer.values(normed)
             z = layer.attend(layer.queries(normed, at), k, v, at)
-            x = layer.residual_after(x, z.transpose(1, 2))
+            x = layer.resid_post(x, z.transpose(1, 2))
         greedy.append(logits_of(model, x).argmax(dim=-1))
     return Continued(forced=forced.cpu(), greedy=torch.stack(greedy, dim=-1).cpu())
 

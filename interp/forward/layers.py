@@ -168,29 +168,31 @@ class Layer:
         blocks = F.scaled_dot_product_attention(q[:, :, n:], k, v, attn_mask=self.layout.mask[n:], scale=self.scale)
         return torch.cat([context, blocks], dim=2)
 
-    def write(self, z: Float[Tensor, "*n query head d_head"]) -> Float[Tensor, "*n query d_model"]:
+    def attn_out(self, z: Float[Tensor, "*n query head d_head"]) -> Float[Tensor, "*n query d_model"]:
         """What the heads add to the residual stream."""
-        written = z.flatten(-2) @ self.w_o.flatten(0, 1)
-        return written if self.b_o is None else written + self.b_o
+        out = z.flatten(-2) @ self.w_o.flatten(0, 1)
+        return out if self.b_o is None else out + self.b_o
 
-    def rest(
-        self, x: Float[Tensor, "*n query d_model"], attention: Float[Tensor, "*m query d_model"]
+    def after_attention(
+        self, resid_pre: Float[Tensor, "*n query d_model"], attn_out: Float[Tensor, "*m query d_model"]
     ) -> tuple[Tensor, Tensor | None]:
-        """The residual stream after attention, and what the MLP adds to it (None if there is none).
+        """`resid_mid`, the residual stream after attention, and `mlp_out`, what the MLP adds to it (None if there is
+        none).
 
-        `attention` may have more leading dimensions than `x`.
+        `attn_out` may have more leading dimensions than `resid_pre`. `mlp_out` has those of `resid_pre` where the MLP
+        runs beside attention and does not see what it writes.
         """
-        mid = x + attention
+        resid_mid = resid_pre + attn_out
         if self.attn_only:
-            return mid, None
-        return mid, _mlp(self.block.mlp, normed(self.block.ln2, x if self.parallel else mid))
+            return resid_mid, None
+        return resid_mid, _mlp(self.block.mlp, normed(self.block.ln2, resid_pre if self.parallel else resid_mid))
 
-    def residual_after(
-        self, x: Float[Tensor, "n query d_model"], z: Float[Tensor, "n query head d_head"]
+    def resid_post(
+        self, resid_pre: Float[Tensor, "n query d_model"], z: Float[Tensor, "n query head d_head"]
     ) -> Float[Tensor, "n query d_model"]:
         """The residual stream after the layer, whose heads' outputs are `z`."""
-        mid, written = self.rest(x, self.write(z))
-        return mid if written is None else mid + written
+        resid_mid, mlp_out = self.after_attention(resid_pre, self.attn_out(z))
+        return resid_mid if mlp_out is None else resid_mid + mlp_out
 
 
 def embed(
@@ -212,7 +214,7 @@ def run_layers(
     for i in range(model.cfg.n_layers):
         layer = Layer(model, i, layout)
         at = read if i == model.cfg.n_layers - 1 else None
-        x = layer.residual_after(x if at is None else x[:, at], layer.z(x, at))
+        x = layer.resid_post(x if at is None else x[:, at], layer.z(x, at))
     return x
 
 

@@ -60,8 +60,7 @@ def read_patterns(
             last = i == wanted[-1]
             z = _in_blocks(layer, x, partial(_hand_over, read, i, rows), last) if i in wanted else layer.z(x)
             if not last:
-                mid, written = layer.rest(x, layer.write(z))
-                x = mid if written is None else mid + written
+                x = layer.resid_post(x, z)
 
 
 def _hand_over(

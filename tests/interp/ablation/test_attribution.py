@@ -6,8 +6,8 @@ import torch
 from handmade import llama, saved
 
 from copyscope.interp.ablation.attribution import agreement, attribute_heads
+from copyscope.interp.ablation.donors import donors
 from copyscope.interp.ablation.hooks import METHODS, sweep_heads
-from copyscope.interp.ablation.rerun import donors
 from copyscope.interp.measures.behavior import copying_test
 from copyscope.interp.models.hooked import load_hooked
 from copyscope.interp.prompts.generate import repeated_random_tokens

@@ -8,11 +8,12 @@ import torch
 from handmade import NO_SPECIAL, induction_model, jitter, llama, saved
 from transformers import GPT2Config, GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM
 
+from copyscope.interp.ablation.donors import donors
 from copyscope.interp.ablation.hooked_rerun import HookedRuns
 from copyscope.interp.ablation.hooks import METHODS, ablate_heads, sweep_heads, sweep_layers, sweep_pairs
 from copyscope.interp.ablation.parts import check_parts
 from copyscope.interp.ablation.questions import loss_question, questions
-from copyscope.interp.ablation.rerun import Rerun, donors
+from copyscope.interp.ablation.rerun import Rerun
 from copyscope.interp.forward.layers import can_run
 from copyscope.interp.measures.behavior import copying_accuracy, copying_hits, copying_loss, copying_test, natural_loss
 from copyscope.interp.models.hooked import load_hooked

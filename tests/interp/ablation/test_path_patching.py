@@ -4,8 +4,8 @@ import pytest
 import torch
 from handmade import induction_model, llama, saved
 
+from copyscope.interp.ablation.donors import donors
 from copyscope.interp.ablation.path_patching import INTO, METHODS, patch_paths, paths_beside_composition
-from copyscope.interp.ablation.rerun import donors
 from copyscope.interp.models.hooked import load_hooked
 from copyscope.interp.prompts.generate import repeated_random_tokens
 from copyscope.training.errors import InputError
