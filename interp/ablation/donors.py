@@ -24,7 +24,7 @@ def donors(n_rows: int, seed: int) -> Int[Tensor, "row"]:
     return donor
 
 
-def donor_groups(n_rows: int, seed: int) -> list[Int[Tensor, "member"]]:
+def donor_groups(n_rows: int, seed: int) -> list[Int[Tensor, "_"]]:
     """The groups that `donors` takes turns in; a single row is a group of its own."""
     order = torch.randperm(n_rows, generator=torch.Generator().manual_seed(seed))
     groups = list(order.split(2))
@@ -33,7 +33,7 @@ def donor_groups(n_rows: int, seed: int) -> list[Int[Tensor, "member"]]:
     return groups
 
 
-def batches_of_groups(groups: Sequence[Int[Tensor, "member"]], size: int) -> Iterator[Int[Tensor, "row"]]:
+def batches_of_groups(groups: Sequence[Int[Tensor, "_"]], size: int) -> Iterator[Int[Tensor, "_"]]:
     """Rows of a batch after the other, each of at most `size` rows, or of one group: no group is parted, so that every
     row's donor is in its batch."""
     batch: list[Tensor] = []
