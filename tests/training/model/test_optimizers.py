@@ -5,7 +5,7 @@ import torch
 
 from copyscope.training.config import RunConfig
 from copyscope.training.model.llama import build_model
-from copyscope.training.model.optimizers import Muon, build_optimizers, orthogonal
+from copyscope.training.model.optimizers import STEPS, Muon, build_optimizers, orthogonal
 
 SHAPES = ((24, 16), (24, 16), (16, 24), (16, 16))
 
@@ -16,7 +16,7 @@ def test_the_updates_are_those_of_pytorch() -> None:
     theirs = [torch.nn.Parameter(matrix.detach().clone()) for matrix in ours]
     mine = Muon(ours, lr=0.02, momentum=0.9, weight_decay=0.1)
     reference = torch.optim.Muon(
-        theirs, lr=0.02, momentum=0.9, weight_decay=0.1, nesterov=True, adjust_lr_fn="match_rms_adamw"
+        theirs, lr=0.02, momentum=0.9, weight_decay=0.1, ns_steps=STEPS, adjust_lr_fn="match_rms_adamw"
     )
     for _ in range(4):
         for matrix, other in zip(ours, theirs, strict=True):
