@@ -17,7 +17,8 @@ from copyscope.analyses.figures.maps import effects_as_measures
 from copyscope.analyses.formation.heads import copying_formation, formation_steps, loss_settled
 from copyscope.analyses.page.report import MEGABYTES, report_page
 from copyscope.analyses.tables.averages import with_averages
-from copyscope.analyses.tables.run import chance, open_run, open_runs, read_metrics, read_tables, score_tables
+from copyscope.analyses.tables.opening import open_run, open_runs
+from copyscope.analyses.tables.run import chance, read_metrics, read_tables, score_tables
 from copyscope.training.checkpoints.series import Source
 from copyscope.training.errors import InputError
 from copyscope.training.files import write_text

@@ -13,7 +13,8 @@ from copyscope.analyses.claims.factors import flat
 from copyscope.analyses.formation.emergence import Emergence, emergence
 from copyscope.analyses.formation.heads import copying_formation, formation_steps, order_of_appearance
 from copyscope.analyses.formation.step_rule import middle
-from copyscope.analyses.tables.run import chance, open_run, read_metrics, score_tables
+from copyscope.analyses.tables.opening import open_run
+from copyscope.analyses.tables.run import chance, read_metrics, score_tables
 from copyscope.training.checkpoints.average import ABOUT
 from copyscope.training.checkpoints.series import Source
 from copyscope.training.errors import InputError

@@ -21,7 +21,7 @@ from copyscope.analyses.claims.factors import comparable, varied
 from copyscope.analyses.claims.verdict import Verdict
 from copyscope.analyses.claims.within_runs import delayed_emergence, shallow_to_deep, stage_after_stage
 from copyscope.analyses.statistics.intervals import over_runs
-from copyscope.analyses.tables.run import open_runs
+from copyscope.analyses.tables.opening import open_runs
 from copyscope.training.checkpoints.series import Source
 from copyscope.training.errors import InputError
 

@@ -240,7 +240,8 @@ def map_(
     """
     quiet()
     from copyscope.analyses.figures.maps import map_formation
-    from copyscope.analyses.tables.run import open_run, read_failed
+    from copyscope.analyses.tables.opening import open_run
+    from copyscope.analyses.tables.run import read_failed
     from copyscope.analyses.tables.summary import formation_lines
     from copyscope.analyses.words.text import visible
 

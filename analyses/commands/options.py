@@ -66,7 +66,7 @@ def read_config(source: str, assignments: list[str] | None, corpus: str | None) 
 
 def series_of(source: Path, out: Path | None, order: str | None, tokenizer: Path | None) -> Any:
     """The Run of a source, with --out, --order and --tokenizer applied."""
-    from copyscope.analyses.tables.run import open_run
+    from copyscope.analyses.tables.opening import open_run
     from copyscope.training.errors import InputError
 
     if order not in (None, "step", "name"):

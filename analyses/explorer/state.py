@@ -12,7 +12,8 @@ from typing import Any
 from copyscope.analyses.page.contents import Payload
 from copyscope.analyses.page.prompts import Shown, default_prompts, typed_prompt
 from copyscope.analyses.page.texts import Texts, texts_of
-from copyscope.analyses.tables.run import Run, open_run
+from copyscope.analyses.tables.opening import open_run
+from copyscope.analyses.tables.run import Run
 from copyscope.training.errors import InputError
 
 PATTERN_BYTES = 256 << 20

@@ -9,7 +9,8 @@ import polars as pl
 from copyscope.analyses.figures.figures import CONFIG, formation_map_figure
 from copyscope.analyses.figures.map_data import Band, phase_change
 from copyscope.analyses.formation.heads import copying_formation, formation_json, formation_steps
-from copyscope.analyses.tables.run import Run, chance, open_run, read_metrics, read_tables, score_tables
+from copyscope.analyses.tables.opening import open_run
+from copyscope.analyses.tables.run import Run, chance, read_metrics, read_tables, score_tables
 from copyscope.training.checkpoints.series import Source
 from copyscope.training.errors import InputError
 from copyscope.training.files import write_bytes, write_json, write_text

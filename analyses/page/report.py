@@ -7,7 +7,8 @@ from pathlib import Path
 from copyscope.analyses.page.budget import embed_attention
 from copyscope.analyses.page.build import page
 from copyscope.analyses.page.payload import payload
-from copyscope.analyses.tables.run import Run, open_runs
+from copyscope.analyses.tables.opening import open_runs
+from copyscope.analyses.tables.run import Run
 from copyscope.training.checkpoints.series import Source
 from copyscope.training.errors import InputError
 from copyscope.training.files import write_text

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from copyscope.analyses.figures.maps import map_formation
 from copyscope.analyses.page.report import report
 from copyscope.analyses.tables.ablations import ablate
-from copyscope.analyses.tables.run import open_run
+from copyscope.analyses.tables.opening import open_run
 from copyscope.analyses.tables.run_prompts import check_context
 from copyscope.analyses.tables.scores import score
 from copyscope.analyses.tables.summary import summary_lines

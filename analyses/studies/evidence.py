@@ -7,7 +7,8 @@ from typing import Any
 import polars as pl
 
 from copyscope.analyses.claims.evidence import COPYING_LOSS, STAGES, CopyingStep, Evidence, gather
-from copyscope.analyses.tables.run import open_run, read_metrics, score_tables
+from copyscope.analyses.tables.opening import open_run
+from copyscope.analyses.tables.run import read_metrics, score_tables
 from copyscope.training.errors import InputError
 from copyscope.training.sweeps.driver import Outcome
 from copyscope.training.sweeps.worker import FINISHED

@@ -2,8 +2,8 @@ from .ablations import ablate as ablate
 from .causal_map import CausalMap as CausalMap
 from .info import RunInfo as RunInfo
 from .info import info_lines as info_lines
+from .opening import open_run as open_run
 from .run import Run as Run
-from .run import open_run as open_run
 from .run import read_metrics as read_metrics
 from .run import read_tables as read_tables
 from .run import score_tables as score_tables

@@ -17,20 +17,10 @@ from copyscope.analyses.tables.ablation_kinds import (
 )
 from copyscope.analyses.tables.as_trained import as_trained, held, held_key
 from copyscope.analyses.tables.loading import SeriesModels, each, measuring
-from copyscope.analyses.tables.run import (
-    Run,
-    computed_with,
-    gone,
-    is_stored,
-    labelled,
-    open_run,
-    read_failed,
-    result_key,
-    selected,
-    store_table,
-    write_failed,
-)
+from copyscope.analyses.tables.opening import open_run
+from copyscope.analyses.tables.run import Run, gone, labelled, read_failed, selected, write_failed
 from copyscope.analyses.tables.run_prompts import COPYING_SAMPLES, LOSS_PROMPTS, Prompts
+from copyscope.analyses.tables.stored import computed_with, is_stored, result_key, store_table
 from copyscope.interp.ablation.parts import Part, check_parts
 from copyscope.interp.ablation.rerun import MAX_BYTES
 from copyscope.interp.head_names import parse_heads

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import polars as pl
 
-from copyscope.analyses.tables.run import Run, open_run, scored_table
+from copyscope.analyses.tables.opening import open_run
+from copyscope.analyses.tables.run import Run, scored_table
 from copyscope.training.checkpoints.average import ABOUT, average_folder
 from copyscope.training.checkpoints.keys import checkpoint_key
 from copyscope.training.checkpoints.manifest import read_manifest

@@ -7,7 +7,8 @@ import numpy as np
 import polars as pl
 
 from copyscope.analyses.tables.ablations import ablate
-from copyscope.analyses.tables.run import Run, open_run, read_tables, selected
+from copyscope.analyses.tables.opening import open_run
+from copyscope.analyses.tables.run import Run, read_tables, selected
 from copyscope.analyses.tables.run_prompts import COPYING_SAMPLES
 from copyscope.analyses.tables.zoom_window import steps_around
 from copyscope.interp.ablation.rerun import MAX_BYTES

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from copyscope.analyses.tables.run import Run, open_run, read_metrics
+from copyscope.analyses.tables.opening import open_run
+from copyscope.analyses.tables.run import Run, read_metrics
 
 
 @dataclass(frozen=True, kw_only=True)

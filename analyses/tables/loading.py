@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from copyscope.analyses.tables.run import Run, write_about
+from copyscope.analyses.tables.opening import write_about
+from copyscope.analyses.tables.run import Run
 from copyscope.analyses.tables.run_prompts import COPYING_SAMPLES, LOSS_PROMPTS, Prompts, run_prompts
 from copyscope.interp.models.config import read_config
 from copyscope.interp.models.hooked import load_hooked, load_weights_into

@@ -1,12 +1,8 @@
 """One run or series as the analyses see it: its checkpoints and its tables on disk. Needs no torch."""
 
-import hashlib
-import io
 import json
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,17 +10,16 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int
 
+from copyscope.analyses.tables.stored import scored_otherwise, steps_of
 from copyscope.training.checkpoints.average import ABOUT
-from copyscope.training.checkpoints.series import Checkpoint, CheckpointSeries, Order, Source
+from copyscope.training.checkpoints.series import Checkpoint, CheckpointSeries, Order
 from copyscope.training.config import InterventionConfig, RunConfig
 from copyscope.training.errors import InputError
-from copyscope.training.files import write_bytes, write_json
+from copyscope.training.files import write_json
 from copyscope.training.schedule import checkpoint_steps
 
 COMMON_SHARE = 0.05
 """Share of tokens at each end of the counts that random prompts leave out (`interp.prompts.random_token_vocab`)."""
-SCORES_VERSION = 5
-"""Raised when a measure or its prompts change, so that stored scores are computed anew."""
 
 
 class Scores(NamedTuple):
@@ -62,7 +57,7 @@ class Run:
     @property
     def steps(self) -> pl.DataFrame:
         """The checkpoints: step, tokens, path, revision, scored, ablated."""
-        done = {kind: _steps_of(self.folder / "results" / kind) for kind in ("heads", "ablations")}
+        done = {kind: steps_of(self.folder / "results" / kind) for kind in ("heads", "ablations")}
         schema = {
             "step": pl.Int64,
             "tokens": pl.Int64,
@@ -111,156 +106,6 @@ class Run:
         return above[1 if (self.folder / ABOUT).is_file() else 0] / "tokens" / str(self.data.get("store"))
 
 
-def open_run(
-    source: Source, *, out: Path | None = None, order: Order | None = None, tokenizer: Path | None = None
-) -> Run:
-    """A run, a folder of Hugging Face models, one model's folder or GGUF file, or `org/model@revisions` of the hub; or
-    a folder that holds results of one of these alone.
-
-    Results go into the folder; for a file or a hub series, into `runs/<name>`, or beside it where that is another
-    source's; or into `out`. `order` and `tokenizer` as for `CheckpointSeries.open`; None for what the results were
-    computed with before. Raises InputError if there is no checkpoint in it, two are of one step, or `out` is of
-    another source.
-    """
-    if isinstance(source, Run):
-        return source
-    source = os.fspath(source)
-    path = Path(source)
-    place = out or (path if path.is_dir() else _own_place(source))
-    about = read_about(place)
-    if out is None and path.is_dir() and about.source is not None and about.of != identity(source):
-        source, path = about.source, Path(about.source)  # a folder of results alone
-    elif out is not None:
-        _refuse_another(out, source, about)
-    order = order or about.order
-    tokenizer = tokenizer or about.tokenizer
-    config = RunConfig.load(path / "config.toml") if (path / "config.toml").is_file() else None
-    if config and config.checkpoints.keep == "none" and not any((path / "checkpoints").glob("step*")):
-        series = CheckpointSeries(str(source), ())  # scored while it was trained; what is left is tables
-    else:
-        series = CheckpointSeries.open(source, order, tokenizer)
-        series.refuse_doubles()
-    data = {}
-    if (path / "data.json").is_file():
-        try:
-            data = json.loads((path / "data.json").read_text("utf-8"))
-        except ValueError as error:
-            raise InputError(f"{path / 'data.json'}: not JSON ({error}); delete the run and train it again") from None
-    name = path.resolve().name if path.is_dir() else _name_of(source)
-    if (path / ABOUT).is_file():
-        name = f"{path.resolve().parent.name}-{name}"
-    return Run(name=name, folder=place, series=series, config=config, data=data, order=order, tokenizer=tokenizer)
-
-
-def _name_of(source: str) -> str:
-    return Path(source).stem if Path(source).is_file() else source.partition("@")[0].replace("/", "--")
-
-
-def _own_place(source: str) -> Path:
-    """Where results of a file or a hub series go: `runs/<name>`, with a hash in it where that is another's."""
-    place = Path("runs") / _name_of(source)
-    about = read_about(place)
-    others = [entry for entry in place.glob("*") if entry.name not in ("results", "figures", "report.html")]
-    if about.of == identity(source) or (about.of is None and not others):
-        return place
-    return place.with_name(f"{place.name}-{hashlib.sha256(identity(source).encode()).hexdigest()[:8]}")
-
-
-def _refuse_another(out: Path, source: str, about: "About") -> None:
-    if out.is_file():
-        raise InputError(f"--out {out}: a file; give a folder for the results")
-    if out.resolve() == Path(source).resolve():
-        return
-    if about.of not in (None, identity(source)):
-        raise InputError(f"--out {out}: holds results of {about.source}; give another folder")
-    if any((out / name).exists() for name in ("config.toml", "checkpoints", "config.json", ABOUT)):
-        raise InputError(f"--out {out}: is a run or a model itself; give another folder")
-
-
-@dataclass(frozen=True)
-class About:
-    """What results/series.json says the results beside it are of."""
-
-    of: str | None = None
-    """Identity of the source; None where the results are of the folder they lie in, or nothing is known."""
-    source: str | None = None
-    order: Order = "step"
-    tokenizer: Path | None = None
-
-
-def read_about(place: Path) -> About:
-    """What the results in a folder are of. Raises InputError for an unreadable file."""
-    path = place / "results" / "series.json"
-    try:
-        held = json.loads(path.read_text("utf-8"))
-        order: Order = "name" if held.get("order") == "name" else "step"
-        tokenizer = held.get("tokenizer")
-        return About(held.get("of"), held.get("source"), order, None if tokenizer is None else Path(tokenizer))
-    except FileNotFoundError:
-        return About()
-    except NotADirectoryError:
-        raise InputError(
-            f"{place / 'results'}: a file, so no results can go there; choose another place with --out"
-        ) from None
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise InputError(f"{path}: unreadable ({error}); delete it and score again") from None
-
-
-def identity(source: str) -> str:
-    """What tells sources apart that have one name: a hub id, or where the file or folder lies."""
-    return str(Path(source).resolve()) if Path(source).exists() else f"hub:{source.partition('@')[0]}"
-
-
-def write_about(run: Run) -> None:
-    """Notes beside the results what they are of, where their place does not say it."""
-    source = run.series.source
-    of = identity(source)
-    elsewhere = of != identity(os.fspath(run.folder))
-    about = About(of if elsewhere else None, source if elsewhere else None, run.order, run.tokenizer)
-    if about == read_about(run.folder):
-        return
-    full = str(Path(source).resolve()) if Path(source).exists() else source
-    tokenizer = None if run.tokenizer is None else str(Path(run.tokenizer).resolve())
-    held = {"of": about.of, "source": full if elsewhere else None, "order": run.order, "tokenizer": tokenizer}
-    write_json(run.folder / "results" / "series.json", held)
-
-
-def open_runs(sources: Source | Sequence[Source]) -> list[Run]:
-    """One source or several as runs. Raises InputError for one that is none."""
-    return [open_run(source) for source in ([sources] if isinstance(sources, str | os.PathLike) else sources)]
-
-
-def _steps_of(folder: Path) -> set[int]:
-    """The steps that have a table in the folder."""
-    return {int(path.stem.removeprefix("step")) for path in folder.glob("step*.parquet")}
-
-
-def result_key(checkpoint: str, *parts: object) -> str:
-    """What a stored result depends on: the checkpoint (`checkpoint_key`) and everything in `parts`."""
-    return hashlib.sha256(repr((checkpoint, *parts)).encode()).hexdigest()
-
-
-def is_stored(path: Path, key: str) -> bool:
-    """Whether the table at `path` is whole and was computed under `key`."""
-    try:
-        return path.is_file() and pl.read_parquet_metadata(path).get("key") == key
-    except (pl.exceptions.PolarsError, OSError):
-        return False
-
-
-def store_table(table: pl.DataFrame, path: Path, key: str, facts: Mapping[str, Any]) -> None:
-    """Writes a table, whole or not at all, with `facts` and the versions of programs as `computed_with`."""
-    versions = {name: version(name) for name in ("copyscope", "torch")}
-    data = io.BytesIO()
-    table.write_parquet(data, metadata={"key": key, "computed_with": json.dumps({**facts, **versions})})
-    write_bytes(path, data.getvalue())
-
-
-def computed_with(path: Path) -> dict[str, Any]:
-    """What the table at `path` was computed with; empty for one of before this was written down."""
-    return json.loads(pl.read_parquet_metadata(path).get("computed_with", "{}"))
-
-
 def read_tables(run: Run, kind: str) -> pl.DataFrame:
     """All steps of a kind of table under results/. Raises InputError if nothing was computed yet."""
     paths = sorted((run.folder / "results" / kind).glob("step*.parquet"))
@@ -286,7 +131,7 @@ def gone(run: Run, kind: str) -> set[int]:
     of_hub = any(checkpoint.revision is not None for checkpoint in run.series.checkpoints)
     if of_hub or (run.folder / ABOUT).is_file() or not run.series.checkpoints:
         return set()
-    return _steps_of(run.folder / "results" / kind) - {checkpoint.step for checkpoint in run.series.checkpoints}
+    return steps_of(run.folder / "results" / kind) - {checkpoint.step for checkpoint in run.series.checkpoints}
 
 
 def read_failed(run: Run, command: str = "score") -> dict[int, str]:
@@ -321,11 +166,6 @@ def score_tables(run: Run) -> Scores:
                     f"delete {run.folder} and train it again"
                 )
     return Scores(heads, scored_table(run, "model"))
-
-
-def scored_otherwise(path: Path) -> bool:
-    """Whether the scores at `path` are by the definitions of another version."""
-    return computed_with(path).get("version", 2) != SCORES_VERSION  # tables without the fact: of 2 at the latest
 
 
 def scored_table(run: Run, kind: str) -> pl.DataFrame:

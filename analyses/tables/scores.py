@@ -10,23 +10,10 @@ from torch import Tensor
 
 from copyscope.analyses.tables.as_trained import as_trained, held_key
 from copyscope.analyses.tables.loading import SeriesModels, each, measuring
-from copyscope.analyses.tables.run import (
-    SCORES_VERSION,
-    Run,
-    Scores,
-    gone,
-    is_stored,
-    labelled,
-    open_run,
-    read_failed,
-    read_tables,
-    result_key,
-    scored_otherwise,
-    selected,
-    store_table,
-    write_failed,
-)
+from copyscope.analyses.tables.opening import open_run
+from copyscope.analyses.tables.run import Run, Scores, gone, labelled, read_failed, read_tables, selected, write_failed
 from copyscope.analyses.tables.run_prompts import COPYING_SAMPLES, LOSS_PROMPTS, Prompts
+from copyscope.analyses.tables.stored import SCORES_VERSION, is_stored, result_key, scored_otherwise, store_table
 from copyscope.interp.measures.behavior import (
     CopyingAccuracy,
     copying_accuracy,

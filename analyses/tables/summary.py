@@ -11,15 +11,8 @@ from copyscope.analyses.formation.step_rule import CONFIRM
 from copyscope.analyses.formation.step_text import step_text
 from copyscope.analyses.tables.ablation_text import removal_lines
 from copyscope.analyses.tables.averages import averaged
-from copyscope.analyses.tables.run import (
-    Run,
-    chance,
-    computed_with,
-    read_metrics,
-    read_tables,
-    score_tables,
-    scored_table,
-)
+from copyscope.analyses.tables.run import Run, chance, read_metrics, read_tables, score_tables, scored_table
+from copyscope.analyses.tables.stored import computed_with
 from copyscope.analyses.tables.text_read import TextRead, stored_text, training_loss
 from copyscope.interp.head_names import head_name
 from copyscope.training.checkpoints.series import step_folder

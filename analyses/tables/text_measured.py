@@ -8,7 +8,8 @@ from dataclasses import asdict
 import numpy as np
 from jaxtyping import Float
 
-from copyscope.analyses.tables.run import Run, result_key
+from copyscope.analyses.tables.run import Run
+from copyscope.analyses.tables.stored import result_key
 from copyscope.analyses.tables.text_read import FILE, TextRead, stored_text
 from copyscope.interp.measures.behavior import natural_losses
 from copyscope.interp.models.hooked import load_hooked

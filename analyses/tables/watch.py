@@ -8,7 +8,8 @@ from pathlib import Path
 import polars as pl
 
 from copyscope.analyses.formation.nulls import strong
-from copyscope.analyses.tables.run import Run, open_run
+from copyscope.analyses.tables.opening import open_run
+from copyscope.analyses.tables.run import Run
 from copyscope.analyses.tables.run_prompts import COPYING_SAMPLES
 from copyscope.analyses.tables.scores import Scorer
 from copyscope.interp.head_names import head_name

@@ -9,7 +9,7 @@ from .analyses.studies.study import study as study
 from .analyses.studies.sweep import sweep as sweep
 from .analyses.tables.ablations import ablate as ablate
 from .analyses.tables.info import info as info
-from .analyses.tables.run import open_run as open_run
+from .analyses.tables.opening import open_run as open_run
 from .analyses.tables.scores import score as score
 from .interp.ablation.effects import sweep_heads as sweep_heads
 from .interp.ablation.hooks import ablate_heads as ablate_heads

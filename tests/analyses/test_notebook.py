@@ -15,7 +15,8 @@ from written_run import config, write_run
 
 from copyscope.analyses.formation.heads import formation_steps
 from copyscope.analyses.notebook import ablations, above_chance, curves, explore, formation_map, story
-from copyscope.analyses.tables.run import open_run, score_tables
+from copyscope.analyses.tables.opening import open_run
+from copyscope.analyses.tables.run import score_tables
 from copyscope.training.errors import InputError
 
 

@@ -14,7 +14,7 @@ from tiny_series import HEADS, LAYERS, STEPS, add_checkpoint, tiny_series, write
 from copyscope.analyses.explorer.serve import listen
 from copyscope.analyses.explorer.state import Explored
 from copyscope.analyses.page.texts import texts_of
-from copyscope.analyses.tables.run import open_run
+from copyscope.analyses.tables.opening import open_run
 from copyscope.interp.models.hooked import load_hooked
 
 

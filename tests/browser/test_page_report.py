@@ -9,7 +9,8 @@ from tiny_series import STEPS, tiny_series
 
 from copyscope.analyses.notebook import explore
 from copyscope.analyses.page.report import report
-from copyscope.analyses.tables.run import open_run, read_tables
+from copyscope.analyses.tables.opening import open_run
+from copyscope.analyses.tables.run import read_tables
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 from synthetic_run import checkpoint_steps, model_table, rise, series_table
 
-from copyscope.analyses.tables.run import SCORES_VERSION
+from copyscope.analyses.tables.stored import SCORES_VERSION
 from copyscope.training.config import RunConfig
 
 STEPS = checkpoint_steps(40)

@@ -10,7 +10,7 @@ import torch
 from small_run import small_config, write_corpus
 
 from copyscope.analyses.cli import app
-from copyscope.analyses.tables.run import open_run
+from copyscope.analyses.tables.opening import open_run
 from copyscope.analyses.tables.summary import provenance
 from copyscope.training import zoom as zooms
 from copyscope.training.environment import FILE, at_step, differences, environments

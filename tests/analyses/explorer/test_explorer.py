@@ -23,7 +23,7 @@ from copyscope.analyses.explorer.server import explorer_app
 from copyscope.analyses.explorer.state import Explored
 from copyscope.analyses.page.attention import attention_bytes
 from copyscope.analyses.page.payload import payload
-from copyscope.analyses.tables.run import open_run
+from copyscope.analyses.tables.opening import open_run
 from copyscope.interp.models.hooked import load_hooked
 from copyscope.training.errors import InputError
 

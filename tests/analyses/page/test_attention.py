@@ -27,7 +27,8 @@ from copyscope.analyses.page.prompts import (
 )
 from copyscope.analyses.page.report import report
 from copyscope.analyses.page.texts import Texts, texts_of
-from copyscope.analyses.tables.run import Run, open_run
+from copyscope.analyses.tables.opening import open_run
+from copyscope.analyses.tables.run import Run
 from copyscope.interp.measures.targets import targets
 from copyscope.interp.models.hooked import load_hooked
 from copyscope.interp.models.vocabulary import vocabulary_of

@@ -27,7 +27,8 @@ from copyscope.analyses.page.build import CSP, page, script_json
 from copyscope.analyses.page.libraries import library
 from copyscope.analyses.page.numbers import curves, effects, grid_of, pairs, significant
 from copyscope.analyses.page.payload import payload
-from copyscope.analyses.tables.run import Run, chance, open_run, score_tables, write_failed
+from copyscope.analyses.tables.opening import open_run
+from copyscope.analyses.tables.run import Run, chance, score_tables, write_failed
 from copyscope.analyses.words.plain_page import text
 from copyscope.analyses.words.text import visible
 from copyscope.interp.prompts.generate import random_token_vocab
@@ -262,7 +263,7 @@ def test_the_live_page_needs_no_torch(run: Run) -> None:
     program = (
         "import sys; from copyscope.analyses.page.build import page; "
         "from copyscope.analyses.page.payload import payload; "
-        f"from copyscope.analyses.tables.run import open_run; "
+        f"from copyscope.analyses.tables.opening import open_run; "
         f"found = payload([open_run({str(run.folder)!r})], live=True); "
         "page(found.index, {}, live=True); print([m for m in ('torch', 'transformers', 'scipy.stats') "
         "if m in sys.modules][:2])"

@@ -19,7 +19,8 @@ from copyscope.analyses.notebook import curves
 from copyscope.analyses.page.entry import run_entry
 from copyscope.analyses.studies.demo import DemoResult, demo
 from copyscope.analyses.tables.averages import AVERAGED, averaged
-from copyscope.analyses.tables.run import open_run, read_metrics
+from copyscope.analyses.tables.opening import open_run
+from copyscope.analyses.tables.run import read_metrics
 from copyscope.analyses.tables.run_prompts import run_prompts
 from copyscope.analyses.tables.scores import score
 from copyscope.analyses.tables.summary import summary_lines

@@ -18,7 +18,9 @@ from copyscope.analyses.studies.cost import cost_of, operations, scored_tokens
 from copyscope.analyses.studies.scored_run import scored_run, work
 from copyscope.analyses.studies.sweep import outcome_table, sweep
 from copyscope.analyses.tables import scores
-from copyscope.analyses.tables.run import SCORES_VERSION, computed_with, open_run, score_tables, store_table
+from copyscope.analyses.tables.opening import open_run
+from copyscope.analyses.tables.run import score_tables
+from copyscope.analyses.tables.stored import SCORES_VERSION, computed_with, store_table
 from copyscope.interp.measures.heads import MEASURES as MEASURES_OF_HEADS
 from copyscope.training.config import RunConfig
 from copyscope.training.errors import InputError, Stopped

@@ -12,7 +12,7 @@ from copyscope.analyses.tables.ablation_kinds import KINDS
 from copyscope.analyses.tables.ablation_text import in_words
 from copyscope.analyses.tables.ablations import ablate, kinds, metadata, read, table_path
 from copyscope.analyses.tables.causal_map import causal_map, causal_steps
-from copyscope.analyses.tables.run import open_run
+from copyscope.analyses.tables.opening import open_run
 from copyscope.analyses.tables.scores import score
 from copyscope.interp.ablation.hooks import sweep_heads
 from copyscope.training.checkpoints.series import Checkpoint, CheckpointSeries

@@ -11,7 +11,8 @@ from small_demo import small_config, write_corpus
 from copyscope.analyses.page.attention import Models
 from copyscope.analyses.tables.ablations import ablate
 from copyscope.analyses.tables.as_trained import as_trained
-from copyscope.analyses.tables.run import open_run, read_metrics
+from copyscope.analyses.tables.opening import open_run
+from copyscope.analyses.tables.run import read_metrics
 from copyscope.analyses.tables.scores import score
 from copyscope.interp.models.hooked import load_hooked
 from copyscope.interp.models.lens import HookedTransformer

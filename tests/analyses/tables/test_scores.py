@@ -17,16 +17,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from copyscope.analyses.formation.nulls import above_null
 from copyscope.analyses.tables import scores
-from copyscope.analyses.tables.run import (
-    SCORES_VERSION,
-    computed_with,
-    open_run,
-    read_failed,
-    read_tables,
-    write_about,
-)
+from copyscope.analyses.tables.opening import open_run, write_about
+from copyscope.analyses.tables.run import read_failed, read_tables
 from copyscope.analyses.tables.run_prompts import run_prompts
 from copyscope.analyses.tables.scores import Scorer, score
+from copyscope.analyses.tables.stored import SCORES_VERSION, computed_with
 from copyscope.interp.models.vocabulary import vocabulary_of
 from copyscope.training.errors import InputError
 

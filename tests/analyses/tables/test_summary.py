@@ -12,7 +12,8 @@ from written_run import STEPS, config, write_run
 from copyscope.analyses.formation.heads import formation_steps
 from copyscope.analyses.formation.step_text import step_text
 from copyscope.analyses.tables.ablation_text import breaking, in_words, removal_lines
-from copyscope.analyses.tables.run import open_run, score_tables
+from copyscope.analyses.tables.opening import open_run
+from copyscope.analyses.tables.run import score_tables
 from copyscope.analyses.tables.summary import summary_lines
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from small_demo import small_config, write_corpus
 
-from copyscope.analyses.tables.run import open_run
+from copyscope.analyses.tables.opening import open_run
 from copyscope.analyses.tables.text_measured import held_out_surprisal, measure_text, share_read
 from copyscope.analyses.tables.text_read import stored_text
 from copyscope.training.config import RunConfig

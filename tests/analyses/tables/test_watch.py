@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 from small_demo import small_config, write_corpus
 
-from copyscope.analyses.tables.run import open_run
+from copyscope.analyses.tables.opening import open_run
 from copyscope.analyses.tables.scores import Scorer, score
 from copyscope.analyses.tables.watch import Scored, TimeLeft, Watch, checkpoint_line
 from copyscope.training.schedule import checkpoint_steps

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from small_run import small_config, train_small, write_corpus
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
-from copyscope.analyses.tables.run import open_run
+from copyscope.analyses.tables.opening import open_run
 from copyscope.training.checkpoints.average import SHARE, average, shares
 from copyscope.training.checkpoints.keys import checkpoint_key
 from copyscope.training.checkpoints.manifest import read_manifest
