@@ -23,9 +23,11 @@ from copyscope.analyses.claims.verdict import (
     may_move,
     number,
     on_exponent,
+    step_ends,
     taken_as_later,
     undated,
     undecided,
+    with_ends,
 )
 from copyscope.analyses.statistics.censored import censored_slope
 from copyscope.analyses.statistics.intervals import Slope
@@ -233,16 +235,17 @@ def on_steps(runs: Sequence[Evidence]) -> str:
 
 
 def steps_table(runs: Sequence[Evidence], setting: str, values: Sequence[Any]) -> pl.DataFrame:
-    """When copying formed in each run with its interval, by the setting's value; or which step it is later than."""
+    """When copying formed in each run with its interval, by the setting's value; one that has not formed it only has
+    the low end, its last step."""
     rows = []
     for run, value in zip(runs, values, strict=True):
         if run.late:
-            rows.append((run.run, value, None, None, None, float(run.last_step)))
+            forms = with_ends("copying forms", None, float(run.last_step), None)
         else:
-            rows.append((run.run, value, run.step, run.copying.low, run.copying.high, None))
-    steps = dict.fromkeys(("copying forms", "low", "high", "later than"), pl.Float64())
-    schema = {"run": pl.String(), setting: None, **steps}
-    return pl.DataFrame(rows, schema=schema, orient="row").sort(setting, maintain_order=True)
+            forms = step_ends("copying forms", run.step, run.copying.low, run.copying.high)
+        rows.append({"run": run.run, setting: value, **forms})
+    schema = {"run": pl.String(), setting: None} | dict.fromkeys(with_ends("copying forms", *(None,) * 3), pl.Float64())
+    return pl.DataFrame(rows, schema=schema).sort(setting, maintain_order=True)
 
 
 def compared(run: Evidence) -> dict[str, float | None]:

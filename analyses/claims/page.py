@@ -6,7 +6,6 @@ from typing import Any
 
 import polars as pl
 
-from copyscope.analyses.claims.evidence import STAGES
 from copyscope.analyses.claims.judge import Claims
 from copyscope.analyses.claims.verdict import Verdict, interval
 from copyscope.analyses.words.json_values import plain
@@ -18,6 +17,7 @@ CAPTION = (
     "Steps, with 95 % intervals, which are never narrower than the checkpoints; “2 of 3”: of those that formed it, the "
     "others being later or never"
 )
+BEHIND = "Behind it; in brackets 95 % intervals; < and > are bounds, of what has not happened yet"
 SIGNS = {"supported": "✓", "contradicted": "✗", "undecided": "?"}
 
 
@@ -53,24 +53,44 @@ def overview(verdicts: Sequence[Verdict]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=names, orient="row")
 
 
-def _in_words(runs: pl.DataFrame) -> pl.DataFrame:
-    """Each stage as one column, such as "1,105 [1,000, 1,250], 2 of 3"."""
-    ends = ("low", "high", "formed")
-    words = [
-        pl.struct(stage, *(f"{stage}, {end}" for end in ends), "runs")
-        .map_elements(_formed, return_dtype=pl.String)
-        .alias(stage)
-        for stage in STAGES
-    ]
-    rest = runs.select(pl.exclude("runs", *(f"{stage}, {end}" for stage in STAGES for end in ends)))
-    return rest.with_columns(runs.select(words).get_columns())
+def in_words(table: pl.DataFrame) -> pl.DataFrame:
+    """The table with each value and its interval (`verdict.with_ends`) as one column of text: `1,105 [1,000, 1,250]`,
+    and where only a bound is known `< 0.81` or `> 6,000`; with a column `NAME, formed` beside them, "2 of 3" too."""
+    names = [name for name in table.columns if {f"{name}, low", f"{name}, high"} <= set(table.columns)]
+    parts = [f"{name}, {part}" for name in names for part in ("low", "high", "formed")]
+    many = "runs" in table.columns
+    columns = []
+    for name in table.columns:
+        if name in names:
+            rows = zip(*(_column(table, f"{name}{end}") for end in ("", ", low", ", high", ", formed")), strict=True)
+            runs = table["runs"].to_list() if many else [None] * table.height
+            said = [_estimate(*row, count) for row, count in zip(rows, runs, strict=True)]  # type: ignore[call-arg]
+            columns.append(pl.Series(name, said, dtype=pl.String))
+        elif name not in parts and not (many and name == "runs"):
+            columns.append(table[name])
+    return pl.DataFrame(columns)
 
 
-def _formed(row: dict[str, Any]) -> str:
-    step, low, high, formed, runs = row.values()
-    if step is None:
-        return "not formed"
-    return f"{step:,.0f} [{low:,.0f}, {high:,.0f}]" + (f", {formed} of {runs}" if formed < runs else "")
+def _column(table: pl.DataFrame, name: str) -> list[Any]:
+    return table[name].to_list() if name in table.columns else [None] * table.height
+
+
+def _estimate(value: float | None, low: float | None, high: float | None, formed: int | None, runs: int | None) -> str:
+    if value is None:
+        bound = f"< {_short(high)}" if high is not None else f"> {_short(low)}" if low is not None else None
+        return bound or ("–" if formed is None else "not formed")
+    if low is None or high is None:
+        said = _short(value)
+    elif formed is not None and low < 1:  # the checkpoint before is step 0: any step up to `high` is as good
+        said = f"by {_short(high)}"
+    else:
+        said = f"{_short(value)} [{_short(low)}, {_short(high)}]"
+    return said + (f", {formed} of {runs}" if formed is not None and runs is not None and formed < runs else "")
+
+
+def _short(value: float) -> str:
+    """A step as a whole number, a ratio with three digits."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def write_claims(found: Claims, sources: Sequence[str], out: Path) -> Path:
@@ -86,7 +106,7 @@ def write_claims(found: Claims, sources: Sequence[str], out: Path) -> Path:
         "runs that can decide it. Intervals are 95 %.</p>",
         html_table(overview(found.verdicts), "", words=True),
         "<h2>When things formed</h2>",
-        html_table(_in_words(found.runs), CAPTION),
+        html_table(in_words(found.runs), CAPTION),
     ]
     for verdict in found.verdicts:
         facts = (
@@ -101,7 +121,7 @@ def write_claims(found: Claims, sources: Sequence[str], out: Path) -> Path:
         parts.append(f"<h2>{text(verdict.claim)}</h2>")
         parts.append(f'<div class="scroll"><table class="facts"><tbody>{rows}</tbody></table></div>')
         if verdict.details is not None and not verdict.details.is_empty():
-            parts.append(html_table(verdict.details, "Behind it"))
+            parts.append(html_table(in_words(verdict.details), BEHIND))
     claims = [
         vars(verdict) | {"details": [] if verdict.details is None else verdict.details} for verdict in found.verdicts
     ]

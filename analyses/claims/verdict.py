@@ -34,6 +34,22 @@ class Verdict:
     details: pl.DataFrame | None = None
 
 
+def with_ends(
+    name: str, value: int | float | None, low: int | float | None, high: int | float | None
+) -> dict[str, int | float | None]:
+    """A value with its 95 % interval as three columns of a table, `name`, `name, low` and `name, high`. A bound has no
+    value and one end: only `low` where it is above that, only `high` where it is below. All None: not known."""
+    return {name: value, f"{name}, low": low, f"{name}, high": high}
+
+
+def step_ends(
+    name: str, step: int | float | None, low: int | float | None, high: int | float | None
+) -> dict[str, int | float | None]:
+    """The same of a formation step. One whose interval begins at step 0 is only known to be below its end: any step
+    in it is as good."""
+    return with_ends(name, None, None, high) if low is not None and low < 1 else with_ends(name, step, low, high)
+
+
 def undecided(claim: Verdict, runs: int, reason: str) -> Verdict:
     """The claim, not decided, and why."""
     return replace(claim, verdict="undecided", runs=runs, reason=reason)

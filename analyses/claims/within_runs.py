@@ -2,16 +2,28 @@
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import polars as pl
 from scipy import stats
 
 from copyscope.analyses.claims.evidence import Evidence
-from copyscope.analyses.claims.verdict import MIN_RUNS, Verdict, blank, elsewhere, few, number, undecided
+from copyscope.analyses.claims.verdict import (
+    MIN_RUNS,
+    Verdict,
+    blank,
+    elsewhere,
+    few,
+    number,
+    step_ends,
+    undecided,
+    with_ends,
+)
 from copyscope.analyses.formation.depth import depth_trend
-from copyscope.analyses.formation.emergence import OTHER_SHARE, Estimate, step_ratio
+from copyscope.analyses.formation.emergence import OTHER_SHARE, Emergence, Estimate, step_ratio
 from copyscope.analyses.formation.loss import SHARE
+from copyscope.analyses.formation.step_rule import middle
 from copyscope.analyses.statistics.intervals import over_runs
 
 
@@ -94,55 +106,47 @@ def _over_runs(ratios: list[_RunRatio]) -> _Ratio:
 
 def _ratios(known: list[Evidence], lenient: bool) -> list[_RunRatio]:
     """Of the runs that have one."""
-    out = []
-    for run in known:
-        found = run.emergence
-        if found is None or found.surge is None:
-            continue
-        surge = (found.surge, found.surge_low, found.surge_high)
-        settled = found.settled_leniently if lenient else found.settled
-        at: Estimate = (settled.step, settled.low, settled.high)
-        if settled.step is None and (found.surge_high or math.inf) < settled.last / 2:
-            half = settled.last / 2
-            at = (half, half, half)
-        ratio = step_ratio(surge, at)
-        if ratio is not None:
-            out.append(_RunRatio(ratio=ratio, settled=settled.step is not None))
-    return out
+    ratios = [_ratio(run.emergence, lenient) for run in known if run.emergence is not None]
+    return [ratio for ratio in ratios if ratio is not None]
+
+
+def _ratio(found: Emergence, lenient: bool) -> _RunRatio | None:
+    """Of one run; None where copying has not formed, or formed too late to compare it with a loss that goes on
+    falling."""
+    surge: Estimate = (found.surge, found.surge_low, found.surge_high)
+    settled = found.settled_leniently if lenient else found.settled
+    at: Estimate = (settled.step, settled.low, settled.high)
+    if settled.step is None and (found.surge_high or math.inf) < settled.last / 2:
+        half = settled.last / 2
+        at = (half, half, half)
+    ratio = step_ratio(surge, at)
+    return None if ratio is None else _RunRatio(ratio=ratio, settled=settled.step is not None)
 
 
 def _emergence_table(known: list[Evidence]) -> pl.DataFrame:
-    rows = []
+    """A row a run. Of what is only bounded the value is null, and one end of the interval with it."""
+    rows: list[dict[str, Any]] = []
     for run in known:
         found = run.emergence
-        if found is not None:
-            rows.append(
-                (
-                    run.run,
-                    found.verdict,
-                    found.surge,
-                    found.settled.step,
-                    found.settled_leniently.step,
-                    found.ratio,
-                    found.delay_tokens,
-                    found.abruptness,
-                    found.fell_back,
-                    found.dip,
-                )
-            )
-    names = {
-        "run": pl.String,
-        "copying": pl.String,
-        "copying surges": pl.Float64,
-        "loss settled": pl.Int64,
-        "loss settled, lenient rule": pl.Int64,
-        "ratio": pl.Float64,
-        "delay in tokens": pl.Float64,
-        "10 to 90 %, factor": pl.Float64,
-        "fell back": pl.Boolean,
-        "dip": pl.Float64,
-    }
-    return pl.DataFrame(rows, schema=names, orient="row")
+        if found is None:
+            continue
+        row: dict[str, Any] = {"run": run.run, "copying": found.verdict}
+        row |= step_ends("copying surges", found.surge, found.surge_low, found.surge_high)
+        for name, lenient in (("", False), (", lenient rule", True)):
+            settled = found.settled_leniently if lenient else found.settled
+            if settled.step is None:
+                row |= with_ends(f"loss settled{name}", None, settled.last / 2, None)
+            else:
+                row |= with_ends(f"loss settled{name}", settled.step, settled.low, settled.high)
+            ratio = _ratio(found, lenient)
+            if ratio is None or ratio.settled:
+                row |= with_ends(f"ratio{name}", *((None,) * 3 if ratio is None else ratio.ratio))
+            else:
+                row |= with_ends(f"ratio{name}", None, None, ratio.ratio[2])
+        row |= {"delay in tokens": found.delay_tokens, "10 to 90 %, factor": found.abruptness}
+        rows.append(row | {"fell back": found.fell_back, "dip": found.dip})
+    words = {"run": pl.String(), "copying": pl.String(), "fell back": pl.Boolean()}
+    return pl.DataFrame(rows, schema={name: words.get(name, pl.Float64()) for name in rows[0]} if rows else None)
 
 
 def shallow_to_deep(runs: list[Evidence]) -> Verdict:
@@ -184,21 +188,25 @@ def stage_after_stage(runs: list[Evidence]) -> Verdict:
         "More than half of the runs have a stage before the one it should follow.",
     )
     stages = ["previous-token head", "induction head", "copying (loss)"]
-    ordered, reverse, rows = 0, 0, []
+    ordered, reverse = 0, 0
+    rows: list[dict[str, Any]] = []
     for run in runs:
         if run.order.is_empty():
             continue
         table = run.order.filter(pl.col("stage").is_in(stages))
-        steps = dict(zip(table["stage"], table["step"], strict=True))
-        if any(steps.get(stage) is None for stage in stages):
+        events = table.drop_nulls("step").rows_by_key("stage", named=True, unique=True)
+        if any(stage not in events for stage in stages):
             continue
         since = table["since_previous"].to_list()[1:]
         ordered += since == ["later", "later"]
         reverse += "earlier" in since
-        rows.append((run.run, *(steps[stage] for stage in stages), ", ".join(map(str, since))))
+        row: dict[str, Any] = {"run": run.run}
+        for stage in stages:
+            row |= step_ends(stage, middle(events[stage]), events[stage]["low"], events[stage]["high"])
+        rows.append(row | {"each after the one before": ", ".join(map(str, since))})
     if not rows:
         return undecided(claim, 0, "no run has all three stages")
-    details = pl.DataFrame(rows, schema=["run", *stages, "each after the one before"], orient="row")
+    details = pl.DataFrame(rows, infer_schema_length=None)
     low, high = stats.binomtest(ordered, len(rows)).proportion_ci()
     found = replace(claim, value=ordered / len(rows), low=float(low), high=float(high), runs=len(rows), details=details)
     words = f"{ordered} of {len(rows)} runs"

@@ -41,6 +41,11 @@ from copyscope.training.errors import InputError
 
 CONFIG = {"showSendToCloud": False, "displaylogo": False, "responsive": True}
 """Plotly's options for every figure: nothing is ever uploaded."""
+CONTROLS = {
+    "matched": ("mean of heads of like attention entropy", "circle-open", GREY),
+    "control": ("mean of the layer's other heads", "diamond-open", VERMILLION),
+}
+"""Beside the effect of removing a head: ending of the measure, whose effect it is, mark and colour."""
 MAX_HEADS = 24
 """Heads listed in a bar figure."""
 
@@ -122,7 +127,8 @@ def story_figure(
 
 
 def ablation_figure(ablations: pl.DataFrame, measures: Sequence[str] | None = None) -> go.Figure:
-    """What removing each head does at the last ablated step: a bar a head, beside the mean of its layer's other heads.
+    """What removing each head does at the last ablated step: a bar a head, beside heads of like attention entropy and
+    the other heads of its layer.
 
     `measures`: by default copying accuracy per token and copying loss, where there. First method of the table; the
     heads with the largest effect on the first measure, 24 at most, strongest first. Effects are ablated − clean.
@@ -141,7 +147,7 @@ def ablation_figure(ablations: pl.DataFrame, measures: Sequence[str] | None = No
     names = first.head(MAX_HEADS).select("layer", "head").rows()
     figure = make_subplots(rows=1, cols=len(wanted), shared_yaxes=True, horizontal_spacing=0.06)
     for column, measure in enumerate(wanted, 1):
-        for name, is_bar in ((measure, True), (f"{measure}_control", False)):
+        for name, control in ((measure, None), *((f"{measure}_{kind}", shown) for kind, shown in CONTROLS.items())):
             rows = last.filter(pl.col("measure") == name)
             value = {(row["layer"], row["head"]): row["value"] for row in rows.iter_rows(named=True)}
             here = [(i, row) for i, row in enumerate(names) if row in value]
@@ -153,15 +159,15 @@ def ablation_figure(ablations: pl.DataFrame, measures: Sequence[str] | None = No
                 "hovertemplate": "%{text}<extra></extra>",
                 "showlegend": column == 1,
             }
-            if is_bar:
+            if control is None:
                 bar = go.Bar(
                     orientation="h", name="this head removed", marker_color=BLUE, textposition="none", **shared
                 )
                 figure.add_trace(bar, row=1, col=column)
             elif here:
-                look_of = {"symbol": "diamond-open", "size": 9, "color": VERMILLION, "line": {"width": 2}}
-                name = "mean of the layer's other heads"
-                figure.add_trace(go.Scatter(mode="markers", name=name, marker=look_of, **shared), row=1, col=column)
+                of_whom, symbol, colour = control
+                look_of = {"symbol": symbol, "size": 9, "color": colour, "line": {"width": 2}}
+                figure.add_trace(go.Scatter(mode="markers", name=of_whom, marker=look_of, **shared), row=1, col=column)
         words = describe(measure)
         unit = words.unit or "share"
         title = f"change in {words.title[:1].lower() + words.title[1:]} ({unit})"

@@ -10,6 +10,7 @@ from plotly.colors import get_colorscale
 
 from copyscope.analyses.figures.axis import StepAxis, step_label
 from copyscope.analyses.formation.heads import FormationMap
+from copyscope.analyses.formation.step_text import step_number, step_text
 from copyscope.analyses.words.glossary import describe
 from copyscope.interp.head_names import head_name
 
@@ -100,12 +101,9 @@ def marks(grid: FormationMap, axis: StepAxis, formation: pl.DataFrame) -> list[M
         if name in formed:
             row = formed[name]
             fell = ", fell back later" if row["fell_back"] else ""
-            hover = (
-                f"{head_name(*name)} formed between steps {row['bracket_low']:,} and {row['step']:,} "
-                f"(95 %: {row['low']:,.0f} to {row['high']:,.0f}){fell}"
-            )
-            x = float(axis.positions(np.array([row["step"]]))[0])
-            out.append(Mark(i, x, step_label(row["step"]) + ("↓" if row["fell_back"] else ""), hover))
+            step, hover = step_number(row), f"{head_name(*name)} formed at step {step_text(row)}{fell}"
+            x = float(axis.positions(np.array([step]))[0])
+            out.append(Mark(i, x, step_label(step) + ("↓" if row["fell_back"] else ""), hover))
     return out
 
 

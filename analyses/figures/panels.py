@@ -23,6 +23,7 @@ from copyscope.analyses.figures.map_data import (
 )
 from copyscope.analyses.formation.heads import FormationMap
 from copyscope.analyses.formation.loss import LossSettled
+from copyscope.analyses.formation.step_text import step_number
 from copyscope.analyses.words.glossary import describe
 from copyscope.interp.head_names import head_name
 
@@ -379,6 +380,6 @@ def _draw_formation(panel: Panel, axis: StepAxis, grid: FormationMap, formation:
 def draw_copying(panel: Panel, axis: StepAxis, row: dict[str, Any], low: bool = False) -> None:
     """Mark what `copying_formation` found: half-way up, or else where it began; nothing for "not yet"."""
     if row["step"] is not None:
-        _mark(panel, axis, row["step"], f"half-way at {step_label(row['step'])}", low)
+        _mark(panel, axis, step_number(row), f"half-way at {step_label(step_number(row))}", low)
     elif row["onset"] is not None:
         _mark(panel, axis, row["onset"], f"begun at {step_label(row['onset'])}", low)

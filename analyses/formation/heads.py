@@ -208,10 +208,10 @@ def order_of_appearance(
 
     A stage's step is that of the first head to form of those that did not fall back, and whose peak is at least half
     the best one's (so that a passing or a weak head does not speak for the stage); for copying, that of the loss
-    difference and of the accuracy per token. Columns: stage, measure, layer, head, status, step, bracket_low,
-    since_previous: `later`, `earlier`, `same bracket` (the checkpoints are too far apart to tell), compared with the
-    stage before that formed; null where there is none. Raises InputError as `formation_steps` and `copying_formation`
-    do. Cannot tell: that one stage causes the next.
+    difference and of the accuracy per token. Columns: stage, measure, layer, head; when, in the columns of
+    `formation_steps`, from status to provisional; since_previous: `later`, `earlier`, `same bracket` (the checkpoints
+    are too far apart to tell), compared with the stage before that formed; null where there is none. Raises
+    InputError as `formation_steps` and `copying_formation` do. Cannot tell: that one stage causes the next.
     """
     found: list[dict[str, Any]] = []
     for stage, measure in (("previous-token head", "previous_token"), ("induction head", induction)):

@@ -14,8 +14,18 @@ ORDER_SCHEMA = {
     "layer": pl.Int64,
     "head": pl.Int64,
     "status": pl.String,
+    "formed": pl.Boolean,
     "step": pl.Int64,
     "bracket_low": pl.Int64,
+    "bracket_high": pl.Int64,
+    "estimate": pl.Float64,
+    "low": pl.Float64,
+    "high": pl.Float64,
+    "began_earlier": pl.Boolean,
+    "stages": pl.Int64,
+    "first_stage": pl.Float64,
+    "second_stage": pl.Float64,
+    "provisional": pl.Boolean,
     "since_previous": pl.String,
 }
 CARRIER_SCHEMA = {

@@ -4,6 +4,19 @@ from collections.abc import Mapping
 from typing import Any
 
 
+def step_number(row: Mapping[str, Any]) -> int:
+    """The number that `step_text` gives an event, for marks and labels: the estimate, or without one the end of its
+    interval ("by 250"). Of a row that formed; raises KeyError for a row of another table."""
+    if _only_by(row):
+        return round(row["bracket_high"] if row["high"] is None else row["high"])
+    return round(row["estimate"])
+
+
+def _only_by(row: Mapping[str, Any]) -> bool:
+    """Whether nothing but an end of the interval is known."""
+    return row["estimate"] is None or row["bracket_low"] == 0 or bool(row.get("began_earlier"))
+
+
 def step_text(row: Mapping[str, Any]) -> str:
     """`1,373 (1,250–1,500)`: the estimate and its 95 % interval in steps, of a row of `formation_steps` or
     `copying_formation` that formed.
@@ -12,7 +25,6 @@ def step_text(row: Mapping[str, Any]) -> str:
     under way at the first checkpoint, the steps of its two stages, that it may still move where the series ends too
     early to fix it. Raises KeyError for a row of another table.
     """
-    low, high, estimate = row["low"], row["high"], row["estimate"]
     notes = []
     if row.get("began_earlier"):
         notes.append("under way at the first checkpoint")
@@ -20,8 +32,7 @@ def step_text(row: Mapping[str, Any]) -> str:
         notes.append(f"in two stages, {round(row['first_stage']):,} and {round(row['second_stage']):,}")
     if row.get("provisional"):
         notes.append("may still move")
-    if estimate is None or row["bracket_low"] == 0 or row.get("began_earlier"):
-        return f"by {row['bracket_high'] if high is None else round(high):,}" + (
-            f" ({', '.join(notes)})" if notes else ""
-        )
-    return f"{round(estimate):,} ({', '.join([f'{round(low):,}–{round(high):,}', *notes])})"
+    if _only_by(row):
+        return f"by {step_number(row):,}" + (f" ({', '.join(notes)})" if notes else "")
+    interval = f"{round(row['low']):,}–{round(row['high']):,}"
+    return f"{step_number(row):,} ({', '.join([interval, *notes])})"

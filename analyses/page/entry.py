@@ -14,6 +14,7 @@ from copyscope.analyses.formation.heads import (
     order_of_appearance,
 )
 from copyscope.analyses.formation.step_rule import CONFIRM
+from copyscope.analyses.formation.step_text import step_number
 from copyscope.analyses.page.contents import Entry
 from copyscope.analyses.page.numbers import (
     FORMING,
@@ -142,7 +143,8 @@ def _copying(copying: pl.DataFrame | None) -> dict[str, Any] | None:
     if row is None or change is None:
         return None
     return {
-        **{name: number(row[name], 7) for name in ("step", "low", "high")},
+        "step": step_number(row),
+        **{name: number(row[name], 7) for name in ("low", "high")},
         "measure": row["measure"],
         "start": number(change.low, 7),
         "end": number(change.high, 7),
@@ -155,7 +157,7 @@ def _formation(frame: pl.DataFrame, grid: Grid) -> list[dict[str, Any]]:
     return [
         {
             "head": row["layer"] * grid.n_heads + row["head"],
-            "step": row["step"],
+            "step": None if row["step"] is None else step_number(row),
             "low": number(row["low"], 7),
             "high": number(row["high"], 7),
             "state": row["status"],

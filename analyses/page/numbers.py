@@ -115,22 +115,24 @@ def _thinned(rows: pl.DataFrame, column: str) -> pl.DataFrame:
 def effects(ablations: pl.DataFrame, grid: Grid, prefix: str) -> tuple[dict[str, dict[str, Any]], dict[str, bytes]]:
     """Effects of removing heads: entries by `method:measure`, and the blocks they name, which begin with `prefix`.
 
-    `control` names the block of the mean effect of the layer's other heads; null where there is none.
+    `control` names the block of the mean effect of the layer's other heads, `matched` that of heads of like attention
+    entropy; null where there is none.
     """
     entries: dict[str, dict[str, Any]] = {}
     blocks: dict[str, bytes] = {}
     rows = ablations.drop_nulls(["layer", "head"])
     parts = {f"{method}:{measure}": part for (method, measure), part in rows.group_by("method", "measure")}
     for name, part in sorted(parts.items()):
-        if is_calibration(name) or name.endswith(":control_heads"):
+        if is_calibration(name) or name.endswith((":control_heads", ":matched_heads")):
             continue
         steps = sorted(set(part["step"].to_list()))
-        control = parts.get(f"{name}_control")
-        entries[name] = {"steps": steps, "block": prefix + name, "control": None}
+        entries[name] = {"steps": steps, "block": prefix + name}
         blocks[prefix + name] = as_bytes(grid.matrix(part, steps))
-        if control is not None:
-            entries[name]["control"] = f"{prefix}{name}_control"
-            blocks[f"{prefix}{name}_control"] = as_bytes(grid.matrix(control, steps))
+        for kind in ("control", "matched"):
+            effect = parts.get(f"{name}_{kind}")
+            entries[name][kind] = None if effect is None else f"{prefix}{name}_{kind}"
+            if effect is not None:
+                blocks[f"{prefix}{name}_{kind}"] = as_bytes(grid.matrix(effect, steps))
     return entries, blocks
 
 

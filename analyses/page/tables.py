@@ -3,11 +3,20 @@
 import polars as pl
 
 from copyscope.analyses.formation.order import carriers
+from copyscope.analyses.formation.step_text import step_text
 from copyscope.analyses.words.glossary import MEASURES, describe
 
 MAX_ROWS = 20
 LEVEL = 0.05
 """Corrected p up to which a head is above its null."""
+REMOVED = {
+    "copying_accuracy_token": "accuracy",
+    "copying_loss": "copying loss, nats",
+    "copying_loss_matched": "the same, heads of like attention entropy",
+    "copying_loss_control": "the same, other heads of the layer",
+    "natural_loss": "natural loss, nats",
+}
+"""What removing a head does, beside its controls, and their columns."""
 
 
 def _last(table: pl.DataFrame, measure: str, name: str, keys: list[str]) -> pl.DataFrame:
@@ -30,18 +39,23 @@ def head_table(
     table = table.with_columns(above.otherwise(pl.lit("no")).alias("above chance"))
     table = table.join(_last(heads, "previous_token", "previous-token", keys), on=keys, how="left")
     if formation is not None:
-        step = pl.format("{} – {}", "bracket_low", "bracket_high").alias("formed between steps")
-        ends = [pl.col(name).round(0).cast(pl.Int64) for name in ("low", "high")]
-        interval = pl.format("{} – {}", *ends).alias("95 % interval")
-        table = table.join(formation.select(*keys, "status", step, interval), on=keys, how="left")
+        steps = _steps(formation).alias("formed at step (95 % interval)")
+        table = table.join(formation.select(*keys, "status").with_columns(steps), on=keys, how="left")
     if ablations is not None and not ablations.is_empty():
         method = ablations["method"][0]
         first = ablations.filter(pl.col("method") == method)
-        for name, short in (("copying_accuracy_token", "accuracy"), ("copying_loss", "copying loss, nats")):
+        for name, short in REMOVED.items():
             table = table.join(_last(first, name, f"removed ({method}): {short}", keys), on=keys, how="left")
     table = table.sort("final score", descending=True).head(MAX_ROWS)
     table = table.select(pl.format("L{}H{}", "layer", "head").alias("head"), pl.exclude("layer", "head"))
     return table.select(column for column in table.columns if table[column].null_count() < table.height)
+
+
+def _steps(events: pl.DataFrame) -> pl.Series:
+    """When each event was, as `step_text` says it; null for what has not happened."""
+    rows = events.iter_rows(named=True)
+    said = [None if row["step"] is None else step_text(row) for row in rows]
+    return pl.Series("step", said, dtype=pl.String)
 
 
 def copying_table(copying: pl.DataFrame) -> pl.DataFrame:
@@ -50,7 +64,7 @@ def copying_table(copying: pl.DataFrame) -> pl.DataFrame:
         pl.col("measure").map_elements(lambda measure: describe(measure).title, return_dtype=pl.String),
         "status",
         pl.col("onset").alias("clear of chance from step"),
-        pl.format("{} – {}", "bracket_low", "bracket_high").alias("half-way between steps"),
+        _steps(copying).alias("half-way at step (95 % interval)"),
         pl.col("baseline").alias("first"),
         "final",
         pl.col("peak").alias("best"),
@@ -63,7 +77,7 @@ def order_table(order: pl.DataFrame) -> pl.DataFrame:
         "stage",
         pl.format("L{}H{}", "layer", "head").alias("first head"),
         "status",
-        pl.format("{} – {}", "bracket_low", "step").alias("between steps"),
+        _steps(order).alias("at step (95 % interval)"),
         pl.col("since_previous").alias("compared with the stage before"),
     )
 

@@ -1,4 +1,4 @@
-"""The questions that ablation can be ablation of one model, each answered by one table."""
+"""The questions that ablation can answer about one model, each answered by one table."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace

@@ -1,6 +1,7 @@
 """What stored ablations say, in a line or a few each, for the command line, the summary and the page."""
 
 import math
+from typing import Any
 
 import polars as pl
 
@@ -8,8 +9,6 @@ from copyscope.interp.head_names import head_name
 
 NAMED = 5
 """Heads, pairs or paths that are named."""
-MATCHED = 3
-"""Heads of nearest attention entropy that a head's effect is compared with."""
 BROKEN = 0.1
 """Copying is broken where less than this share of the whole model's accuracy is left."""
 COPIES = 0.01
@@ -39,12 +38,11 @@ def in_words(what: str, table: pl.DataFrame, clean: float | None = None) -> list
     return lines
 
 
-def removal_lines(last: pl.DataFrame, clean: float | None, scores: pl.DataFrame) -> list[str]:
+def removal_lines(last: pl.DataFrame, clean: float | None) -> list[str]:
     """What removing one head does, for a summary: which heads break copying, and what each of the strongest costs on
     repeated tokens and on natural text, beside heads of like attention entropy.
 
-    `last`: ablations of single heads at one step; `clean`: copying accuracy of the whole model; `scores`: table of
-    heads at that step.
+    `last`: ablations of single heads at one step; `clean`: copying accuracy of the whole model.
     """
     method = str(last["method"][0])
     wide = _wide(last.filter(pl.col("method") == method))
@@ -63,10 +61,7 @@ def removal_lines(last: pl.DataFrame, clean: float | None, scores: pl.DataFrame)
     lines = [f"{how}: {breaks} copying (under a tenth of its accuracy left)."]
     said = []
     for row in strongest.head(3).iter_rows(named=True):
-        matched = _matched(wide, scores, row["layer"], row["head"])
-        natural = f", natural loss {row['natural_loss']:+.2f}" if "natural_loss" in wide.columns else ""
-        beside = "" if matched is None else f" (matched heads {matched:+.2f})"
-        said.append(f"{_name(row)} {row['copying_loss']:+.2f}{beside}{natural}")
+        said.append(f"{_name(row)} {row['copying_loss']:+.2f}{_beside(row)}")
     alone = _by_attention_alone(last, wide)
     steering = f" {_listed(alone)} only steer{'s' * (len(alone) == 1)} later heads' attention." if alone else ""
     return [*lines, f"Cost in copying loss, nats: {'; '.join(said)}.{steering}"]
@@ -93,18 +88,13 @@ def _by_attention_alone(last: pl.DataFrame, removed: pl.DataFrame) -> list[str]:
     return [_name(row) for row in alone.head(NAMED).iter_rows(named=True)]
 
 
-def _matched(wide: pl.DataFrame, scores: pl.DataFrame, layer: int, head: int) -> float | None:
-    """Mean effect on copying loss of the `MATCHED` other heads of nearest attention entropy; of the other heads of the
-    layer where entropies are not stored."""
-    entropy = scores.filter(pl.col("measure") == "attention_entropy").select("layer", "head", entropy="value")
-    both = wide.join(entropy, on=["layer", "head"])
-    mine = both.filter((pl.col("layer") == layer) & (pl.col("head") == head))
-    others = both.filter((pl.col("layer") != layer) | (pl.col("head") != head))
-    if mine.is_empty() or others.is_empty():
-        own = wide.filter((pl.col("layer") == layer) & (pl.col("head") == head))
-        return own["copying_loss_control"][0] if "copying_loss_control" in wide.columns else None
-    near = others.sort((pl.col("entropy") - mine["entropy"][0]).abs(), "layer", "head").head(MATCHED)
-    return float(near["copying_loss"].mean())  # type: ignore[arg-type]
+def _beside(row: dict[str, Any]) -> str:
+    """What stands beside an effect on copying loss: that of heads of like attention entropy (of the layer's other
+    heads, in tables without), and the effect on natural text."""
+    controls = (("copying_loss_matched", "matched heads"), ("copying_loss_control", "other heads of its layer"))
+    control = next((f" ({whose} {row[name]:+.2f})" for name, whose in controls if row.get(name) is not None), "")
+    natural = row.get("natural_loss")
+    return control + ("" if natural is None else f", natural loss {natural:+.2f}")
 
 
 def _wide(part: pl.DataFrame) -> pl.DataFrame:
@@ -124,15 +114,16 @@ def _head(layer: int, head: int | None) -> str:
 
 
 def _strongest(table: pl.DataFrame, *columns: str) -> str:
-    loss = table.filter(pl.col("measure") == "copying_loss").select(*columns, "value")
-    error = table.filter(pl.col("measure") == "copying_loss_se").select(*columns, se="value")
-    rows = loss.join(error, on=columns).sort("value", descending=True).head(NAMED)
-    by_head = columns[1] == "head"
-    named = [
-        (_head(layer, p) if by_head else f"{p} of layer {layer}", value, se) for layer, p, value, se in rows.rows()
-    ]
-    listed = ", ".join(f"{name} {value:+.2f} ± {se:.2f}" for name, value, se in named)
+    wide = table.pivot("measure", index=list(columns), values="value").sort("copying_loss", descending=True)
+    listed = ", ".join(
+        f"{_part(row)} {row['copying_loss']:+.2f} ± {row['copying_loss_se']:.2f}{_beside(row)}"
+        for row in wide.head(NAMED).iter_rows(named=True)
+    )
     return f"largest effects on copying loss when removed alone, nats: {listed}"
+
+
+def _part(row: dict[str, Any]) -> str:
+    return f"{row['part']} of layer {row['layer']}" if "part" in row else _name(row)
 
 
 def _heads(table: pl.DataFrame, clean: float | None) -> str:

@@ -30,8 +30,8 @@ from copyscope.training.errors import InputError
 from copyscope.training.progress import Progress
 
 CHOOSABLE = ("heads", "pairs")
-"""Kinds that can be ablation of some heads only."""
-VERSION = 2
+"""Kinds that can be limited to some heads."""
+VERSION = 3
 """Raised when an ablation or its prompts change, so that stored results are computed anew."""
 
 
@@ -57,7 +57,7 @@ def ablate(
     Args:
         steps: None for the last checkpoint.
         methods: as in `interp.ablation.ablate_heads`; None for `zero`, or for `mean` where pairs, sets or paths are
-            ablation for.
+            asked for.
         samples: of the copying test.
         loss_prompts: of the copying loss.
         heads: text such as `L3H1,L2`, or pairs: (layer, head), (layer, "attention") for all of a layer. Only these

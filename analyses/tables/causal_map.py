@@ -24,7 +24,7 @@ class CausalMap(NamedTuple):
     """What removing each head does at each step, beside what its attention scores say."""
 
     heads: pl.DataFrame
-    """step, tokens, layer, head, method, effect, effect_se, control, and the head's scores at that step."""
+    """step, tokens, layer, head, method, effect, effect_se, control, matched, and the head's scores at that step."""
     layers: pl.DataFrame
     """step, layer, method, effect: the largest of the layer's heads, and which head it is."""
     agreement: pl.DataFrame
@@ -58,7 +58,8 @@ def causal_map(
             f"causal map: no measure {measure!r}; there are {', '.join(sorted(table['measure'].unique()))}"
         )
     keys = ["step", "tokens", "layer", "head", "method"]
-    names = {measure: "effect", f"{measure}_se": "effect_se", f"{measure}_control": "control"}
+    names = {measure: "effect", f"{measure}_se": "effect_se"}
+    names |= {f"{measure}_control": "control", f"{measure}_matched": "matched"}
     wide = table.filter(pl.col("measure").is_in(list(names))).pivot("measure", index=keys, values="value")
     heads = wide.rename({old: new for old, new in names.items() if old in wide.columns}).sort("step", "layer", "head")
     heads = _with_scores(run, heads)

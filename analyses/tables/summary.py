@@ -110,17 +110,13 @@ def _of_averages(run: Run) -> str:
 
 
 def _order(run: Run, heads: pl.DataFrame, model: pl.DataFrame) -> list[str]:
-    stages = []
-    for row in order_of_appearance(heads, model, chance=chance(run)).drop_nulls("step").iter_rows(named=True):
-        if row["head"] is None:
-            stages.append((_copying_row(run, model, row["measure"]), row["stage"]))
-        else:
-            at = (pl.col("layer") == row["layer"]) & (pl.col("head") == row["head"])
-            event = formation_steps(heads, row["measure"]).row(by_predicate=at, named=True)
-            stages.append((event, f"{row['stage']} {_name(row)}"))
-    if not stages:
+    stages = order_of_appearance(heads, model, chance=chance(run)).drop_nulls("step").sort("step", maintain_order=True)
+    if stages.is_empty():
         return ["Order of formation: nothing formed yet."]
-    said = " → ".join(f"{stage} {step_text(event)}" for event, stage in sorted(stages, key=lambda s: s[0]["step"]))
+    said = " → ".join(
+        f"{row['stage']}{'' if row['head'] is None else f' {_name(row)}'} {step_text(row)}"
+        for row in stages.iter_rows(named=True)
+    )
     return [f"Order of formation, by step (95 % interval): {said}."]
 
 
@@ -175,7 +171,7 @@ def _removal(run: Run, heads: pl.DataFrame, model: pl.DataFrame) -> list[str]:
     clean = computed_with(run.folder / "results" / "ablations" / f"{step_folder(step)}.parquet").get("clean", {})
     scored = dict(model.filter(at).select("measure", "value").iter_rows())
     accuracy = clean.get("copying_accuracy_token", scored.get("copying_accuracy_token"))
-    return removal_lines(last, accuracy, heads.filter(at))
+    return removal_lines(last, accuracy)
 
 
 def _plateau(run: Run, heads: pl.DataFrame, model: pl.DataFrame) -> list[str]:

@@ -377,18 +377,18 @@ MEASURES: dict[str, Measure] = {
 }
 
 
-CALIBRATIONS = ("_null", "_selectivity", "_se", "_p", "_control")
+CALIBRATIONS = ("_null", "_selectivity", "_se", "_p", "_control", "_matched")
 """Endings of what calibrates a measure and is not one itself."""
 
 
 def is_calibration(measure: str) -> bool:
-    """Whether `measure` is the null, selectivity, standard error, p-value or control of another."""
+    """Whether `measure` is the null, selectivity, standard error, p-value or a control of another."""
     return measure.endswith(CALIBRATIONS)
 
 
 def describe(measure: str) -> Measure:
     """The words for `measure`, also for an ablation's effect on it (`zero:copying_loss`) and with `_null`,
-    `_selectivity` or `_control` added; unknown: its own title."""
+    `_selectivity`, `_control` or `_matched` added; unknown: its own title."""
     if measure in MEASURES:
         return MEASURES[measure]
     method, colon, base = measure.partition(":")
@@ -397,7 +397,11 @@ def describe(measure: str) -> Measure:
         bounded = words.low is not None and words.high is not None
         low, high = (-1, 1) if bounded else (None, None)
         return replace(words, title=f"{words.title}: change when the head is removed ({method})", low=low, high=high)
-    for suffix, words in (("_null", ", random target"), ("_control", ", mean of the layer's other heads")):
+    for suffix, words in (
+        ("_null", ", random target"),
+        ("_control", ", mean of the layer's other heads"),
+        ("_matched", ", mean of heads of like attention entropy"),
+    ):
         if measure.endswith(suffix) and measure.removesuffix(suffix) in MEASURES:
             base = MEASURES[measure.removesuffix(suffix)]
             return replace(base, title=base.title + words)

@@ -1,6 +1,6 @@
 """The effect of removing every head, every layer, and pairs of heads: tables with standard errors and controls."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 import polars as pl
@@ -9,15 +9,19 @@ from torch import Tensor
 
 from copyscope.interp.ablation.hooked_rerun import HookedRuns
 from copyscope.interp.ablation.parts import METHODS, Head, Part, Parts, all_heads, check_parts
-from copyscope.interp.ablation.questions import Question, questions
+from copyscope.interp.ablation.questions import Question, default_repeated, questions
 from copyscope.interp.ablation.rerun import MAX_BYTES, Answers, Rerun
 from copyscope.interp.forward.layers import can_run
 from copyscope.interp.measures.behavior import standard_error
 from copyscope.interp.measures.heads import check_names
+from copyscope.interp.measures.pattern_scores import pattern_scores
 from copyscope.interp.models.lens import HookedModel
 from copyscope.interp.prompts.generate import CopyingTest
 from copyscope.training.errors import InputError
 from copyscope.training.progress import Progress
+
+MATCHED = 3
+"""Heads of nearest attention entropy that a head's effect is compared with."""
 
 
 def runs_of(
@@ -48,8 +52,9 @@ def sweep_heads(
     Measures (value = ablated - clean): `copying_accuracy_exact`, `copying_accuracy_token`, `copying_loss` (second
     half of repeated random tokens, nats), and `natural_loss` (nats) when `windows` are given. Beside each measure m
     are `m_se`, the standard error of the difference over contexts (NaN with a single one), and for calibration
-    (definition 12) `m_control`, the mean effect of the other swept heads of the same layer; `control_heads` says how
-    many they are, and with 0 of them there is no control row.
+    (definition 12) `m_control`, the mean effect of the other swept heads of the same layer, and `m_matched`, that of
+    the `MATCHED` swept heads of any layer whose attention entropy on `repeated` is nearest; `control_heads` and
+    `matched_heads` say how many they are, and with 0 of them there is no such row.
 
     Args:
         test: the copying test; 100 to 200 samples do for a sweep.
@@ -65,12 +70,15 @@ def sweep_heads(
     make up for; see `sweep_pairs`.
     """
     heads = all_heads(model) if heads is None else check_parts(model, heads).pairs
+    repeated = default_repeated(model, test, seed) if repeated is None else repeated
     effects = _effects(
         model, questions(model, test, repeated, windows, seed), [[h] for h in heads], methods, seed, max_bytes, progress
     )
     labels = pl.DataFrame(heads, schema={"layer": pl.Int64, "head": pl.Int64}, orient="row").with_row_index("variant")
     table = labels.join(effects, on="variant", maintain_order="left").drop("variant")
-    return _with_control(table)
+    layers = sorted({layer for layer, _ in heads})
+    entropy = pattern_scores(model, repeated, ["attention_entropy"], (), (), layers, seed)["attention_entropy"]
+    return _with_controls(table, {(layer, h): float(entropy[layers.index(layer), h]) for layer, h in heads})
 
 
 def sweep_layers(
@@ -194,19 +202,46 @@ class _Count:
             self.progress("ablating", self.done, self.total)
 
 
-def _with_control(table: pl.DataFrame) -> pl.DataFrame:
-    same_layer = ["layer", "method", "measure"]
-    others = table.filter(~pl.col("measure").str.ends_with("_se")).with_columns(
-        (pl.col("value").sum().over(same_layer) - pl.col("value")).alias("rest"),
-        (pl.len().over(same_layer) - 1).alias("n"),
+def _with_controls(table: pl.DataFrame, entropy: Mapping[Head, float]) -> pl.DataFrame:
+    """The table with, for each head, the mean effects of the layer's other heads and of heads of like entropy."""
+    same_layer = {head: [other for other in entropy if other[0] == head[0] and other != head] for head in entropy}
+    return pl.concat(
+        [table, _means_of_others(table, same_layer, "control"), _means_of_others(table, nearest(entropy), "matched")]
+    ).sort(pl.col("method").cast(pl.Enum(METHODS)), "layer", "head", "measure", maintain_order=True)
+
+
+def nearest(entropy: Mapping[Head, float], count: int = MATCHED) -> dict[Head, list[Head]]:
+    """For each head the `count` others whose attention entropy (nats) is nearest to its own, the nearest first."""
+    return {
+        head: sorted(
+            (other for other in entropy if other != head), key=lambda other: (abs(entropy[other] - own), other)
+        )[:count]
+        for head, own in entropy.items()
+    }
+
+
+def _means_of_others(table: pl.DataFrame, others: Mapping[Head, Sequence[Head]], name: str) -> pl.DataFrame:
+    """Rows `<measure>_<name>`, the mean effect of the `others` of each head, and `<name>_heads`, how many they are."""
+    pairs = [(*head, *other) for head, heads in others.items() for other in heads]
+    named = pl.DataFrame(pairs, schema=dict.fromkeys(("of_layer", "of_head", "layer", "head"), pl.Int64), orient="row")
+    effects = table.filter(~pl.col("measure").str.ends_with("_se"))
+    means = named.join(effects, on=["layer", "head"]).group_by("of_layer", "of_head", "method", "measure").agg("value")
+    counts = pl.DataFrame(
+        [(*head, float(len(heads))) for head, heads in others.items()],
+        schema={"layer": pl.Int64, "head": pl.Int64, "value": pl.Float64},
+        orient="row",
     )
-    control = others.filter(pl.col("n") > 0).select(
-        "layer", "head", "method", pl.col("measure") + "_control", (pl.col("rest") / pl.col("n")).alias("value")
-    )
-    counts = others.unique(["layer", "head", "method"]).select(
-        "layer", "head", "method", pl.lit("control_heads").alias("measure"), pl.col("n").cast(pl.Float64).alias("value")
-    )
-    order = pl.Enum(METHODS)
-    return pl.concat([table, control, counts]).sort(
-        pl.col("method").cast(order), "layer", "head", "measure", maintain_order=True
+    return pl.concat(
+        [
+            means.select(
+                layer="of_layer",
+                head="of_head",
+                method="method",
+                measure=pl.col("measure") + f"_{name}",
+                value=pl.col("value").list.mean(),
+            ),
+            counts.join(table.select("method").unique(), how="cross").select(
+                "layer", "head", "method", pl.lit(f"{name}_heads").alias("measure"), "value"
+            ),
+        ]
     )

@@ -117,8 +117,11 @@ def ablation_table(layers: int, heads: int, step: int, rng: np.random.Generator)
     rows = []
     for (layer, head), size in effect.items():
         others = [value for (other, h), value in effect.items() if other == layer and h != head]
+        matched = [value for other, value in effect.items() if other != (layer, head) and other[1] == head]
+        controls = {"control": others, "matched": matched}
         for measure, factor in (("copying_accuracy_token", -1), ("copying_loss", 4), ("natural_loss", 0.5)):
-            for name, value in ((measure, size), (f"{measure}_control", float(np.mean(others)) if others else 0.0)):
+            means = {f"{measure}_{kind}": float(np.mean(of)) if of else 0.0 for kind, of in controls.items()}
+            for name, value in {measure: size, **means}.items():
                 rows.append(("planted", step, step * TOKENS_PER_STEP, layer, head, "zero", name, factor * value))
     schema = ["run", "step", "tokens", "layer", "head", "method", "measure", "value"]
     return pl.DataFrame(rows, schema=schema, orient="row")

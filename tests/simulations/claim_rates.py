@@ -96,7 +96,16 @@ def run(
     stages = (
         pl.DataFrame()
         if order is None
-        else pl.DataFrame({"stage": list(STAGES), "step": [int(at) for at in order], "since_previous": since})
+        else pl.DataFrame(
+            {
+                "stage": STAGES,
+                "step": [int(at) for at in order],
+                "estimate": order,
+                "low": [at / 1.1 for at in order],
+                "high": [at * 1.1 for at in order],
+                "since_previous": since,
+            }
+        ).with_columns(formed=True, began_earlier=False)
     )
     return Evidence(
         run=f"run{number}",

@@ -4,7 +4,7 @@
 (function (C) {
   const ATTENTION_BYTES = 96e6;
   const MAX_AT_ONCE = 3;
-  const CALIBRATION = /_(null|selectivity|se|p|control)$/;
+  const CALIBRATION = /_(null|selectivity|se|p|control|matched)$/;
   const data = (C.data = { source: null, index: null, problems: new Map() });
   let blocks = new Map(); // name -> typed array
   let pending = new Map(); // name -> promise

@@ -25,7 +25,7 @@
   C.choices = function (run) {
     return {
       scores: run.measures.filter((m) => !C.data.isCalibration(m) || m.endsWith("_value_weighted")),
-      effects: Object.keys(run.ablations || {}).filter((m) => !/_(se|control|p)$/.test(m)),
+      effects: Object.keys(run.ablations || {}).filter((m) => !/_(se|control|matched|p)$/.test(m)),
     };
   };
 

@@ -76,9 +76,10 @@
     const effects = effect && effect !== s.measure ? C.data.scores(s.run, effect) : null;
     if (effects) {
       const at = C.data.nearest(effects.steps, s.step);
-      const control = run.ablations[effect].control;
-      const others = control ? C.data.block(control, effects, head, at) : null;
-      facts.push([`ablated, at step ${C.number(at)}`, `${C.signed(C.data.value(s.run, effect, head, at) ?? null)} ${C.data.words(effect).title.replace(/: change.*/, "").toLowerCase()}${others === null ? "" : ` (others in the layer: ${C.signed(others)} on average)`}`]);
+      const entry = run.ablations[effect];
+      const [others, matched] = [entry.control, entry.matched].map((block) => (block ? C.data.block(block, effects, head, at) : null));
+      const beside = [[matched, "heads of like attention entropy"], [others, "others in the layer"]].filter(([value]) => value !== null);
+      facts.push([`ablated, at step ${C.number(at)}`, `${C.signed(C.data.value(s.run, effect, head, at) ?? null)} ${C.data.words(effect).title.replace(/: change.*/, "").toLowerCase()}${beside.length ? ` (${beside.map(([value, whose]) => `${whose}: ${C.signed(value)}`).join("; ")}; on average)` : ""}`]);
     }
     const place = C.byId("side-facts");
     C.once(place, JSON.stringify(facts), () => C.fill(place, facts.map(([key, value]) => C.el("div", {}, C.el("dt", {}, key), C.el("dd", {}, value)))));

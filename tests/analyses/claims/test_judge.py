@@ -14,8 +14,8 @@ from copyscope.analyses.claims.across_runs import updates_not_tokens
 from copyscope.analyses.claims.evidence import gather
 from copyscope.analyses.claims.factors import comparable, flat, varied
 from copyscope.analyses.claims.judge import claims
-from copyscope.analyses.claims.page import SIGNS, verdict_line, write_claims
-from copyscope.analyses.claims.verdict import Verdict
+from copyscope.analyses.claims.page import SIGNS, in_words, verdict_line, write_claims
+from copyscope.analyses.claims.verdict import Verdict, step_ends
 from copyscope.analyses.words.plain_page import text
 from copyscope.training.errors import InputError
 
@@ -72,6 +72,31 @@ def test_a_ratio_to_a_loss_that_has_not_settled_is_a_bound(tmp_path: Path) -> No
     assert delay.high is not None
     assert 510 / (STEPS[-1] / 2) < delay.high < 1
     assert f"below {delay.high:.3g};" in verdict_line(delay)
+    assert delay.details is not None
+    for row in delay.details.iter_rows(named=True):
+        assert (row["loss settled"], row["loss settled, low"], row["ratio"]) == (None, STEPS[-1] / 2, None)
+        assert row["copying surges"] / (STEPS[-1] / 2) < row["ratio, high"] < 1
+    shown = in_words(delay.details)
+    assert shown["ratio"][0] == f"< {delay.details['ratio, high'][0]:.3g}"
+    assert shown["loss settled"].to_list() == [f"> {STEPS[-1] / 2:,.0f}"] * 3
+    assert not any(", low" in name or ", high" in name for name in shown.columns)
+
+
+def test_an_event_has_one_number_and_interval_in_all_tables(late: list[Path]) -> None:
+    found = claims(late)
+    stages, surges = found.verdicts[STAGES].details, found.verdicts[DELAY].details
+    assert stages is not None
+    assert surges is not None
+    runs = found.runs.filter(runs=1)
+    for end in ("", ", low", ", high"):
+        for stage in ("previous-token head", "induction head"):
+            assert stages[stage + end].to_list() == pytest.approx(runs[stage + end].to_list())
+        assert surges["copying surges" + end].to_list() == pytest.approx(runs["copying" + end].to_list())
+
+
+def test_a_step_in_a_bracket_from_0_is_a_bound() -> None:
+    table = pl.DataFrame([step_ends("step", 11.0, 0.0, 250.0), step_ends("step", 300.0, 250.0, 400.0)])
+    assert in_words(table)["step"].to_list() == ["< 250", "300 [250, 400]"]
 
 
 def test_runs_too_short_to_see_the_loss_settle(tmp_path: Path) -> None:
@@ -132,7 +157,12 @@ def test_a_batch_size_that_has_not_formed_yet_counts_as_later(tmp_path: Path) ->
     assert found.details is not None
     assert found.details["batch size"].to_list() == [4] * 3 + [8] * 3 + [16] * 3
     assert found.details["copying forms"].null_count() == 2
-    assert found.details["later than"].drop_nulls().to_list() == [STEPS[-1]] * 2
+    late = found.details.filter(pl.col("copying forms").is_null())
+    assert (late["copying forms, low"].to_list(), late["copying forms, high"].to_list()) == (
+        [STEPS[-1]] * 2,
+        [None] * 2,
+    )
+    assert in_words(late)["copying forms"].to_list() == [f"> {STEPS[-1]:,}"] * 2
     assert "2 without copying yet, taken as later than their last step" in found.reason
 
 

@@ -14,6 +14,7 @@ from synthetic_run import checkpoint_steps, model_table, series_table, synthetic
 from copyscope.analyses.figures import figures
 from copyscope.analyses.figures.axis import step_axis, step_label
 from copyscope.analyses.formation.heads import copying_formation, formation_map, formation_steps, loss_settled
+from copyscope.analyses.formation.step_text import step_number, step_text
 from copyscope.training.errors import InputError
 
 RUN = synthetic_run()
@@ -103,10 +104,12 @@ def test_formation_markers_stand_at_the_formation_steps() -> None:
     marks = next(trace for trace in of_type(figure, go.Scatter) if trace.name == "formed")
     formed = found.filter("formed")
     assert list(marks.y) == [row["layer"] * 4 + row["head"] for row in formed.iter_rows(named=True)]
-    assert 10 ** np.asarray(marks.x) == pytest.approx(formed["step"].to_numpy())
+    steps = [step_number(row) for row in formed.iter_rows(named=True)]
+    assert 10 ** np.asarray(marks.x) == pytest.approx(steps)
     assert marks.marker.color == figures.VERMILLION
     words = [note.text for note in figure.layout.annotations]  # type: ignore[union-attr]
-    assert {step_label(step) for step in formed["step"]} <= set(words)
+    assert {step_label(step) for step in steps} <= set(words)
+    assert all(step_text(row) in hover for row, hover in zip(formed.iter_rows(named=True), marks.text, strict=True))
 
 
 def test_the_story_shares_one_step_axis() -> None:
@@ -120,7 +123,7 @@ def test_the_story_shares_one_step_axis() -> None:
     assert sum(axis.get("matches") is not None for axis in axes) == 4
     words = " ".join(note["text"] for note in layout["annotations"])
     assert f"at {step_label(settled.step or -1)} (" in words
-    assert f"half-way at {step_label(copying['step'][0])}" in words
+    assert f"half-way at {step_label(step_number(copying.row(0, named=True)))}" in words
 
 
 def test_long_metrics_are_thinned_not_distorted() -> None:
@@ -135,11 +138,12 @@ def test_long_metrics_are_thinned_not_distorted() -> None:
 def test_ablation_bars_and_controls() -> None:
     figure = figures.ablation_figure(RUN.ablations)
     bars, controls = of_type(figure, go.Bar), of_type(figure, go.Scatter)
-    assert len(bars) == len(controls) == 2
+    assert (len(bars), len(controls)) == (2, 4)
     names = list(figure.layout.yaxis.ticktext)  # type: ignore[union-attr]
     assert names[:3] == ["L1H2", "L3H0", "L2H1"]
-    for measure, bar, control in zip(("copying_accuracy_token", "copying_loss"), bars, controls, strict=True):
-        for name, trace in ((measure, bar), (f"{measure}_control", control)):
+    for i, measure in enumerate(("copying_accuracy_token", "copying_loss")):
+        matched, others = controls[2 * i : 2 * i + 2]
+        for name, trace in ((measure, bars[i]), (f"{measure}_matched", matched), (f"{measure}_control", others)):
             row = RUN.ablations.filter((pl.col("measure") == name) & (pl.col("layer") == 1) & (pl.col("head") == 2))[
                 "value"
             ][0]

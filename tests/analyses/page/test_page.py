@@ -23,6 +23,7 @@ from written_run import FACTS, STEPS, config, write_run
 
 from copyscope.analyses.figures.map_data import phase_change
 from copyscope.analyses.formation.heads import copying_formation, formation_steps
+from copyscope.analyses.formation.step_text import step_number, step_text
 from copyscope.analyses.page.build import CSP, page, script_json
 from copyscope.analyses.page.libraries import library
 from copyscope.analyses.page.numbers import curves, effects, grid_of, pairs, significant
@@ -31,6 +32,7 @@ from copyscope.analyses.tables.opening import open_run
 from copyscope.analyses.tables.run import Run, chance, score_tables, write_failed
 from copyscope.analyses.words.plain_page import text
 from copyscope.analyses.words.text import visible
+from copyscope.interp.head_names import head_name
 from copyscope.interp.prompts.generate import random_token_vocab
 from copyscope.training.checkpoints.series import CheckpointSeries
 from copyscope.training.errors import InputError
@@ -83,10 +85,19 @@ def test_what_the_analysis_found_is_in_the_index(run: Run) -> None:
     entry = payload([run]).index["runs"][0]
     heads, model = score_tables(run)
     formed = formation_steps(heads, "prefix_matching_sum")
-    wanted = {(r["layer"] * entry["n_heads"] + r["head"], r["step"], r["status"]) for r in formed.to_dicts()}
+    wanted = {
+        (r["layer"] * entry["n_heads"] + r["head"], step_number(r) if r["formed"] else None, r["status"])
+        for r in formed.to_dicts()
+    }
     assert {(r["head"], r["step"], r["state"]) for r in entry["formation"]["prefix_matching_sum"]} == wanted
     copying = copying_formation(model).filter(pl.col("measure") == "copying_accuracy_token").row(0, named=True)
-    assert entry["copying"]["step"] == copying["step"]
+    assert entry["copying"]["step"] == step_number(copying)
+    stages = {row[0]: row for row in entry["tables"]["order"]["rows"]}
+    assert step_text(copying) in stages["copying (accuracy)"]
+    assert step_text(copying) in next(row for row in entry["tables"]["copying"]["rows"] if "per token" in row[0])
+    first = formed.filter("formed").row(0, named=True)
+    (row,) = [row for row in entry["tables"]["heads"]["rows"] if row[0] == head_name(first["layer"], first["head"])]
+    assert step_text(first) in row
     change = phase_change(copying_formation(model))
     assert change is not None
     assert (entry["copying"]["start"], entry["copying"]["end"]) == pytest.approx((change.low, change.high), rel=1e-6)
@@ -149,6 +160,9 @@ def test_effects_have_their_own_steps_and_their_controls() -> None:
     entry = entries["zero:copying_loss"]
     assert entry["steps"] == [planted.ablations["step"][0]]
     assert entry["control"] == "ablation/3/zero:copying_loss_control"
+    assert entry["matched"] == "ablation/3/zero:copying_loss_matched"
+    assert {entry["control"], entry["matched"]} <= set(blocks)
+    assert not any(name.endswith("_heads") for name in entries)
     values = np.frombuffer(blocks[entry["block"]], "<f4")
     rows = planted.ablations.filter(pl.col("measure") == "copying_loss")
     wanted = {r["layer"] * 4 + r["head"]: r["value"] for r in rows.to_dicts()}

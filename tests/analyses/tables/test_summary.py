@@ -4,7 +4,6 @@ import json
 import re
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 import pytest
 from written_run import STEPS, config, write_run
@@ -131,37 +130,36 @@ HELD = {
 }
 
 
-def entropies() -> pl.DataFrame:
-    rows = [(layer, head, "attention_entropy", 0.1 * i) for i, (layer, head) in enumerate(EFFECTS)]
-    return pl.DataFrame(rows, schema=["layer", "head", "measure", "value"], orient="row")
-
-
 def test_all_heads_that_break_copying_are_named_worst_first() -> None:
     table = effects(EFFECTS)
     wide = table.pivot("measure", index=["layer", "head"], values="value")
     assert breaking(wide, 0.5).select("layer", "head").rows() == [(1, 0), (0, 1), (1, 1)]
     assert breaking(wide, None).is_empty()
-    first = removal_lines(table, 0.5, entropies())[0]
+    first = removal_lines(table, 0.5)[0]
     assert re.findall(r"L\dH\d", first) == ["L1H0", "L0H1", "L1H1"]
     assert re.findall(r"L\dH\d", in_words("heads", table, 0.5)[0])[-3:] == ["L1H0", "L0H1", "L1H1"]
 
 
-def test_copying_loss_stands_beside_matched_heads_and_natural_loss() -> None:
-    cost = removal_lines(effects(EFFECTS), 0.5, entropies())[1]
-    # Nearest in entropy to L1H0 (0.2) are L0H1 (0.1), L1H1 (0.3) and L0H0 (0.0).
-    assert f"L1H0 +4.00 (matched heads {np.mean([3.0, 2.0, 0.3]):+.2f}), natural loss +0.20" in cost
+def test_copying_loss_stands_beside_its_controls_and_natural_loss() -> None:
+    control = effects(dict.fromkeys(EFFECTS, (0.0, 0.4, 0.0))).filter(measure="copying_loss")
+    layer = pl.concat([effects(EFFECTS), control.with_columns(measure=pl.lit("copying_loss_control"))])
+    both = pl.concat([layer, control.with_columns(pl.lit("copying_loss_matched").alias("measure"), value=pl.lit(1.9))])
+    lines = {"both": removal_lines(both, 0.5)[1], "layer": removal_lines(layer, 0.5)[1]}
+    assert "L1H0 +4.00 (matched heads +1.90), natural loss +0.20" in lines["both"]
+    assert "L1H0 +4.00 (other heads of its layer +0.40), natural loss +0.20" in lines["layer"]
+    assert "L1H0 +4.00 ± 0.02 (matched heads +1.90), natural loss +0.20" in in_words("heads", both, 0.5)[0]
 
 
 def test_heads_that_act_through_attention_alone_are_named() -> None:
     both = pl.concat([effects(EFFECTS), effects(HELD, "frozen_patterns")])
-    cost = removal_lines(both, 0.5, entropies())[1]
+    cost = removal_lines(both, 0.5)[1]
     assert re.search(r"(L\dH\d.*) only steer", cost.rpartition(". ")[2])
     assert re.findall(r"L\dH\d", cost.rpartition(". ")[2]) == ["L1H0", "L0H0"]
-    assert "steer" not in removal_lines(effects(EFFECTS), 0.5, entropies())[1]
+    assert "steer" not in removal_lines(effects(EFFECTS), 0.5)[1]
 
 
 def test_of_a_model_that_does_not_copy_no_head_is_said_to_break_copying() -> None:
-    (line,) = removal_lines(effects(EFFECTS), 0.001, entropies())
+    (line,) = removal_lines(effects(EFFECTS), 0.001)
     assert "break" not in line
 
 

@@ -3,12 +3,14 @@
 import math
 from typing import Any
 
+import polars as pl
 import pytest
 import torch
 from handmade import NO_SPECIAL, induction_model, jitter, llama, saved
 from transformers import GPT2Config, GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM
 
 from copyscope.interp.ablation.donors import donors
+from copyscope.interp.ablation.effects import MATCHED, nearest
 from copyscope.interp.ablation.hooked_rerun import HookedRuns
 from copyscope.interp.ablation.hooks import METHODS, ablate_heads, sweep_heads, sweep_layers, sweep_pairs
 from copyscope.interp.ablation.parts import check_parts
@@ -16,6 +18,7 @@ from copyscope.interp.ablation.questions import loss_question, questions
 from copyscope.interp.ablation.rerun import Rerun
 from copyscope.interp.forward.layers import can_run
 from copyscope.interp.measures.behavior import copying_accuracy, copying_hits, copying_loss, copying_test, natural_loss
+from copyscope.interp.measures.heads import attention_entropy
 from copyscope.interp.models.hooked import load_hooked
 from copyscope.interp.prompts.generate import CopyingTest, repeated_random_tokens
 from copyscope.training.errors import InputError
@@ -97,8 +100,31 @@ def test_sweep_equals_ablating_and_measuring_one_by_one(model):
     others = [value[1, h, "mean", "natural_loss"] for h in range(4) if h != 2]
     assert value[1, 2, "mean", "natural_loss_control"] == pytest.approx(sum(others) / 3)
     assert value[1, 2, "mean", "control_heads"] == 3
-    assert len(value) == 12 * 3 * (4 + 4 + 4 + 1)
+    assert len(value) == 12 * 3 * (4 * 4 + 2)
+    patterns = model.run_with_cache(PROMPTS)[1]
+    entropy = {
+        (layer, head): float(attention_entropy(patterns["pattern", layer])[head])
+        for layer in range(3)
+        for head in range(4)
+    }
+    near = sorted(entropy, key=lambda head: abs(entropy[head] - entropy[1, 2]))[1 : MATCHED + 1]
+    wanted = sum(value[*head, "zero", "copying_loss"] for head in near) / MATCHED
+    assert value[1, 2, "zero", "copying_loss_matched"] == pytest.approx(wanted)
+    assert value[1, 2, "zero", "matched_heads"] == MATCHED
     assert table["method"][0] == "zero"
+
+
+def test_matched_heads_are_the_nearest_in_entropy_of_any_layer():
+    entropy = {(0, 0): 1.0, (0, 1): 1.1, (1, 0): 3.0, (1, 1): 1.2, (2, 0): 0.9}
+    assert nearest(entropy)[0, 0] == [(2, 0), (0, 1), (1, 1)]
+    assert nearest(entropy, 1)[1, 0] == [(1, 1)]
+    assert nearest({(0, 0): 1.0}) == {(0, 0): []}
+
+
+def test_a_single_swept_head_has_no_controls(model):
+    table = sweep_heads(model, TEST, ("zero",), repeated=PROMPTS, heads=[(1, 2)])
+    assert not any(name.endswith(("_control", "_matched")) for name in table["measure"])
+    assert table.filter(pl.col("measure").str.ends_with("_heads"))["value"].to_list() == [0, 0]
 
 
 def test_resampling_takes_the_named_donor(model):

@@ -1,0 +1,137 @@
+"""Judges the studies of this folder again by the present rules, from the tables that are kept here.
+
+    python docs/results/judge_again.py STUDY... | all
+
+Copying is dated from `curves.csv`, which holds it at every checkpoint; what follows from it (runs.csv, verdicts,
+figure) is written anew. Steps of single heads stay as they are in `heads.csv`: of the heads' curves only the highest
+was kept, so they cannot be dated again. Nothing is trained.
+"""
+
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from copyscope.analyses.claims.evidence import COPYING, COPYING_LOSS, CopyingStep, Evidence
+from copyscope.analyses.claims.factors import flat
+from copyscope.analyses.formation.copying import copying_formation
+from copyscope.analyses.formation.emergence import emergence
+from copyscope.analyses.formation.order import ordered
+from copyscope.analyses.studies.evidence import MODEL_CURVES, StudyRun
+from copyscope.analyses.studies.study import write_study
+from copyscope.analyses.tables.run import COMMON_SHARE
+from copyscope.training.config import RunConfig
+from copyscope.training.schedule import learning_rate
+from copyscope.training.sweeps.driver import Outcome
+from copyscope.training.sweeps.plan import PlannedRun
+from copyscope.training.sweeps.worker import FINISHED, Status
+
+HERE = Path(__file__).parent
+STUDY_OF = {"batch-size-dictionary": "batch-size", "corpus-long": "corpus", "seeds-short": "seeds"}
+"""Folders that are not called after their study."""
+STUDIES = (
+    "batch-size",
+    "batch-size-dictionary",
+    "seeds",
+    "seeds-short",
+    "regularization",
+    "intensity",
+    "intervention",
+    "corpus",
+    "corpus-long",
+    "scale",
+)
+STAGES = {"previous-token head": "previous_token", "induction head": "prefix_matching_sum"}
+
+
+def judge_again(folder: Path) -> list[str]:
+    """Writes runs.csv, verdicts and figure of a study again; returns the verdicts, a line each."""
+    table = pl.read_csv(folder / "runs.csv", infer_schema_length=None)
+    curves, heads = (pl.read_csv(folder / f"{name}.csv", infer_schema_length=None) for name in ("curves", "heads"))
+    shares = _predictable(folder)
+    runs = [_run(folder, row, curves, heads, shares) for row in table.iter_rows(named=True)]
+    with tempfile.TemporaryDirectory() as place:
+        result = write_study(STUDY_OF.get(folder.name, folder.name), runs, Path(place))
+        for name in ("runs.csv", "verdicts.txt", "verdicts.json", "figure.png"):
+            shutil.copy(Path(place) / name, folder / name)
+    return result.lines()
+
+
+def _run(
+    folder: Path, row: dict[str, Any], curves: pl.DataFrame, heads: pl.DataFrame, shares: dict[str, float]
+) -> StudyRun:
+    config = RunConfig.load(folder / "configs" / f"{row['run_id']}.toml")
+    planned = PlannedRun(run_id=row["run_id"], label=row["run"], condition=row["condition"], values={}, config=config)
+    status = Status(state=row["state"], reason=row["reason"] or "", seconds=row["seconds"])
+    outcome = Outcome(run=planned, folder=folder / row["run_id"], status=status)
+    own = curves.filter(pl.col("run_id") == row["run_id"]).drop("run_id", "condition")
+    if row["state"] != FINISHED or own.is_empty():
+        return StudyRun(condition=row["condition"], outcome=outcome, reason=row["reason"] or "")
+    evidence = _evidence(row, config, own, heads.filter(pl.col("run_id") == row["run_id"]).drop("run_id"))
+    if row["condition"] in shares:
+        evidence.final["natural_predictable_share"] = shares[row["condition"]]
+    return StudyRun(condition=row["condition"], outcome=outcome, evidence=evidence, curves=own)
+
+
+def _evidence(row: dict[str, Any], config: RunConfig, curves: pl.DataFrame, heads: pl.DataFrame) -> Evidence:
+    """What `analyses.claims.evidence.gather` makes of a run, from the tables of a study."""
+    model = curves.unpivot(MODEL_CURVES, index=["step", "tokens"], variable_name="measure").drop_nulls("value")
+    metrics = curves.select("step", "tokens", "validation_loss")
+    drawable = config.data.vocab_size - 1
+    chance = 1 / (drawable - 2 * round(COMMON_SHARE * drawable))  # if all tokens occur in the text
+    copying = copying_formation(model, chance).rows_by_key("measure", named=True, unique=True)
+    steps = curves["step"].sort().to_list()
+    before = dict(zip(steps[1:], steps, strict=False))
+    dated = heads.with_columns(
+        pl.col("status").str.starts_with("formed").alias("formed"),
+        pl.col("status").str.contains("fell back").alias("fell_back"),
+        pl.col("step").replace_strict(before, default=0, return_dtype=pl.Int64).alias("bracket_low"),
+        pl.col("step").alias("bracket_high"),
+        pl.lit(False).alias("began_earlier"),
+    )
+    of_kind = {stage: dated.filter(pl.col("measure") == measure) for stage, measure in STAGES.items()}
+    stages: list[dict[str, Any]] = []
+    for stage, kind in of_kind.items():
+        formed = kind.filter(pl.col("formed") & ~pl.col("fell_back"))
+        strong = formed.filter(pl.col("peak") >= pl.col("peak").max() / 2).sort("step", "layer", "head")
+        first = strong.row(0, named=True) if strong.height else {"status": "not yet"}
+        stages.append({"stage": stage, **first})
+    stages += [
+        {"stage": stage, **copying[measure]}
+        for stage, measure in (("copying (loss)", COPYING_LOSS), ("copying (accuracy)", COPYING))
+    ]
+    return Evidence(
+        run=row["run"],
+        source=row["run_id"],
+        run_id=row["run_id"],
+        config=flat(config),
+        n_layers=heads["layer"].n_unique(),
+        induction=of_kind["induction head"],
+        previous=of_kind["previous-token head"],
+        order=ordered(stages),
+        copying=CopyingStep.of(COPYING, copying[COPYING]),
+        copying_loss=CopyingStep.of(COPYING_LOSS, copying[COPYING_LOSS]),
+        emergence=emergence(model, metrics, chance, COPYING),
+        final={name: row[f"final {name}"] for name in MODEL_CURVES if row[f"final {name}"] is not None},
+        rates=np.array([learning_rate(config, step) for step in range(config.train.steps)]),
+        tokens_per_step=curves["tokens"].max() / max(curves["step"].max(), 1),  # type: ignore[operator]
+        last_step=max(1, int(curves["step"].max())),  # type: ignore[arg-type]
+    )
+
+
+def _predictable(folder: Path) -> dict[str, float]:
+    """Share of predictable tokens by corpus, which stands in the verdicts alone."""
+    claims = json.loads((folder / "verdicts.json").read_text("utf-8"))["claims"]
+    rows = [row for claim in claims for row in claim["details"] if "predictable share" in row]
+    return {row["corpus"]: row["predictable share"] for row in rows if row["predictable share"] is not None}
+
+
+if __name__ == "__main__":
+    names = sys.argv[1:] or ["all"]
+    for name in STUDIES if names == ["all"] else names:
+        print(f"{name}:", *judge_again(HERE / name), sep="\n  ", flush=True)
