@@ -31,7 +31,7 @@ class Prompts:
     """The same for every checkpoint of a series, drawn from `seeds`."""
 
     seeds: tuple[int, ...]
-    vocab: Int[Tensor, "vocab"]
+    vocab: Int[Tensor, " vocab"]
     """Token ids that random prompts draw from."""
     bos_id: int | None
     test: CopyingTest

@@ -123,7 +123,7 @@ def _losses(run: Run, config: RunConfig, store: TokenStore, checkpoint: str) -> 
     return losses
 
 
-def held_out_surprisal(store: TokenStore) -> Float[np.ndarray, "token"]:
+def held_out_surprisal(store: TokenStore) -> Float[np.ndarray, " token"]:
     """How hard each held-out token is to predict from the one before it, in nats, by the training text's pair counts;
     a pair that the training text does not have counts as its rarest."""
     size = store.index["vocab_size"]

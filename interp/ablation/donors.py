@@ -9,7 +9,7 @@ from torch import Tensor
 from copyscope.training.errors import InputError
 
 
-def donors(n_rows: int, seed: int) -> Int[Tensor, "row"]:
+def donors(n_rows: int, seed: int) -> Int[Tensor, " row"]:
     """The row that each row's resampled outputs come from, never itself: rows are put into pairs (and one group of
     three if their number is odd) at random, and each takes the next of its group.
 
@@ -24,7 +24,7 @@ def donors(n_rows: int, seed: int) -> Int[Tensor, "row"]:
     return donor
 
 
-def donor_groups(n_rows: int, seed: int) -> list[Int[Tensor, "_"]]:
+def donor_groups(n_rows: int, seed: int) -> list[Int[Tensor, " _"]]:
     """The groups that `donors` takes turns in; a single row is a group of its own."""
     order = torch.randperm(n_rows, generator=torch.Generator().manual_seed(seed))
     groups = list(order.split(2))
@@ -33,7 +33,7 @@ def donor_groups(n_rows: int, seed: int) -> list[Int[Tensor, "_"]]:
     return groups
 
 
-def batches_of_groups(groups: Sequence[Int[Tensor, "_"]], size: int) -> Iterator[Int[Tensor, "_"]]:
+def batches_of_groups(groups: Sequence[Int[Tensor, " _"]], size: int) -> Iterator[Int[Tensor, " _"]]:
     """Rows of a batch after the other, each of at most `size` rows, or of one group: no group is parted, so that every
     row's donor is in its batch."""
     batch: list[Tensor] = []
@@ -45,7 +45,7 @@ def batches_of_groups(groups: Sequence[Int[Tensor, "_"]], size: int) -> Iterator
     yield torch.cat(batch)
 
 
-def places_of_donors(rows: Int[Tensor, "row"], n_rows: int, seed: int) -> Int[Tensor, "row"]:
+def places_of_donors(rows: Int[Tensor, " row"], n_rows: int, seed: int) -> Int[Tensor, " row"]:
     """Where in a batch of `rows` each row's donor stands; `n_rows` is the number of rows in all batches together."""
     place = {int(row): at for at, row in enumerate(rows)}
     donor = donors(n_rows, seed)

@@ -188,7 +188,7 @@ def _of_variant(question: Question, answers: Answers, variant: int) -> list[tupl
     return found
 
 
-def _mean(values: Float[Tensor, "row"], weight: Float[Tensor, "row"]) -> float:
+def _mean(values: Float[Tensor, " row"], weight: Float[Tensor, " row"]) -> float:
     return ((values * weight).sum() / weight.sum()).item()
 
 

@@ -216,7 +216,7 @@ class _Edits:
         assert self.donors is not None
         return source[self.donors.to(value.device)]
 
-    def _draw(self, rows: int) -> Int[Tensor, "row"]:
+    def _draw(self, rows: int) -> Int[Tensor, " row"]:
         if self.reference is None:
             # Each row's donor is the next one in a random ring, which is never the row itself.
             ring = torch.randperm(rows, generator=self.generator)

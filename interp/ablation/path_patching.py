@@ -86,7 +86,7 @@ class _Patched(NamedTuple):
 
 
 def _table(
-    pairs: Sequence[Pair], label: tuple[str, str], patched: _Patched, clean_loss: Float[Tensor, "row"]
+    pairs: Sequence[Pair], label: tuple[str, str], patched: _Patched, clean_loss: Float[Tensor, " row"]
 ) -> pl.DataFrame:
     rows = []
     for p, ((source_layer, source_head), (layer, head)) in enumerate(pairs):
@@ -101,7 +101,7 @@ def _table(
     return pl.DataFrame(rows, schema=schema | {"value": pl.Float64}, orient="row")
 
 
-def _patched(runs: Rerun, rows: Int[Tensor, "row"], pairs: Sequence[Pair], into: str, half: int) -> _Patched:
+def _patched(runs: Rerun, rows: Int[Tensor, " row"], pairs: Sequence[Pair], into: str, half: int) -> _Patched:
     """One batch: the clean run goes through the layers, keeps what sources would write differently, and where it meets
     a reader, runs on from there with each of its paths patched."""
     result = _Patched(*(torch.empty(len(pairs), len(rows), dtype=torch.float64) for _ in _Patched._fields))
@@ -138,9 +138,9 @@ class _PatchedPath(NamedTuple):
 
     change: Float[Tensor, "row query d_model"]
     """In what the reader's layer writes."""
-    attention: Float[Tensor, "row"]
+    attention: Float[Tensor, " row"]
     """The reader's induction attention."""
-    clean: Float[Tensor, "row"]
+    clean: Float[Tensor, " row"]
 
 
 class _Readers:

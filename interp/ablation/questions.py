@@ -36,7 +36,7 @@ class Question:
     """Positions of the context, the first of each row."""
     block: int
     """Positions of each block after it; 0 without blocks."""
-    read: Int[Tensor, "read"]
+    read: Int[Tensor, " read"]
     """Positions whose final residual stream is read."""
     score: Callable[[Tensor, Tensor], Tensor]
     """(final residual [n, read, d_model], row of each [n]) → [n, measure], a mean over the row's samples."""
@@ -44,7 +44,7 @@ class Question:
     """1 where a block is a sample of its own, 0 where it only fills up the row."""
 
     @property
-    def weight(self) -> Float[Tensor, "row"]:
+    def weight(self) -> Float[Tensor, " row"]:
         """How much each row counts: its samples."""
         return self.samples.sum(dim=1)
 
@@ -57,7 +57,7 @@ class Question:
         starts = range(self.context, self.tokens.shape[1], self.block)
         return torch.stack([torch.cat([context, torch.arange(s, s + self.block)]) for s in starts])
 
-    def over_positions(self, value: Float[Tensor, "row pos *rest"]) -> Float[Tensor, "pos *rest"]:
+    def over_positions(self, value: Float[Tensor, "row pos *rest"]) -> Float[Tensor, " pos *rest"]:
         """Sum over prompts of a value at each position of a row, blocks taken together; divide by all `weight`."""
         rows = torch.einsum("r,rp...->p...", self.weight.to(value), value)
         if self.block:
@@ -67,7 +67,7 @@ class Question:
             )
         return rows
 
-    def rows(self, chosen: Int[Tensor, "chosen"]) -> "Question":
+    def rows(self, chosen: Int[Tensor, " chosen"]) -> "Question":
         """The question about some rows only; `score` still takes numbers of rows of the whole."""
         return replace(self, tokens=self.tokens[chosen], samples=self.samples[chosen])
 

@@ -60,7 +60,7 @@ class CleanLayer:
     resid_mid: Float[Tensor, "row pos d_model"]
     mlp_out: Float[Tensor, "row pos d_model"] | None
     """None if the layer has no MLP."""
-    donor: Int[Tensor, "row"] | None
+    donor: Int[Tensor, " row"] | None
     """Row of the batch that each row's resampled outputs come from; None for other methods."""
 
     @property
@@ -123,7 +123,7 @@ class Rerun:
         return Answers(clean, ablated)
 
     def clean_layers(
-        self, rows: Int[Tensor, "row"], base: Parts = NOTHING, everywhere: bool = False
+        self, rows: Int[Tensor, " row"], base: Parts = NOTHING, everywhere: bool = False
     ) -> Iterator[CleanLayer]:
         """The run of a batch that ablations branch off from, layer by layer; without the parts of `base`.
 
@@ -160,12 +160,12 @@ class Rerun:
         for start in range(0, len(variants), size):
             yield variants[start : start + size]
 
-    def read_in(self, layer: int) -> Int[Tensor, "read"] | None:
+    def read_in(self, layer: int) -> Int[Tensor, " read"] | None:
         """The positions at which this layer's attention is computed; None for all."""
         return self.read if layer == len(self.layers) - 1 else None
 
     def score(
-        self, resid: Float[Tensor, "variant row read d_model"], rows: Int[Tensor, "row"]
+        self, resid: Float[Tensor, "variant row read d_model"], rows: Int[Tensor, " row"]
     ) -> Float[Tensor, "variant row measure"]:
         """The question's measures of final residual streams."""
         return self.question.score(resid.flatten(0, 1), rows.repeat(len(resid))).unflatten(0, (len(resid), -1))
@@ -232,19 +232,19 @@ class Rerun:
         return (new - at.z[..., head, :]) @ self.layers[at.index].w_o[head]
 
     def new_z(
-        self, layer: int, clean: Float[Tensor, "row pos head d_head"], donor: Int[Tensor, "row"] | None
+        self, layer: int, clean: Float[Tensor, "row pos head d_head"], donor: Int[Tensor, " row"] | None
     ) -> Float[Tensor, "row_or_1 pos head d_head"] | float:
         """What replaces the outputs of a layer's heads. `clean`: those of the clean run."""
         return self._new(None if self.means is None else self.means.z[layer], layer, clean, donor)
 
     def new_mlp_out(
-        self, layer: int, clean: Float[Tensor, "row pos d_model"] | None, donor: Int[Tensor, "row"] | None
+        self, layer: int, clean: Float[Tensor, "row pos d_model"] | None, donor: Int[Tensor, " row"] | None
     ) -> Float[Tensor, "row_or_1 pos d_model"] | float:
         """What replaces the output of a layer's MLP. `clean`: that of the clean run."""
         return self._new(None if self.means is None else self.means.mlp_out[layer], layer, clean, donor)
 
     def _new(
-        self, mean: Tensor | None, layer: int, clean: Tensor | None, donor: Int[Tensor, "row"] | None
+        self, mean: Tensor | None, layer: int, clean: Tensor | None, donor: Int[Tensor, " row"] | None
     ) -> Tensor | float:
         """By the method: the mean over prompts, the clean outputs of each row's donor, or 0."""
         if mean is not None:
@@ -259,7 +259,7 @@ class Rerun:
         z: Float[Tensor, "variant row pos head d_head"],
         layer: int,
         variants: Sequence[Parts],
-        donor: Int[Tensor, "row"] | None,
+        donor: Int[Tensor, " row"] | None,
     ) -> Float[Tensor, "variant row pos head d_head"]:
         """`z` with the outputs of the heads that each variant removes replaced; for `resample`, the first variant is
         the clean run."""
@@ -275,7 +275,7 @@ class Rerun:
         layer: int,
         variants: Sequence[Parts],
         clean: Float[Tensor, "row pos d_model"] | None,
-        donor: Int[Tensor, "row"] | None,
+        donor: Int[Tensor, " row"] | None,
     ) -> Float[Tensor, "variant row pos d_model"]:
         """`mlp_out` with the output of the MLP replaced under the variants that remove it."""
         removed = [layer in parts.mlps for parts in variants]

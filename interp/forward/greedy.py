@@ -26,7 +26,7 @@ def continue_packed(
     model: HookedTransformer,
     layers: Sequence[Layer],
     tokens: Int[Tensor, "row pos"],
-    read: Int[Tensor, "read"],
+    read: Int[Tensor, " read"],
     n_places: int,
     n_generated: int,
 ) -> Continued:

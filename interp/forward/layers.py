@@ -47,7 +47,7 @@ class Layout:
         self.device = torch.device(device or "cpu")
 
     @cached_property
-    def positions(self) -> Int[Tensor, "pos"]:
+    def positions(self) -> Int[Tensor, " pos"]:
         """Where each token of a row stands in its own prompt."""
         n_blocks = (self.length - self.context) // max(1, self.block)
         inside = self.context + torch.arange(self.block, device=self.device).repeat(n_blocks)
@@ -134,7 +134,7 @@ class Layer:
         return turned
 
     def z(
-        self, x: Float[Tensor, "n pos d_model"], read: Int[Tensor, "query"] | None = None
+        self, x: Float[Tensor, "n pos d_model"], read: Int[Tensor, " query"] | None = None
     ) -> Float[Tensor, "n query head d_head"]:
         """The heads' outputs at the positions `read` (None: all)."""
         normed = self.normed(x)
@@ -142,7 +142,7 @@ class Layer:
         return self.attend(q, self.keys(normed), self.values(normed), read).transpose(1, 2)
 
     def z_with_patterns_of_first(
-        self, x: Float[Tensor, "n pos d_model"], n_first: int, read: Int[Tensor, "query"] | None = None
+        self, x: Float[Tensor, "n pos d_model"], n_first: int, read: Int[Tensor, " query"] | None = None
     ) -> Float[Tensor, "n query head d_head"]:
         """The heads' outputs if every row attended as the row in its place among the first `n_first` does; values are
         each row's own. The number of rows is a multiple of `n_first`."""
@@ -196,7 +196,7 @@ class Layer:
 
 
 def embed(
-    model: HookedTransformer, tokens: Int[Tensor, "row pos"], layout: Layout, at: Int[Tensor, "pos"] | None = None
+    model: HookedTransformer, tokens: Int[Tensor, "row pos"], layout: Layout, at: Int[Tensor, " pos"] | None = None
 ) -> Float[Tensor, "row pos d_model"]:
     """The residual stream before the first layer, of tokens at the positions `at` of a row (None: all)."""
     x = model.embed(tokens.to(layout.device))
@@ -206,7 +206,7 @@ def embed(
 
 @torch.no_grad()
 def run_layers(
-    model: HookedTransformer, tokens: Int[Tensor, "row pos"], layout: Layout, read: Int[Tensor, "read"] | None = None
+    model: HookedTransformer, tokens: Int[Tensor, "row pos"], layout: Layout, read: Int[Tensor, " read"] | None = None
 ) -> Float[Tensor, "row read d_model"]:
     """The residual stream after the last layer at the positions `read` (None: all), which are all that the last layer
     computes."""

@@ -308,7 +308,7 @@ def split_loss(losses: Float[Tensor, "window pos_less_1"], predictable: Bool[Ten
     return SplitLoss(means[0], means[1], share, by_position.sort("position", "kind"))
 
 
-def standard_error(values: Float[Tensor, "sample"]) -> float:
+def standard_error(values: Float[Tensor, " sample"]) -> float:
     """Of the mean over samples (contexts, prompts or windows) that are drawn independently; NaN with a single one."""
     return (values.double().std() / len(values) ** 0.5).item() if len(values) > 1 else float("nan")
 

@@ -19,7 +19,7 @@ def eigenvalue_positivity(
     W_V: Float[Tensor, "head d_model d_head"],
     W_O: Float[Tensor, "head d_head d_model"],
     W_U: Float[Tensor, "d_model d_vocab"],
-) -> Float[Tensor, "head"]:
+) -> Float[Tensor, " head"]:
     """sum(Re λ) / sum |λ| over the non-zero eigenvalues of W_E W_V W_O W_U (Elhage et al. 2021, "Summarizing OV/QK
     matrices").
 
@@ -51,7 +51,7 @@ class HeadWeights:
     W_O: Float[Tensor, "layer head d_head d_model"]
     attention_norm: Float[Tensor, "layer d_model"] | None
     """Weight of the norm that each layer's heads read through; None where norms are folded in or absent."""
-    final_norm: Float[Tensor, "d_model"] | None
+    final_norm: Float[Tensor, " d_model"] | None
     centred: bool
     """Whether the norm subtracts the mean (LayerNorm)."""
     after_norm: Float[Tensor, "layer d_model"] | None = None
@@ -123,7 +123,7 @@ def copying_score(
     W_O: Float[Tensor, "head d_head d_model"],
     W_U: Float[Tensor, "d_model d_vocab"],
     tokens: Int[Tensor, "batch key"],
-) -> Float[Tensor, "head"]:
+) -> Float[Tensor, " head"]:
     """Does the head raise the logits of the very tokens it attends to? (Olsson et al. 2022; definition 7)
 
     On distinct random tokens. What the head writes for each attended token is taken to the logits, its mean over the

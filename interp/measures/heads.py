@@ -24,7 +24,7 @@ from copyscope.training.errors import InputError
 Pattern = Float[Tensor, "batch head query key"]
 
 
-def induction_attention(pattern: Pattern, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "head"]:
+def induction_attention(pattern: Pattern, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, " head"]:
     """Attention to the token that followed the first occurrence of the current token (2409.09281; definition 2).
 
     Mean over the positions whose token occurred before; on repeated random tokens, the second half. In [0, 1]; 0 if
@@ -33,7 +33,7 @@ def induction_attention(pattern: Pattern, tokens: Int[Tensor, "batch pos"]) -> F
     return targets("induction_attention", tokens).of(pattern)
 
 
-def prefix_matching_sum(pattern: Pattern, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "head"]:
+def prefix_matching_sum(pattern: Pattern, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, " head"]:
     """Attention to the tokens that followed *any* earlier occurrence, summed over occurrences (Olsson et al. 2022).
 
     Mean over the positions whose token occurred before. In [0, 1]: a head that spreads over all copies scores as
@@ -42,7 +42,7 @@ def prefix_matching_sum(pattern: Pattern, tokens: Int[Tensor, "batch pos"]) -> F
     return targets("prefix_matching_sum", tokens).of(pattern)
 
 
-def prefix_matching_mean(pattern: Pattern, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "head"]:
+def prefix_matching_mean(pattern: Pattern, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, " head"]:
     """Mean attention over all pairs of a position and a token that followed an earlier occurrence (definition 5).
 
     In [0, 1], but on 4 repeats at most 1/2, since a query's attention is shared by up to 3 targets: not comparable
@@ -51,7 +51,7 @@ def prefix_matching_mean(pattern: Pattern, tokens: Int[Tensor, "batch pos"]) -> 
     return targets("prefix_matching_mean", tokens).of(pattern)
 
 
-def previous_token(pattern: Pattern, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "head"]:
+def previous_token(pattern: Pattern, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, " head"]:
     """Mean attention from each position to the one before it (definition 6). In [0, 1].
 
     Over the positions from 9 on (or from a quarter of the prompt), which have 8 earlier keys beside position 0 to
@@ -60,7 +60,7 @@ def previous_token(pattern: Pattern, tokens: Int[Tensor, "batch pos"]) -> Float[
     return attention_by_offset(pattern)[:, 0]
 
 
-def duplicate_token(pattern: Pattern, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "head"]:
+def duplicate_token(pattern: Pattern, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, " head"]:
     """Attention to earlier copies of the current token, summed over copies (definition 6).
 
     Mean over the positions whose token occurred before. In [0, 1]; 0 if no token repeats.
@@ -68,7 +68,7 @@ def duplicate_token(pattern: Pattern, tokens: Int[Tensor, "batch pos"]) -> Float
     return targets("duplicate_token", tokens).of(pattern)
 
 
-def anti_induction(pattern: Pattern, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "head"]:
+def anti_induction(pattern: Pattern, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, " head"]:
     """Attention to the token *before* the first occurrence of the current token: a control of direction.
 
     As `induction_attention`, one place to the other side. In [0, 1]. High along with induction attention, it says that
@@ -77,7 +77,7 @@ def anti_induction(pattern: Pattern, tokens: Int[Tensor, "batch pos"]) -> Float[
     return targets("anti_induction", tokens).of(pattern)
 
 
-def bos_sink(pattern: Pattern) -> Float[Tensor, "head"]:
+def bos_sink(pattern: Pattern) -> Float[Tensor, " head"]:
     """Mean attention of every later position to the first one (Xiao et al. 2023, "attention sinks"). In [0, 1].
 
     The first position holds BOS where prompts begin with one. A head at rest puts its attention there; so may one that
@@ -86,7 +86,7 @@ def bos_sink(pattern: Pattern) -> Float[Tensor, "head"]:
     return pattern[:, :, 1:, 0].float().mean(dim=(0, 2))
 
 
-def attention_entropy(pattern: Pattern) -> Float[Tensor, "head"]:
+def attention_entropy(pattern: Pattern) -> Float[Tensor, " head"]:
     """Mean entropy of each later position's attention, in nats: 0 for one key, log(keys) for an even spread.
 
     It grows with the length of the prompt, and says how wide a head looks, not where.
@@ -116,7 +116,7 @@ def score_heads(
     measures: Sequence[str] | None = None,
     seed: int | Sequence[int] = 0,
     *,
-    vocab: Int[Tensor, "vocab"] | Sequence[int] | None = None,
+    vocab: Int[Tensor, " vocab"] | Sequence[int] | None = None,
     bos_id: int | None = None,
     n_prompts: int = HEAD_PROMPTS,
     layers: Sequence[int] | None = None,

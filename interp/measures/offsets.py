@@ -13,7 +13,7 @@ def longest_offset(n_pos: int) -> int:
     return max(1, min(MAX_OFFSET, n_pos // 4))
 
 
-def offset_queries(n_pos: int) -> Int[Tensor, "query"]:
+def offset_queries(n_pos: int) -> Int[Tensor, " query"]:
     """The positions that have a key at each of these offsets beside position 0, where attention goes when a head has
     nothing to do."""
     return torch.arange(n_pos)[longest_offset(n_pos) + 1 :]
@@ -47,7 +47,7 @@ def attention_by_offset(pattern: Float[Tensor, "batch head query key"]) -> Float
     return sums / max(1, len(offset_queries(n_pos)))
 
 
-def best_offset(pattern: Float[Tensor, "batch head query key"]) -> Int[Tensor, "head"]:
+def best_offset(pattern: Float[Tensor, "batch head query key"]) -> Int[Tensor, " head"]:
     """How many positions back a head looks most, of 1 to 8 (or a quarter of the prompt).
 
     By itself it says nothing about how much: every head has one. Read it beside `best_offset_attention`. A head that
@@ -56,7 +56,7 @@ def best_offset(pattern: Float[Tensor, "batch head query key"]) -> Int[Tensor, "
     return attention_by_offset(pattern).argmax(dim=-1) + 1
 
 
-def best_offset_attention(pattern: Float[Tensor, "batch head query key"]) -> Float[Tensor, "head"]:
+def best_offset_attention(pattern: Float[Tensor, "batch head query key"]) -> Float[Tensor, " head"]:
     """Mean attention at the `best_offset`. In [0, 1]; near 1 for a head that always looks the same distance back,
     little above its neighbours for a head that looks at all that is near."""
     return attention_by_offset(pattern).amax(dim=-1)

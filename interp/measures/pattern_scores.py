@@ -54,7 +54,7 @@ def pattern_scores(
 
 
 def _prompt_means(
-    by_prompt: Float[Tensor, "prompt layer head"], share: Float[Tensor, "prompt"]
+    by_prompt: Float[Tensor, "prompt layer head"], share: Float[Tensor, " prompt"]
 ) -> Float[Tensor, "some_prompt layer head"]:
     """The measure on each prompt alone, of what each adds to the whole; without prompts that have no target."""
     with_target = share > 0
@@ -86,7 +86,7 @@ def _offset_scores(sums: "_Sums", n_pos: int) -> dict[str, Tensor]:
     return scores
 
 
-def above_null(differences: Float[Tensor, "prompt *head"]) -> Float[Tensor, "*head"]:
+def above_null(differences: Float[Tensor, " prompt *head"]) -> Float[Tensor, "*head"]:
     """One-sided p-value that the mean difference exceeds 0, over prompts, corrected over all heads. In [0, 1].
 
     A paired t-test: prompts are drawn independently of each other, so their differences are.

@@ -20,23 +20,23 @@ Mask = Bool[Tensor, "batch query key"]
 class Targets(NamedTuple):
     """Entries of attention patterns, in order of prompt and query, and what each counts for."""
 
-    prompt: Int[Tensor, "target"]
-    query: Int[Tensor, "target"]
-    key: Int[Tensor, "target"]
-    weight: Float[Tensor, "target"]
+    prompt: Int[Tensor, " target"]
+    query: Int[Tensor, " target"]
+    key: Int[Tensor, " target"]
+    weight: Float[Tensor, " target"]
     """Sums to 1 over all queries, if every query has one target; to 0 where nothing is counted."""
 
     def uniform(self) -> float:
         """What attention spread evenly over the visible keys gets."""
         return (self.weight / (self.query + 1)).sum().item()
 
-    def shares(self, n_prompts: int) -> Float[Tensor, "prompt"]:
+    def shares(self, n_prompts: int) -> Float[Tensor, " prompt"]:
         """How much each prompt counts; sums to 1, or to 0 where nothing is counted."""
         shares = torch.zeros(n_prompts, dtype=torch.float64, device=self.weight.device)
         shares.index_add_(0, self.prompt, self.weight.double())
         return shares / shares.sum().clamp(min=1e-300)
 
-    def of(self, pattern: Float[Tensor, "batch head query key"]) -> Float[Tensor, "head"]:
+    def of(self, pattern: Float[Tensor, "batch head query key"]) -> Float[Tensor, " head"]:
         """The measure of whole patterns."""
         picked = pattern[self.prompt, :, self.query, self.key]  # (target, head)
         return self.weight.to(pattern.device) @ picked.float()
@@ -96,7 +96,7 @@ def null_targets(name: str, tokens: Int[Tensor, "batch pos"], seed: int = 0) -> 
     return _listed(name, [_drawn(*_true_and_other(name, row), generator) for row in tokens])
 
 
-def _true_and_other(name: str, row: Int[Tensor, "pos"]) -> tuple[Bool[Tensor, "query key"], Bool[Tensor, "query key"]]:
+def _true_and_other(name: str, row: Int[Tensor, " pos"]) -> tuple[Bool[Tensor, "query key"], Bool[Tensor, "query key"]]:
     """The true targets of one prompt and the keys that null targets are drawn from; none of either for a query that has
     fewer of the second."""
     true = _MASKS[name](row[None])[0]

@@ -24,12 +24,12 @@ MIN_VOCAB = 25
 
 
 def random_token_vocab(
-    counts: Int[Tensor, "d_vocab"] | None,
+    counts: Int[Tensor, " d_vocab"] | None,
     d_vocab: int,
     special_ids: Sequence[int] = (),
     drop: float = 0.05,
-    known: Sequence[int] | Int[np.ndarray, "known"] | None = None,
-) -> Int[Tensor, "vocab"]:
+    known: Sequence[int] | Int[np.ndarray, " known"] | None = None,
+) -> Int[Tensor, " vocab"]:
     """The token ids that random prompts draw from, in rising order.
 
     Only ids of `known` (None: all), which is what the tokenizer has: the rows that pad an embedding were never trained.
@@ -68,13 +68,13 @@ def random_token_vocab(
     return ids.sort().values
 
 
-def drawable(vocabulary: Vocabulary, counts: Int[Tensor, "d_vocab"] | None = None) -> Int[Tensor, "vocab"]:
+def drawable(vocabulary: Vocabulary, counts: Int[Tensor, " d_vocab"] | None = None) -> Int[Tensor, " vocab"]:
     """`random_token_vocab` of a model's own vocabulary: ids that its tokenizer has, without special ones."""
     return random_token_vocab(counts, vocabulary.d_vocab, vocabulary.special, known=vocabulary.known)
 
 
 def repeated_random_tokens(
-    vocab: Int[Tensor, "vocab"] | Sequence[int],
+    vocab: Int[Tensor, " vocab"] | Sequence[int],
     length: int,
     n_prompts: int,
     seed: int = 0,
@@ -123,7 +123,7 @@ class CopyingTest(NamedTuple):
     """[B], the context's subsequences, and the 12-token prefix of one of them."""
     suffix: Int[Tensor, "sample 6"]
     """The 6 tokens that follow that prefix in the context."""
-    index: Int[Tensor, "sample"]
+    index: Int[Tensor, " sample"]
     """Which subsequence is asked for; 0 is the furthest back."""
 
     @property
@@ -137,13 +137,13 @@ class CopyingTest(NamedTuple):
         return (self.tokens.shape[1] - PREFIX) % SUBSEQUENCE == 1
 
     @property
-    def context(self) -> Int[Tensor, "sample"]:
+    def context(self) -> Int[Tensor, " sample"]:
         """Number of the context that each sample asks about, from 0."""
         return torch.unique_consecutive(self.tokens[:, :-PREFIX], dim=0, return_inverse=True)[1]
 
 
 def copying_test(
-    vocab: Int[Tensor, "vocab"] | Sequence[int],
+    vocab: Int[Tensor, " vocab"] | Sequence[int],
     n_ctx: int,
     n_samples: int = 500,
     seed: int = 0,

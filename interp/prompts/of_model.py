@@ -18,7 +18,7 @@ def copying_test(
     n_samples: int = 500,
     seed: int = 0,
     *,
-    counts: Int[Tensor, "d_vocab"] | None = None,
+    counts: Int[Tensor, " d_vocab"] | None = None,
 ) -> CopyingTest:
     """The copying test for this model (definition 9): random tokens of its vocabulary, its BOS, what fits n_ctx.
 

@@ -24,7 +24,7 @@ class PackedTest:
     real: Bool[Tensor, "context query"]
     """False where a query only fills up the row."""
     suffix: Int[Tensor, "context query 6"]
-    read: Int[Tensor, "read"]
+    read: Int[Tensor, " read"]
     """The positions that suffix tokens are predicted from, query by query."""
 
 

@@ -13,7 +13,7 @@ MAX_SPREAD = 8
 
 
 def varied_repeats(
-    vocab: Int[Tensor, "vocab"] | Sequence[int],
+    vocab: Int[Tensor, " vocab"] | Sequence[int],
     length: int,
     n_prompts: int,
     seed: int = 0,

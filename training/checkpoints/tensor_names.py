@@ -1,15 +1,15 @@
 """Names of tensors in weight files: what wrappers put in front of them, and the buffers that no model reads."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 _WRAPPERS = {
-    "_orig_mod": "torch.compile",
-    "module": "DistributedDataParallel or DeepSpeed",
-    "_forward_module": "Lightning",
-    "_fsdp_wrapped_module": "FSDP",
-    "_checkpoint_wrapped_module": "activation checkpointing",
-    "base_layer": "PEFT",
+    "_orig_mod",  # torch.compile
+    "module",  # DistributedDataParallel, DeepSpeed
+    "_forward_module",  # Lightning
+    "_fsdp_wrapped_module",  # FSDP
+    "_checkpoint_wrapped_module",  # activation checkpointing
+    "base_layer",  # PEFT
 }
 """Parts of dotted names that wrapping leaves anywhere in them."""
 _TRUNKS = {"model", "transformer", "gpt_neox", "lm_head", "embed_out"}
@@ -59,14 +59,3 @@ def is_unread(name: str, shape: tuple[int, ...]) -> bool:
     Pythia's and GPT-2's files hold them, in half precision with -inf in them.
     """
     return bool(_BUFFER.search(name)) or (len(shape) == 4 and shape[:2] == (1, 1) and bool(_MASK.search(name)))
-
-
-def wrapper_of(stored: Mapping[str, str]) -> str:
-    """What left its mark on the names (`plain_names`), for a message; empty where they are plain."""
-    for old, new in stored.items():
-        if old != new:
-            for part, wrapper in _WRAPPERS.items():
-                if part in old.split("."):
-                    return wrapper
-            return "a class around the model"
-    return ""

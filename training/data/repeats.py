@@ -17,7 +17,7 @@ def pair_occurred_earlier(sequences: Shaped[np.ndarray, "window pos_plus_1"]) ->
 
 def repeat_value(
     sequences: Shaped[np.ndarray, "window pos_plus_1"], surprisal: Float[np.ndarray, "window pos"] | None = None
-) -> Float[np.ndarray, "window"]:
+) -> Float[np.ndarray, " window"]:
     """What induction could be worth in each sequence: summed `surprisal` (None: 1 each) of the tokens that end a pair
     of adjacent tokens which already stood earlier in the sequence. In nats; at least 0."""
     earlier = pair_occurred_earlier(sequences)

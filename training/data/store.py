@@ -26,7 +26,6 @@ from copyscope.training.data.shards import (
     mapped,
     shard_of_row,
     shards_of,
-    starts_file,
     tokens_file,
     write_shards,
 )
@@ -54,7 +53,7 @@ class TokenStore:
     folder: Path
     train: ShardedArray
     validation: ShardedArray
-    counts: Int64[np.ndarray, "d_vocab"]
+    counts: Int64[np.ndarray, " d_vocab"]
     index: dict[str, Any]
 
     @property
@@ -66,14 +65,6 @@ class TokenStore:
         """[n] float16, how hard each token of `train` is to tell from the one before it, in nats
         (`training.data.surprisal.bigram_surprisal`). Computed when it is first asked for, and kept in the store."""
         return surprisal(self.folder, self.train, self.index["vocab_size"])
-
-    def document_starts(self, part: str) -> Int64[np.ndarray, "document"]:
-        """Where each document of `train` or `validation` starts in that stream."""
-        starts, before = [np.zeros(0, np.int64)], 0
-        for number, shard in enumerate(self.index[part]["shards"]):
-            starts.append(np.fromfile(starts_file(self.folder, part, number), np.int64) + before)
-            before += shard["tokens"]
-        return np.concatenate(starts)
 
 
 def token_store(config: DataConfig, root: Path) -> TokenStore:
@@ -205,7 +196,7 @@ def is_held_out(digest: bytes, below: int) -> bool:
     return key(digest) < below
 
 
-def _counts(folder: Path, n_shards: int, vocab_size: int) -> Int64[np.ndarray, "d_vocab"]:
+def _counts(folder: Path, n_shards: int, vocab_size: int) -> Int64[np.ndarray, " d_vocab"]:
     counts = np.zeros(vocab_size, np.int64)
     for number in range(n_shards):
         tokens = np.memmap(tokens_file(folder, "train", number), np.uint16, "r")

@@ -22,7 +22,7 @@ _LOGIT_BYTES = 32 << 20
 
 
 def rms_norm(
-    x: Float[Tensor, "*rows d_model"], weight: Float[Tensor, "d_model"], eps: float
+    x: Float[Tensor, "*rows d_model"], weight: Float[Tensor, " d_model"], eps: float
 ) -> Float[Tensor, "*rows d_model"]:
     """weight · x / sqrt(mean(x²) + eps) (Zhang and Sennrich 2019); the mean is in fp32 (or wider)."""
     result: Any = _RmsNorm.apply(x, weight, eps)
@@ -65,7 +65,7 @@ def gated_mlp(
 
 
 def vocabulary_loss(
-    x: Float[Tensor, "row d_model"], w_u: Float[Tensor, "d_vocab d_model"], target: Int[Tensor, "row"]
+    x: Float[Tensor, "row d_model"], w_u: Float[Tensor, "d_vocab d_model"], target: Int[Tensor, " row"]
 ) -> Float[Tensor, ""]:
     """Mean cross-entropy in nats of `target` under logits x·w_uᵀ. Products are in the inputs' type, sums in fp32 (or
     theirs, if wider); the logits of the whole batch are never held in fp32."""
