@@ -58,7 +58,17 @@ def emergence(
     settled by half of the run counts as settling after that. Cannot tell: that settling and copying have to do with
     each other, nor what another seed would do.
     """
-    settled, lenient = loss_settled(metrics), loss_settled(metrics, OTHER_SHARE)
+    return copying_beside(loss_settled(metrics), loss_settled(metrics, OTHER_SHARE), model, chance, measure)
+
+
+def copying_beside(
+    settled: LossSettled,
+    lenient: LossSettled,
+    model: pl.DataFrame,
+    chance: float = 0.0,
+    measure: str = "copying_accuracy_token",
+) -> Emergence:
+    """The same where it is known when the loss had settled, by the rule and by the lenient one."""
     table = copying_formation(model, chance).filter(pl.col("measure") == measure)
     rows = measure_rows(model, "model", measure, ())
     found = table.row(0, named=True)

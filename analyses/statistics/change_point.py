@@ -39,8 +39,6 @@ MAX_CURVES = 600
 """Where noise leaves more curves than this as likely, so many of them are drawn."""
 MISFIT = 0.02
 """No rise follows any of these curves better than by this share of its height (standard deviation)."""
-MIN_ALIKE = 0.2
-"""A rise in two stages is weighed where neighbouring residuals from one of one stage correlate by this or more."""
 
 
 @dataclass(frozen=True)
@@ -120,10 +118,7 @@ def fit_change(
         near[keep] = True
         near[int(np.argmin(residual))] = True
     curves = curves.where(near)
-    unit = best - best.mean()
-    residuals = deviations - max(float(unit @ deviations), 0.0) / float(unit @ unit) * unit
-    if residuals[1:] @ residuals[:-1] > MIN_ALIKE * float(residuals @ residuals):
-        curves += two_stages(tuple(log_steps(steps)), deviations, float(residual.min()), prior)
+    curves += two_stages(tuple(log_steps(steps)), deviations, float(residual.min()), prior)
     weights = _weights(curves, values, best, smallest)
     likeliest = int(np.argmax(weights / curves.weights))
     curve = curves.values[likeliest]

@@ -12,12 +12,15 @@ APART = 2.5
 """Two stages lie this many times the sum of their widths apart, or more: a plateau can be seen between them."""
 MIN_SHARE = 0.2
 """Each of two stages does this share of the rise, or more."""
-MAX_PLACES, MAX_PAIRS = 30, 300
+MAX_PLACES, MAX_PAIRS = 30, 40
 """Places that a stage may have, and pairs of stages that are weighed, in each of three passes."""
-MIN_GAIN = 0.7
+MIN_GAIN = 0.97
 """Two stages are weighed where they leave less than this share of the sum of squares that one leaves."""
 FINER = 3
 """Each of two more passes looks this many times closer, around the best pair so far."""
+SHARES = np.array([-0.24, -0.16, -0.08, 0.0, 0.08, 0.16, 0.24])
+"""The first stage's share of the rise is not known better than noise allows, and where it may be more or less than a
+half, so may half of the rise be done in either stage: these are tried beside the share that fits best."""
 HALF = float(np.log(2.0))
 
 
@@ -141,15 +144,18 @@ def two_stages(
 
 
 def _as_curves(x: Float[np.ndarray, " step"], pairs: _Pairs, weight: float) -> Curves:
-    a, b, share = pairs.a, pairs.b, pairs.share[:, None]
-    values = share * pairs.first.values[a] + (1 - share) * pairs.second.values[b]
+    shares = (pairs.share[:, None] + SHARES).ravel()
+    a, b = np.repeat(pairs.a, len(SHARES)), np.repeat(pairs.b, len(SHARES))
+    inside = (shares >= MIN_SHARE) & (shares <= 1 - MIN_SHARE)
+    a, b, share = a[inside], b[inside], shares[inside]
+    values = share[:, None] * pairs.first.values[a] + (1 - share)[:, None] * pairs.second.values[b]
     low, high = np.full(len(a), x[0]), np.full(len(a), x[-1])
     for _ in range(20):  # bisection
         middle = (low + high) / 2
         parts = [
             shapes((middle - part.centres[i]) / part.widths[i])[0] for part, i in ((pairs.first, a), (pairs.second, b))
         ]
-        above = pairs.share * parts[0] + (1 - pairs.share) * parts[1] >= 0.5
+        above = share * parts[0] + (1 - share) * parts[1] >= 0.5
         low, high = np.where(above, low, middle), np.where(above, middle, high)
     stages = np.stack([pairs.first.centres[a], pairs.second.centres[b]], axis=1)
     return Curves(high, (stages[:, 1] - stages[:, 0]) / 2, np.full(len(a), weight), values, stages)

@@ -1,10 +1,11 @@
 """Judges the studies of this folder again by the present rules, from the tables that are kept here.
 
-    python docs/results/judge_again.py STUDY... | all
+    python docs/results/judge_again.py [FOLDER...]
 
 Copying is dated from `curves.csv`, which holds it at every checkpoint; what follows from it (runs.csv, verdicts,
 figure) is written anew. Steps of single heads stay as they are in `heads.csv`: of the heads' curves only the highest
-was kept, so they cannot be dated again. Nothing is trained.
+was kept, so they cannot be dated again. Of single runs (laptop, batch32, three-layers) all curves of the scores were
+kept, and formation.json is written anew; of the loss, when it had settled. Nothing is trained.
 """
 
 import json
@@ -20,12 +21,17 @@ import polars as pl
 from copyscope.analyses.claims.evidence import COPYING, COPYING_LOSS, CopyingStep, Evidence
 from copyscope.analyses.claims.factors import flat
 from copyscope.analyses.formation.copying import copying_formation
-from copyscope.analyses.formation.emergence import emergence
+from copyscope.analyses.formation.emergence import copying_beside, emergence
+from copyscope.analyses.formation.heads import formation_json
+from copyscope.analyses.formation.loss import LossSettled
 from copyscope.analyses.formation.order import ordered
+from copyscope.analyses.formation.step_text import step_text
 from copyscope.analyses.studies.evidence import MODEL_CURVES, StudyRun
 from copyscope.analyses.studies.study import write_study
 from copyscope.analyses.tables.run import COMMON_SHARE
+from copyscope.analyses.words.json_values import plain
 from copyscope.training.config import RunConfig
+from copyscope.training.files import write_json
 from copyscope.training.schedule import learning_rate
 from copyscope.training.sweeps.driver import Outcome
 from copyscope.training.sweeps.plan import PlannedRun
@@ -46,6 +52,7 @@ STUDIES = (
     "corpus-long",
     "scale",
 )
+RUNS = ("laptop", "batch32", "three-layers")
 STAGES = {"previous-token head": "previous_token", "induction head": "prefix_matching_sum"}
 
 
@@ -60,6 +67,19 @@ def judge_again(folder: Path) -> list[str]:
         for name in ("runs.csv", "verdicts.txt", "verdicts.json", "figure.png"):
             shutil.copy(Path(place) / name, folder / name)
     return result.lines()
+
+
+def date_again(folder: Path) -> list[str]:
+    """Writes formation.json of a single run again; returns the order of its stages, a line each."""
+    heads, model = (pl.read_csv(folder / f"{name}.csv", infer_schema_length=None) for name in ("heads", "model"))
+    path = folder / "formation.json"
+    before = json.loads(path.read_text("utf-8"))
+    chance = before["rule"]["chance"]
+    found = formation_json(heads, model, pl.DataFrame(), chance=chance)
+    settled = [LossSettled(**before["emergence"][name]) for name in ("settled", "settled_leniently")]
+    found["emergence"] = plain(copying_beside(settled[0], settled[1], model, chance))
+    write_json(path, found)
+    return [f"{stage['stage']} {step_text(stage)}" for stage in found["order"] if stage["formed"]]
 
 
 def _run(
@@ -132,6 +152,6 @@ def _predictable(folder: Path) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    names = sys.argv[1:] or ["all"]
-    for name in STUDIES if names == ["all"] else names:
-        print(f"{name}:", *judge_again(HERE / name), sep="\n  ", flush=True)
+    for name in sys.argv[1:] or (*STUDIES, *RUNS):
+        again = date_again if name in RUNS else judge_again
+        print(f"{name}:", *again(HERE / name), sep="\n  ", flush=True)

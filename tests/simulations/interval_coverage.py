@@ -1,16 +1,17 @@
 """How often the 95 % interval of a formation step holds the planted step: the table of docs/formation.md.
 
-    python tests/simulations/interval_coverage.py [CURVES]
+    python tests/simulations/interval_coverage.py [CURVES [SHAPE...]]
 
-Plants CURVES (default 100) rises in every cell of shapes × checkpoint grids × jitters × correlations, dates them by the
-rule of `analyses.formation.step_rule` and prints Markdown tables: over jitter and correlation, shape and jitter,
-shape and grid. Every curve comes with prompt errors (0.01, as `<measure>_se`); the jitter between
-checkpoints comes on top and is known to nobody. It is 0 to 10 times as large, and its neighbours correlate by 0 to 0.9.
+Plants CURVES (default 100) rises of every shape, or of those that are named, in every cell of shapes × checkpoint
+grids × jitters × correlations, dates them by the rule of `analyses.formation.step_rule` and prints Markdown tables:
+over jitter and correlation, shape and jitter, shape and grid. Every curve comes with prompt errors (0.01, as
+`<measure>_se`); the jitter between checkpoints comes on top and is known to nobody. It is 0 to 10 times as large, and
+its neighbours correlate by 0 to 0.9.
 """
 
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -128,9 +129,9 @@ def measure_cell(shape: str, grid: str, jitter: float, correlation: float, curve
     return Cell(shape, grid, jitter, correlation, found, covered, float(np.median(factors)) if factors else np.nan)
 
 
-def every_cell(curves: int) -> Iterator[Cell]:
+def every_cell(curves: int, shapes: Iterable[str] = tuple(SHAPES)) -> Iterator[Cell]:
     """All cells of the table, in order."""
-    for shape in SHAPES:
+    for shape in shapes:
         for grid in GRIDS:
             for jitter in JITTERS:
                 for correlation in CORRELATIONS if jitter else (0.0,):
@@ -151,9 +152,9 @@ def table(cells: list[Cell], row: str, column: str) -> str:
     return "\n".join(lines)
 
 
-def main(curves: int) -> None:
+def main(curves: int, shapes: Iterable[str]) -> None:
     """Prints the tables."""
-    cells = list(every_cell(curves))
+    cells = list(every_cell(curves, shapes))
     rises = sum(cell.rises for cell in cells)
     print(
         f"{rises:,} rises found of {curves * len(cells):,} planted; {sum(c.covered for c in cells) / rises:.1%} of "
@@ -166,4 +167,4 @@ def main(curves: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 100)
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 100, sys.argv[2:] or SHAPES)
