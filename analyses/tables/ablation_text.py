@@ -92,9 +92,14 @@ def _beside(row: dict[str, Any]) -> str:
     """What stands beside an effect on copying loss: that of heads of like attention entropy (of the layer's other
     heads, in tables without), and the effect on natural text."""
     controls = (("copying_loss_matched", "matched heads"), ("copying_loss_control", "other heads of its layer"))
-    control = next((f" ({whose} {row[name]:+.2f})" for name, whose in controls if row.get(name) is not None), "")
+    control = next((f" ({whose} {_signed(row[name])})" for name, whose in controls if row.get(name) is not None), "")
     natural = row.get("natural_loss")
-    return control + ("" if natural is None else f", natural loss {natural:+.2f}")
+    return control + ("" if natural is None else f", natural loss {_signed(natural)}")
+
+
+def _signed(value: float) -> str:
+    """With its sign, but no -0.00."""
+    return f"{round(value, 2) + 0.0:+.2f}"
 
 
 def _wide(part: pl.DataFrame) -> pl.DataFrame:

@@ -197,7 +197,7 @@ def _plateau(run: Run, heads: pl.DataFrame, model: pl.DataFrame) -> list[str]:
 def _plateaued(settled: LossSettled) -> str:
     if settled.step is not None:
         return f"plateau from step {settled.step:,}"
-    return f"no plateau by step {settled.last // 2:,} (half of the run: each step is compared with twice that step)"
+    return f"no plateau by step {settled.last // 2:,} (half of the steps so far: each is compared with twice that step)"
 
 
 def _text(run: Run, heads: pl.DataFrame, model: pl.DataFrame) -> list[str]:
@@ -206,7 +206,7 @@ def _text(run: Run, heads: pl.DataFrame, model: pl.DataFrame) -> list[str]:
     count = heads["step"].n_unique()
     measured = f"{count} checkpoint{'s' * (count != 1)} measured"
     if not run.data or not run.config:
-        return [_losses(value, None, None), f"{measured} of {run.name}."]
+        return [_losses(step, value, None, None), f"{measured} of {run.name}."]
     read, choice = stored_text(run), run.config.data.repeat_choice
     tokens = step * run.config.train.batch_size * run.config.model.n_ctx
     corpus = f"the {run.data['train']['tokens'] / 1e6:.1f} M of {run.data['corpus']}"
@@ -216,10 +216,10 @@ def _text(run: Run, heads: pl.DataFrame, model: pl.DataFrame) -> list[str]:
     else:
         share = f"{read.seen_before:.0%} of them not for the first time; {read.distinct_share:.1%} of {corpus}{passes}"
     lines = [f"Text: {tokens / 1e6:.1f} M tokens read, {share}; {measured}."]
-    return [_losses(value, training_loss(run, step), read), *lines]
+    return [_losses(step, value, training_loss(run, step), read), *lines]
 
 
-def _losses(value: dict[str, float], training: float | None, read: TextRead | None) -> str:
+def _losses(step: int, value: dict[str, float], training: float | None, read: TextRead | None) -> str:
     """Each loss by its name; what is not known is left out."""
     losses = [
         (training, "training windows"),
@@ -230,7 +230,7 @@ def _losses(value: dict[str, float], training: float | None, read: TextRead | No
         (value.get("copying_loss_second"), "random tokens repeated"),
     ]
     said = ", ".join(f"{loss:.2f} on {words}" for loss, words in losses if loss is not None)
-    return f"Loss at the end, nats: {said}."
+    return f"Loss at step {step:,}, nats: {said}."
 
 
 def _last(model: pl.DataFrame) -> tuple[int, dict[str, float]]:

@@ -54,6 +54,9 @@ def test_a_run_cut_short_says_so_and_what_is_not_certain_yet(run: Path) -> None:
     lines = summary_lines(open_run(run))
     assert f"unfinished: step {first:,} of {STEPS[-1]:,}" in lines[0]
     assert lines[0].startswith("No copying yet")
+    (losses,) = [line for line in lines if "random tokens repeated" in line]
+    assert f"step {first:,}" in losses
+    assert "the end" not in losses
     assert any("may still move" in line for line in lines)
     names = {f"L{layer}H{head}" for layer, head in high.filter(step=first).select("layer", "head").rows()}
     (induction,) = [line for line in lines if line.startswith("Induction heads")]
