@@ -25,6 +25,7 @@ from copyscope.training.model.llama import build_model
 from copyscope.training.model.loss import NextTokenLoss
 from copyscope.training.model.machine import fast_bf16, keep_freed_memory
 from copyscope.training.model.optimizers import build_optimizers
+from copyscope.training.model.threads import all_threads, one_share_each
 from copyscope.training.processes import accelerator_of, any_of, own_rows, summed
 from copyscope.training.progress import Progress
 from copyscope.training.run_folder import check_folder, claim_folder, diverged, fill_checkpoint, store_of
@@ -110,7 +111,7 @@ def run_updates(
         else:
             _validation_loss(run)
     recent = _Recent(step)
-    with stop_signals() as stop, closing(log) if log else nullcontext():
+    with stop_signals() as stop, closing(log) if log else nullcontext(), one_share_each():
         while step < plan.last:
             rate = learning_rate(config, step)
             loss, left_out = _forward_and_backward(run, step)
@@ -220,7 +221,7 @@ def _validation_loss(run: _Run) -> float:
     mine = run.held_out[run.accelerator.process_index :: run.accelerator.num_processes]
     total = torch.zeros((), dtype=torch.float64)
     run.loss_of.eval()
-    with torch.no_grad():
+    with torch.no_grad(), all_threads():
         for some in mine.split(max(1, len(run.rows) // run.config.train.gradient_accumulation)):
             total += float(run.loss_of(some.to(run.device))) * len(some)
     run.loss_of.train()
@@ -235,7 +236,8 @@ def _save_checkpoint(run: _Run, step: int, plan: Plan, on_checkpoint: Callable[[
             labels = {"step": step, "tokens": tokens, "run_id": run.config.run_id}
             write_folder(folder, lambda temp: fill_checkpoint(temp, run.model, run.store), **labels)
         if on_checkpoint:
-            on_checkpoint(Checkpoint(step, tokens, str(folder)))
+            with all_threads():
+                on_checkpoint(Checkpoint(step, tokens, str(folder)))
         if step not in plan.kept:
             shutil.rmtree(folder)
     run.accelerator.wait_for_everyone()

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from copyscope.training.config import OptimizerConfig
+from copyscope.training.model.threads import MAX_PARTS, each_in_a_thread, number_of_threads
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """a, b, c of X ← aX + b(XXᵀ)X + c(XXᵀ)²X."""
@@ -38,7 +39,7 @@ class Muon(torch.optim.Optimizer):
             for shape, matrices in by_shape.items():
                 ahead = [self._nesterov(matrix, group["momentum"]) for matrix in matrices]
                 size = group["lr"] * 0.2 * max(shape) ** 0.5
-                for matrix, update in zip(matrices, orthogonal(torch.stack(ahead)), strict=True):
+                for matrix, update in zip(matrices, _orthogonal_in_parts(torch.stack(ahead)), strict=True):
                     matrix.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-size)
 
     def _nesterov(self, matrix: Tensor, momentum: float) -> Tensor:
@@ -48,6 +49,12 @@ class Muon(torch.optim.Optimizer):
             self.state[matrix]["momentum_buffer"] = torch.zeros_like(matrix)
         mean: Tensor = self.state[matrix]["momentum_buffer"].lerp_(matrix.grad, 1 - momentum)
         return matrix.grad.lerp(mean, momentum)
+
+
+def _orthogonal_in_parts(matrices: Float[Tensor, "matrix row column"]) -> Float[Tensor, "matrix row column"]:
+    """`orthogonal`; on a CPU some matrices in each thread, since products of small matrices are not shared well."""
+    parts = min(number_of_threads(), MAX_PARTS, len(matrices)) if matrices.device.type == "cpu" else 1
+    return torch.cat(each_in_a_thread(orthogonal, matrices.tensor_split(parts)))
 
 
 def orthogonal(matrices: Float[Tensor, "matrix row column"]) -> Float[Tensor, "matrix row column"]:

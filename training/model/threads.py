@@ -1,4 +1,4 @@
-"""A batch shared between threads, each of which computes loss and gradients of its part of the sequences.
+"""Work shared between threads: a batch, of which each computes loss and gradients of its part of the sequences.
 
 Threads inside each operation must meet after every one of the hundreds of operations of an update; whole parts meet
 once. Gradients are summed in the order of the parts, so the same batch gives the same bits in every run with as many
@@ -6,11 +6,12 @@ threads.
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from functools import cache
 from threading import Barrier
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,6 +21,9 @@ MAX_PARTS = 4
 """Python itself runs in one thread at a time, so that more parts would wait for it."""
 
 Weights = Mapping[str, Tensor]
+T = TypeVar("T")
+_all_threads = 0
+"""How many threads torch was given, while it has fewer; 0 while it has them all."""
 
 
 def loss_in_parts(
@@ -33,10 +37,50 @@ def loss_in_parts(
 
     The gradients are computed along with the value, for as many parts as torch has threads (at most `most_parts`).
     """
-    threads = torch.get_num_threads()
-    parts = max(1, min(threads, most_parts or MAX_PARTS, len(sequences)))
+    parts = max(1, min(number_of_threads(), most_parts or MAX_PARTS, len(sequences)))
     result: Any = _LossInParts.apply(loss_of, sequences, cast, tuple(parameters), parts, *parameters.values())
     return result
+
+
+def number_of_threads() -> int:
+    """All that torch was given, also where `one_share_each` holds."""
+    return _all_threads or torch.get_num_threads()
+
+
+@contextmanager
+def one_share_each() -> Iterator[None]:
+    """Inside, torch has one piece's share of its threads for everything. With all of them, those that wait for the next
+    operation, and MKL's, of which the whole process has one number, take the cores from the pieces: on 2 cores an
+    update took 1.6 times as long."""
+    global _all_threads
+    before, threads = _all_threads, torch.get_num_threads()
+    _all_threads = number_of_threads()
+    torch.set_num_threads(max(1, _all_threads // min(_all_threads, MAX_PARTS)))
+    try:
+        yield
+    finally:
+        _all_threads = before
+        torch.set_num_threads(threads)
+
+
+@contextmanager
+def all_threads() -> Iterator[None]:
+    """Inside `one_share_each`: torch has all its threads again, for work that is not shared in pieces."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(number_of_threads())
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def each_in_a_thread(work: Callable[[Tensor], T], pieces: Sequence[Tensor]) -> list[T]:
+    """`work` of all pieces at once, each in a thread that has an equal share of torch's threads; in order."""
+    if len(pieces) == 1:
+        return [work(pieces[0])]
+    with one_share_each():
+        share = max(1, number_of_threads() // len(pieces))
+        return list(_pool(len(pieces), share, os.getpid()).map(work, pieces))
 
 
 class _LossInParts(Function):
@@ -58,11 +102,7 @@ class _LossInParts(Function):
                 loss = loss_of(mine, some) * (len(some) / len(sequences))
                 return loss.detach(), torch.autograd.grad(loss, tuple(mine.values()))
 
-        if parts == 1:
-            results = [of_part(sequences)]
-        else:
-            pool = _pool(parts, torch.get_num_threads(), os.getpid())
-            results = list(pool.map(of_part, sequences.tensor_split(parts)))
+        results = each_in_a_thread(of_part, sequences.tensor_split(parts))
         losses, gradients = zip(*results, strict=True)
         ctx.gradients = []
         for parameter, first, *others in zip(parameters, *gradients, strict=True):
@@ -82,15 +122,16 @@ class _LossInParts(Function):
 
 
 @cache
-def _pool(parts: int, threads: int, process: int) -> ThreadPoolExecutor:
-    """Workers with an equal share of the threads each; a forked process needs its own."""
-    started = Barrier(parts)
+def _pool(pieces: int, share: int, process: int) -> ThreadPoolExecutor:
+    """Workers with `share` threads each; a forked process needs its own."""
+    started = Barrier(pieces)
 
     def start() -> None:
-        torch.set_num_threads(threads // parts)
+        torch.set_num_threads(share)
         started.wait()
 
-    pool = ThreadPoolExecutor(parts, "part", initializer=start)
-    wait([pool.submit(int) for _ in range(parts)])
+    threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(pieces, "part", initializer=start)
+    wait([pool.submit(int) for _ in range(pieces)])
     torch.set_num_threads(threads)  # what a worker sets holds for itself and for threads started later
     return pool

@@ -9,7 +9,13 @@ from torch import Tensor
 from copyscope.training.config import RunConfig
 from copyscope.training.model.llama import build_model
 from copyscope.training.model.loss import NextTokenLoss
-from copyscope.training.model.threads import loss_in_parts
+from copyscope.training.model.threads import (
+    all_threads,
+    each_in_a_thread,
+    loss_in_parts,
+    number_of_threads,
+    one_share_each,
+)
 
 SEQUENCES = torch.randint(61, (5, 20), generator=torch.Generator().manual_seed(1))
 
@@ -86,3 +92,35 @@ def test_threads_of_the_caller_stay() -> None:
     torch.set_num_threads(2)
     small_loss(torch.float32)(SEQUENCES).backward()
     assert torch.get_num_threads() == 2
+
+
+def test_threads_are_shared_and_given_back() -> None:
+    torch.set_num_threads(3)
+    inside: list[int] = []
+
+    def work(piece: Tensor) -> Tensor:
+        inside.append(torch.get_num_threads())
+        return piece * 2
+
+    results = each_in_a_thread(work, torch.arange(7).tensor_split(3))
+    assert torch.equal(torch.cat(results), 2 * torch.arange(7))
+    assert inside == [1, 1, 1]
+    assert torch.get_num_threads() == 3
+    with one_share_each():
+        assert (torch.get_num_threads(), number_of_threads()) == (1, 3)
+        with all_threads():
+            assert torch.get_num_threads() == 3
+        assert len(each_in_a_thread(work, torch.arange(7).tensor_split(3))) == 3
+        assert torch.get_num_threads() == 1
+    assert (torch.get_num_threads(), number_of_threads()) == (3, 3)
+
+
+def test_an_error_in_a_piece_gives_the_threads_back() -> None:
+    torch.set_num_threads(2)
+
+    def fails(piece: Tensor) -> Tensor:
+        raise ValueError(int(piece[0]))
+
+    with pytest.raises(ValueError, match="0"):
+        each_in_a_thread(fails, torch.arange(2).tensor_split(2))
+    assert (torch.get_num_threads(), number_of_threads()) == (2, 2)
