@@ -1,7 +1,7 @@
 """Interventions: heads, attention layers and MLPs taken out of a model's forward passes."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from copyscope.interp.ablation.effects import sweep_heads, sweep_layers, sweep_pairs
 from copyscope.interp.ablation.parts import METHODS, Head, Part, Parts, check_parts
-from copyscope.interp.forward.residual import Hook, batches, final_residual
+from copyscope.interp.forward.residual import Hook, LastBlockError, batches, final_residual
 from copyscope.interp.measures.heads import check_names
 from copyscope.interp.models.lens import HookedModel
 from copyscope.training.errors import InputError
@@ -258,7 +258,8 @@ class _FrozenPatterns:
         self.patterns.clear()
         self.recording = True
         try:
-            self.model(*args, **kwargs)
+            with suppress(LastBlockError):  # `final_residual` of a bridge ends a pass so: this one, not the call's own
+                self.model(*args, **kwargs)
         finally:
             self.recording = False
 

@@ -53,15 +53,15 @@ def final_residual(
 
     def take(residual: Tensor, hook: Any) -> None:
         caught.append(residual)
-        raise _LastBlockError
+        raise LastBlockError
 
     last = f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
-    with model.hooks(fwd_hooks=[*hooks, (last, take)]), suppress(_LastBlockError):
+    with model.hooks(fwd_hooks=[*hooks, (last, take)]), suppress(LastBlockError):
         model(tokens)
     return caught[-1]
 
 
-class _LastBlockError(Exception):
+class LastBlockError(Exception):
     """Raised once the last block's residual stream has been taken."""
 
 

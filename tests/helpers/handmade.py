@@ -4,15 +4,18 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
-from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
+from copyscope.interp.models.lens import HAS_HOOKED, HookedTransformer, HookedTransformerConfig
+
+needs_hooked = pytest.mark.skipif(not HAS_HOOKED, reason="TransformerLens 4 has no HookedTransformer")
 NO_SPECIAL: dict[str, Any] = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
 CODE = 64
 
 
-def hooked(config: HookedTransformerConfig) -> HookedTransformer:
+def hooked(config: Any) -> HookedTransformer:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         return HookedTransformer(config).eval().requires_grad_(False)
@@ -25,6 +28,8 @@ def induction_model(n_ctx: int = 128, d_vocab: int = 600, copies: float = 1.0) -
     head (0, 0) writes and head (1, 0) matches with the current token. `copies` scales what (1, 0) writes; -1 makes it
     a negative copier. Token 0 serves as BOS.
     """
+    if not HAS_HOOKED:
+        pytest.skip("TransformerLens 4 has no HookedTransformer to build by hand")
     d_model = CODE + n_ctx + CODE
     config = HookedTransformerConfig(
         n_layers=2,

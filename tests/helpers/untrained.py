@@ -3,10 +3,11 @@
 import warnings
 
 import polars as pl
+import pytest
 import torch
-from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from copyscope.interp.measures.heads import MEASURES, score_heads
+from copyscope.interp.models.lens import HAS_HOOKED, HookedTransformer, HookedTransformerConfig
 
 P_VALUES = [name for name in MEASURES if name.endswith("_p")]
 LEVEL = 0.05
@@ -16,6 +17,8 @@ def untrained(
     seed: int, std: float = 0.05, *, n_layers: int = 4, n_heads: int = 4, d_head: int = 32, n_ctx: int = 256
 ) -> HookedTransformer:
     """A Llama-like model (rotary positions, RMSNorm, gated MLP) whose weights are all drawn from one normal."""
+    if not HAS_HOOKED:
+        pytest.skip("TransformerLens 4 has no HookedTransformer")
     config = HookedTransformerConfig(
         n_layers=n_layers,
         n_heads=n_heads,

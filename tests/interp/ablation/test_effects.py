@@ -6,7 +6,7 @@ from typing import Any
 import polars as pl
 import pytest
 import torch
-from handmade import NO_SPECIAL, induction_model, jitter, llama, saved
+from handmade import NO_SPECIAL, induction_model, jitter, llama, needs_hooked, saved
 from transformers import GPT2Config, GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM
 
 from copyscope.interp.ablation.donors import donors
@@ -62,6 +62,7 @@ def model(tmp_path):
     return load_hooked(saved(small("llama"), tmp_path), prove=False)
 
 
+@needs_hooked
 @pytest.mark.parametrize("method", METHODS)
 def test_packed_runs_equal_hooked_ones(any_model, method):
     assert can_run(any_model)

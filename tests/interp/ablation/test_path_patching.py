@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from handmade import induction_model, llama, saved
+from handmade import induction_model, llama, needs_hooked, saved
 
 from copyscope.interp.ablation.donors import donors
 from copyscope.interp.ablation.path_patching import INTO, METHODS, patch_paths, paths_beside_composition
@@ -11,6 +11,8 @@ from copyscope.interp.prompts.generate import repeated_random_tokens
 from copyscope.training.errors import InputError
 
 PROMPTS = repeated_random_tokens(range(2, 90), 20, 5, bos_id=1)
+
+pytestmark = needs_hooked
 
 
 @pytest.fixture

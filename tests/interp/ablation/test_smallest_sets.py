@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from handmade import hooked, induction_model, llama, saved
-from transformer_lens import HookedTransformerConfig
+from handmade import hooked, induction_model, llama, needs_hooked, saved
 
 from copyscope.interp.ablation.hooked_rerun import HookedRuns
 from copyscope.interp.ablation.parts import all_heads, check_parts
@@ -75,7 +74,7 @@ def test_a_higher_bar_keeps_the_circuit_too():
 def wide():
     """Four heads a layer, of which the last ones are the circuit; the others write noise."""
     small = induction_model(64)
-    config = HookedTransformerConfig.from_dict(small.cfg.to_dict() | {"n_heads": 4})
+    config = type(small.cfg).from_dict(small.cfg.to_dict() | {"n_heads": 4})
     model = hooked(config)
     generator = torch.Generator().manual_seed(1)
     theirs = dict(small.named_parameters())
@@ -128,6 +127,7 @@ def test_a_search_that_screens_finds_what_plain_greedy_search_finds(search, meth
     assert seen[-1] == (8, 8)
 
 
+@needs_hooked
 @pytest.mark.parametrize("method", ["zero", "mean", "mean_over_positions"])
 def test_a_shared_base_changes_nothing(method, tmp_path):
     model: Any = load_hooked(saved(llama(num_hidden_layers=3), tmp_path), prove=False)

@@ -2,13 +2,15 @@
 
 import pytest
 import torch
-from handmade import induction_model, llama, saved
+from handmade import induction_model, llama, needs_hooked, saved
 from transformers import GPT2Config, GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM
 
 from copyscope.interp.forward.fused import can_fuse, fused_attention
 from copyscope.interp.forward.layers import Layout, can_run, run_layers
 from copyscope.interp.forward.residual import final_residual
 from copyscope.interp.models.hooked import load_hooked
+
+pytestmark = needs_hooked
 
 MODELS = {
     "llama": lambda: llama(),

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from handmade import induction_model, llama, saved
+from handmade import induction_model, llama, needs_hooked, saved
 
 from copyscope.interp.measures.circuits import (
     composition_table,
@@ -43,6 +43,7 @@ def test_copier_negative_copier_rotation_and_nothing():
     assert eigenvalue_positivity(W_E, W_V, W_O, W_E.T).tolist() == pytest.approx([1, -1, 0, 0], abs=1e-5)
 
 
+@needs_hooked
 def test_folding_the_norms_by_hand_and_by_the_model(tmp_path):
     path = saved(llama(), tmp_path)
     plain, folded = load_hooked(path), load_hooked(path, fold_norms=True)

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 import torch
 from examples import examples
-from handmade import induction_model, llama, saved
+from handmade import induction_model, llama, needs_hooked, saved
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
@@ -310,6 +310,7 @@ def test_value_weighted_pattern_leaves_out_what_writes_nothing():
     assert weighted[0, 0, 2].tolist() == pytest.approx([0, 0.25, 0.75])
 
 
+@needs_hooked
 def test_blocks_are_the_whole_pattern(tmp_path, monkeypatch):
     model = load_hooked(saved(llama(num_key_value_heads=1), tmp_path))
     tokens = torch.randint(0, 90, (7, 50), generator=torch.Generator().manual_seed(0))

@@ -61,11 +61,15 @@ def test_behaviour(pair):
 @pytest.mark.parametrize("method", METHODS)
 def test_ablation(pair, method):
     tokens = repeated_random_tokens(VOCAB, 10, 3)
-    logits = []
+    logits, losses = [], []
     for model in pair:
         with torch.no_grad(), ablate_heads(model, [(0, 1), (1, 2)], method, reference=tokens, seed=1):
             logits.append(model(tokens))
+            # A measure ends a bridge's pass after the last block, which the clean pass of frozen patterns comes before.
+            losses.append(copying_loss(model, tokens).second_half)
     assert torch.allclose(*logits, atol=1e-4)
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+    assert abs(losses[1] - copying_loss(pair[1], tokens).second_half) > 1e-3
 
 
 def test_sweep(pair):

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from handmade import NO_SPECIAL, jitter, llama, saved
+from handmade import NO_SPECIAL, jitter, llama, needs_hooked, saved
 from safetensors.torch import load_file, save_file
 from transformers import (
     BertConfig,
@@ -73,6 +73,7 @@ MODELS = {
 }
 
 
+@needs_hooked
 @pytest.mark.parametrize("fold_norms", [False, True])
 @pytest.mark.parametrize("name", MODELS)
 def test_logits_equal_those_of_transformers(name, fold_norms, tmp_path):
@@ -88,6 +89,7 @@ def test_logits_equal_those_of_transformers(name, fold_norms, tmp_path):
     assert model.cfg.normalization_type == (kind + "Pre" if fold_norms else kind)
 
 
+@needs_hooked
 @pytest.mark.parametrize("fold_norms", [False, True])
 def test_weights_load_in_place(fold_norms, tmp_path):
     first, second = saved(llama(0), tmp_path / "a"), saved(llama(1), tmp_path / "b")
@@ -114,6 +116,7 @@ def test_series_with_differing_configs(tmp_path):
     assert torch.allclose(model(tokens), load_hooked(second)(tokens))
 
 
+@needs_hooked
 def test_a_directory_called_llama_and_no_warning(tmp_path):
     # TransformerLens' own loader guesses the architecture from a name like this.
     jittered = gpt2()
