@@ -50,8 +50,8 @@ def environments(run: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     try:
-        found = json.loads(path.read_text("utf-8"))
-        return [{**one, "from_step": int(one["from_step"])} for one in found]
+        notes = json.loads(path.read_text("utf-8"))
+        return [{**note, "from_step": int(note["from_step"])} for note in notes]
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(f"{path}: damaged ({error}); delete it, and the run continues without its history") from None
 

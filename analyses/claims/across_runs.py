@@ -69,7 +69,7 @@ def updates_not_tokens(runs: list[Evidence]) -> Verdict:
         np.array([run.last_step for run in late], dtype=float),
     )
     details = steps_table(used, "batch size", [run.config[BATCH] for run in used])
-    found = replace(
+    verdict = replace(
         claim,
         value=number(fit.exponent),
         low=number(fit.low),
@@ -79,11 +79,11 @@ def updates_not_tokens(runs: list[Evidence]) -> Verdict:
         details=details,
     )
     if fit.law == LAWS[0.0]:
-        return replace(found, verdict="supported")
+        return replace(verdict, verdict="supported")
     if fit.enough and not fit.low <= 0 <= fit.high:
         law = f"the {fit.law} law fits: " if fit.law else ""
-        return replace(found, verdict="contradicted", reason=law + found.reason)
-    return found
+        return replace(verdict, verdict="contradicted", reason=law + verdict.reason)
+    return verdict
 
 
 def regularization(runs: list[Evidence]) -> Verdict:
@@ -125,12 +125,12 @@ def learning_rate(runs: list[Evidence]) -> Verdict:
     notes += on_steps(used)
     rates = {run.config[RATE] for run in formed}
     details = contrast([run.config[RATE] for run in used], [compared(run) for run in used]).table
-    found = replace(claim, runs=len(used), details=_named(details, RATE))
+    verdict = replace(claim, runs=len(used), details=_named(details, RATE))
     if len(rates) < 2:
-        return undecided(found, len(used), f"copying formed at one learning rate only{notes}")
+        return undecided(verdict, len(used), f"copying formed at one learning rate only{notes}")
     fit = exponent([run.config[RATE] for run in used], used)
-    found = on_exponent(found, fit, f"{len(rates)} learning rates{notes}")
-    return undecided(found, len(used), few(len(formed)) + notes) if found.low is None else found
+    verdict = on_exponent(verdict, fit, f"{len(rates)} learning rates{notes}")
+    return undecided(verdict, len(used), few(len(formed)) + notes) if verdict.low is None else verdict
 
 
 def optimization_intensity(runs: list[Evidence]) -> Verdict:
@@ -151,20 +151,20 @@ def optimization_intensity(runs: list[Evidence]) -> Verdict:
     notes += elsewhere(len(late), "no copying yet")
     if len({run.config[RATE] for run in formed}) < 2 or len(formed) < MIN_RUNS:
         return undecided(claim, len(formed), f"copying formed in {len(formed)} runs that can be compared{notes}")
-    found = intensity(
+    comparison = intensity(
         [run.rates for run in formed if run.rates is not None],
         np.array([run.step for run in formed], dtype=float),
         np.array([run.tokens_per_step for run in formed]),
     )
-    error = found.rivals.filter(pl.col("rival") == CLAIMED)["error"][0]
-    verdict = "undecided" if found.best is None else "supported" if found.best == CLAIMED else "contradicted"
+    error = comparison.rivals.filter(pl.col("rival") == CLAIMED)["error"][0]
+    verdict = "undecided" if comparison.best is None else "supported" if comparison.best == CLAIMED else "contradicted"
     return replace(
         claim,
         verdict=verdict,
         value=math.exp(error),
         runs=len(formed),
-        reason=found.reason + notes,
-        details=found.rivals,
+        reason=comparison.reason + notes,
+        details=comparison.rivals,
     )
 
 
@@ -176,12 +176,14 @@ def _comparable(runs: list[Evidence], factor: str, also: Sequence[str] = ()) -> 
     known = [run for run in runs if run.config]
     if factor not in varied([run.config for run in known]):
         return [], f"the runs do not differ in {factor}"
-    found = comparable([run.config for run in known], factor, also)
-    used = [known[i] for i in found.used]
+    comparison = comparable([run.config for run in known], factor, also)
+    used = [known[i] for i in comparison.used]
     notes = ""
-    if found.left_out:
-        i, differs = next(iter(found.left_out.items()))
-        notes = f"; {len(found.left_out)} left out, such as {known[i].run}, which differs in {', '.join(differs)} too"
+    if comparison.left_out:
+        i, differs = next(iter(comparison.left_out.items()))
+        notes = (
+            f"; {len(comparison.left_out)} left out, such as {known[i].run}, which differs in {', '.join(differs)} too"
+        )
     if len({run.config[factor] for run in used}) < 2:
         return [], f"the runs that differ in {factor} differ in more{notes}"
     return used, notes
@@ -212,9 +214,9 @@ def _contrasted(runs: list[Evidence], factor: str, settings: int, claim: Verdict
     if not used:
         return undecided(claim, 0, notes)
     notes += on_steps(used)
-    found = contrast([run.config[factor] for run in used], [compared(run) for run in used], settings)
-    verdict = {"helps": "supported", "harms": "contradicted"}.get(found.verdict, "undecided")
-    value, low, high = step_effect(found.table)
+    effect = contrast([run.config[factor] for run in used], [compared(run) for run in used], settings)
+    verdict = {"helps": "supported", "harms": "contradicted"}.get(effect.verdict, "undecided")
+    value, low, high = step_effect(effect.table)
     return replace(
         claim,
         verdict=verdict,
@@ -222,8 +224,8 @@ def _contrasted(runs: list[Evidence], factor: str, settings: int, claim: Verdict
         low=low,
         high=high,
         runs=len(used),
-        reason=f"{factor}: {found.reason}{notes}",
-        details=_named(found.table, factor),
+        reason=f"{factor}: {effect.reason}{notes}",
+        details=_named(effect.table, factor),
     )
 
 

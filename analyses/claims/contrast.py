@@ -110,5 +110,5 @@ def step_effect(table: pl.DataFrame) -> tuple[float | None, float | None, float 
 def _known(
     values: Sequence[Any], outcomes: Sequence[Mapping[str, float | None]], level: Any, quantity: str
 ) -> np.ndarray:
-    found = [o.get(quantity) for value, o in zip(values, outcomes, strict=True) if value == level]
-    return np.array([value for value in found if value is not None and np.isfinite(value)], dtype=float)
+    measured = [o.get(quantity) for value, o in zip(values, outcomes, strict=True) if value == level]
+    return np.array([value for value in measured if value is not None and np.isfinite(value)], dtype=float)

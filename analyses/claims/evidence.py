@@ -97,17 +97,17 @@ class Evidence:
     @property
     def steps(self) -> dict[str, tuple[float, float, float]]:
         """Formation step with its 95 % interval, by stage (`STAGES`); a stage that did not form is missing."""
-        found = {}
+        by_stage = {}
         for stage, table in zip(STAGES, (self.previous, self.induction), strict=False):
             stays = None if table is None else table.filter(pl.col("formed") & ~pl.col("fell_back"))
             if stays is not None and not stays.is_empty():
                 strong = stays.filter(pl.col("peak") >= pl.col("peak").max() / 2).sort("step", "high")
                 first = strong.row(0, named=True)
                 if (step := middle(first)) is not None:
-                    found[stage] = (step, first["low"], first["high"])
+                    by_stage[stage] = (step, first["low"], first["high"])
         if self.step is not None and self.copying.low is not None and self.copying.high is not None:
-            found[STAGES[2]] = (self.step, self.copying.low, self.copying.high)
-        return found
+            by_stage[STAGES[2]] = (self.step, self.copying.low, self.copying.high)
+        return by_stage
 
     @property
     def late(self) -> bool:

@@ -89,8 +89,8 @@ def _columns(runs: Sequence[Evidence]) -> dict[str, float | None]:
     out: dict[str, float | None] = {}
     for stage in STAGES:
         known = [run.steps[stage] for run in runs if stage in run.steps]
-        found = over_runs(*np.maximum(np.array(known, dtype=float), 0.5).T) if known else (None, None, None)
-        out |= dict(zip((stage, f"{stage}, low", f"{stage}, high"), found, strict=True))
+        mean = over_runs(*np.maximum(np.array(known, dtype=float), 0.5).T) if known else (None, None, None)
+        out |= dict(zip((stage, f"{stage}, low", f"{stage}, high"), mean, strict=True))
         out[f"{stage}, formed"] = len(known)
     return out
 

@@ -93,7 +93,7 @@ def _short(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def write_claims(found: Claims, sources: Sequence[str], out: Path) -> Path:
+def write_claims(judged: Claims, sources: Sequence[str], out: Path) -> Path:
     """Writes the page to `out` and the same as JSON beside it (`.json`); returns the page's path.
 
     Raises InputError if it cannot be written, or is no name of a page.
@@ -104,11 +104,11 @@ def write_claims(found: Claims, sources: Sequence[str], out: Path) -> Path:
         "<h1>Does this training speak for the claims of “Language Models ‘Grok’ to Copy”?</h1>",
         f'<p class="note">{_runs(len(sources))}: {text(", ".join(sources))}. Undecided is the default: a verdict needs '
         "runs that can decide it. Intervals are 95 %.</p>",
-        html_table(overview(found.verdicts), "", words=True),
+        html_table(overview(judged.verdicts), "", words=True),
         "<h2>When things formed</h2>",
-        html_table(in_words(found.runs), CAPTION),
+        html_table(in_words(judged.runs), CAPTION),
     ]
-    for verdict in found.verdicts:
+    for verdict in judged.verdicts:
         facts = (
             ("Verdict", f"{SIGNS[verdict.verdict]} {verdict.verdict}"),
             ("Why", verdict.reason),
@@ -123,8 +123,8 @@ def write_claims(found: Claims, sources: Sequence[str], out: Path) -> Path:
         if verdict.details is not None and not verdict.details.is_empty():
             parts.append(html_table(in_words(verdict.details), BEHIND))
     claims = [
-        vars(verdict) | {"details": [] if verdict.details is None else verdict.details} for verdict in found.verdicts
+        vars(verdict) | {"details": [] if verdict.details is None else verdict.details} for verdict in judged.verdicts
     ]
-    write_json(out.with_suffix(".json"), plain({"sources": list(sources), "runs": found.runs, "claims": claims}))
+    write_json(out.with_suffix(".json"), plain({"sources": list(sources), "runs": judged.runs, "claims": claims}))
     write_text(out, plain_page("copyscope: claims", parts))
     return out

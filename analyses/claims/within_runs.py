@@ -45,7 +45,7 @@ def delayed_emergence(runs: list[Evidence]) -> Verdict:
     rules = [_ratios(known, lenient) for lenient in (False, True)]
     strict, lenient = (_over_runs(of_rule) for of_rule in rules)
     counts = [len(of_rule) for of_rule in rules]
-    found = replace(
+    verdict = replace(
         claim,
         value=number(strict.value),
         low=number(strict.low),
@@ -63,12 +63,12 @@ def delayed_emergence(runs: list[Evidence]) -> Verdict:
     )
     if min(counts) < MIN_RUNS:
         why = "copying surged in the second half, with the loss not settled by then: longer runs would tell"
-        return undecided(found, counts[0], f"{few(min(counts))}{elsewhere(len(known) - min(counts), why)}; {words}")
+        return undecided(verdict, counts[0], f"{few(min(counts))}{elsewhere(len(known) - min(counts), why)}; {words}")
     if strict.low > 1 and lenient.low > 1:
-        return replace(found, verdict="supported", reason=words)
+        return replace(verdict, verdict="supported", reason=words)
     if strict.high < 1 and lenient.high < 1:
-        return replace(found, verdict="contradicted", reason=f"copying came first; {words}")
-    return replace(found, reason=f"the two rules do not agree on one side of 1; {words}")
+        return replace(verdict, verdict="contradicted", reason=f"copying came first; {words}")
+    return replace(verdict, reason=f"the two rules do not agree on one side of 1; {words}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,13 +110,13 @@ def _ratios(known: list[Evidence], lenient: bool) -> list[_RunRatio]:
     return [ratio for ratio in ratios if ratio is not None]
 
 
-def _ratio(found: Emergence, lenient: bool) -> _RunRatio | None:
+def _ratio(emergence: Emergence, lenient: bool) -> _RunRatio | None:
     """Of one run; None where copying has not formed, or formed too late to compare it with a loss that goes on
     falling."""
-    surge: Estimate = (found.surge, found.surge_low, found.surge_high)
-    settled = found.settled_leniently if lenient else found.settled
+    surge: Estimate = (emergence.surge, emergence.surge_low, emergence.surge_high)
+    settled = emergence.settled_leniently if lenient else emergence.settled
     at: Estimate = (settled.step, settled.low, settled.high)
-    if settled.step is None and (found.surge_high or math.inf) < settled.last / 2:
+    if settled.step is None and (emergence.surge_high or math.inf) < settled.last / 2:
         half = settled.last / 2
         at = (half, half, half)
     ratio = step_ratio(surge, at)
@@ -127,24 +127,24 @@ def _emergence_table(known: list[Evidence]) -> pl.DataFrame:
     """A row a run. Of what is only bounded the value is null, and one end of the interval with it."""
     rows: list[dict[str, Any]] = []
     for run in known:
-        found = run.emergence
-        if found is None:
+        emergence = run.emergence
+        if emergence is None:
             continue
-        row: dict[str, Any] = {"run": run.run, "copying": found.verdict}
-        row |= step_ends("copying surges", found.surge, found.surge_low, found.surge_high)
+        row: dict[str, Any] = {"run": run.run, "copying": emergence.verdict}
+        row |= step_ends("copying surges", emergence.surge, emergence.surge_low, emergence.surge_high)
         for name, lenient in (("", False), (", lenient rule", True)):
-            settled = found.settled_leniently if lenient else found.settled
+            settled = emergence.settled_leniently if lenient else emergence.settled
             if settled.step is None:
                 row |= with_ends(f"loss settled{name}", None, settled.last / 2, None)
             else:
                 row |= with_ends(f"loss settled{name}", settled.step, settled.low, settled.high)
-            ratio = _ratio(found, lenient)
+            ratio = _ratio(emergence, lenient)
             if ratio is None or ratio.settled:
                 row |= with_ends(f"ratio{name}", *((None,) * 3 if ratio is None else ratio.ratio))
             else:
                 row |= with_ends(f"ratio{name}", None, None, ratio.ratio[2])
-        row |= {"delay in tokens": found.delay_tokens, "10 to 90 %, factor": found.abruptness}
-        rows.append(row | {"fell back": found.fell_back, "dip": found.dip})
+        row |= {"delay in tokens": emergence.delay_tokens, "10 to 90 %, factor": emergence.abruptness}
+        rows.append(row | {"fell back": emergence.fell_back, "dip": emergence.dip})
     words = {"run": pl.String(), "copying": pl.String(), "fell back": pl.Boolean()}
     return pl.DataFrame(rows, schema={name: words.get(name, pl.Float64()) for name in rows[0]} if rows else None)
 
@@ -163,7 +163,7 @@ def shallow_to_deep(runs: list[Evidence]) -> Verdict:
     used = [run for run in runs if run.n_layers == usual]
     previous = [run.previous for run in used if run.previous is not None]
     trend = depth_trend([run.induction for run in used], previous if len(previous) == len(used) else None)
-    found = replace(
+    verdict = replace(
         claim,
         value=number(trend.tau),
         low=number(trend.tau_low),
@@ -172,10 +172,10 @@ def shallow_to_deep(runs: list[Evidence]) -> Verdict:
         reason=trend.reason + elsewhere(len(runs) - len(used), f"another number of layers than {usual}"),
     )
     if trend.verdict == "undecided":
-        return found
+        return verdict
     if trend.n_runs < MIN_RUNS:
-        return replace(found, reason=f"{few(trend.n_runs)}: {trend.verdict}, {found.reason}")
-    return replace(found, verdict="supported" if trend.verdict == "shallow to deep" else "contradicted")
+        return replace(verdict, reason=f"{few(trend.n_runs)}: {trend.verdict}, {verdict.reason}")
+    return replace(verdict, verdict="supported" if trend.verdict == "shallow to deep" else "contradicted")
 
 
 def stage_after_stage(runs: list[Evidence]) -> Verdict:
@@ -208,12 +208,14 @@ def stage_after_stage(runs: list[Evidence]) -> Verdict:
         return undecided(claim, 0, "no run has all three stages")
     details = pl.DataFrame(rows, infer_schema_length=None)
     low, high = stats.binomtest(ordered, len(rows)).proportion_ci()
-    found = replace(claim, value=ordered / len(rows), low=float(low), high=float(high), runs=len(rows), details=details)
+    verdict = replace(
+        claim, value=ordered / len(rows), low=float(low), high=float(high), runs=len(rows), details=details
+    )
     words = f"{ordered} of {len(rows)} runs"
     if len(rows) < MIN_RUNS:
-        return replace(found, reason=f"{words}; {few(len(rows))}")
+        return replace(verdict, reason=f"{words}; {few(len(rows))}")
     if stats.binomtest(ordered, len(rows), 1 / 6, alternative="greater").pvalue <= 0.05:
-        return replace(found, verdict="supported", reason=words)
+        return replace(verdict, verdict="supported", reason=words)
     if reverse > len(rows) / 2:
-        return replace(found, verdict="contradicted", reason=f"{words}; {reverse} with a stage out of order")
-    return replace(found, reason=words)
+        return replace(verdict, verdict="contradicted", reason=f"{words}; {reverse} with a stage out of order")
+    return replace(verdict, reason=words)

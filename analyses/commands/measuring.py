@@ -210,15 +210,15 @@ def revisions(
     quiet()
     from copyscope.training.checkpoints.revisions import revisions as list_revisions
 
-    found = list_revisions(model)
+    listed = list_revisions(model)
     if as_json:
-        echo_json({"model": model, "revisions": [vars(revision) for revision in found]})
+        echo_json({"model": model, "revisions": [vars(revision) for revision in listed]})
         return
-    for one in found:
+    for one in listed:
         step = "no step" if one.step is None else f"step {one.step:,}"
         tokens = "" if one.tokens is None else f", {one.tokens / 1e9:,.1f} B tokens"
         typer.echo(f"{one.name}: {step}{tokens}{f', {one.stage}' if one.stage else ''}")
-    typer.echo(f"{sum(one.step is not None for one in found)} of {len(found)} revisions have a step")
+    typer.echo(f"{sum(one.step is not None for one in listed)} of {len(listed)} revisions have a step")
 
 
 def map_(
@@ -285,11 +285,11 @@ def claims(
     from copyscope.analyses.claims.judge import claims as judge
     from copyscope.analyses.claims.page import verdict_line, write_claims
 
-    found = judge(runs, factor)
-    page = write_claims(found, [str(run) for run in runs], out or runs[0].resolve().parent / "claims.html")
+    judged = judge(runs, factor)
+    page = write_claims(judged, [str(run) for run in runs], out or runs[0].resolve().parent / "claims.html")
     if as_json:
         echo_json({"page": page, **json.loads(page.with_suffix(".json").read_text("utf-8"))})
         return
-    for verdict in found.verdicts:
+    for verdict in judged.verdicts:
         typer.echo(verdict_line(verdict))
     typer.echo(str(page))

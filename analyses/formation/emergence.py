@@ -71,20 +71,20 @@ def copying_beside(
     """The same where it is known when the loss had settled, by the rule and by the lenient one."""
     table = copying_formation(model, chance).filter(pl.col("measure") == measure)
     rows = measure_rows(model, "model", measure, ())
-    found = table.row(0, named=True)
+    rise = table.row(0, named=True)
     dip, dip_step = deepest_dip(rows["step"].to_numpy(), np.abs(rows["value"].to_numpy().astype(float)))
-    at = middle(found)
-    surge = (at, found["low"], found["high"]) if at is not None else (None, None, None)
+    at = middle(rise)
+    surge = (at, rise["low"], rise["high"]) if at is not None else (None, None, None)
     ratios = [step_ratio(surge, (one.step, one.low, one.high)) for one in (settled, lenient)]
     verdict, reason = _verdict(surge, (settled, lenient), ratios)
-    if found["began_earlier"]:
+    if rise["began_earlier"]:
         reason = "copying was under way at the first checkpoint"
     ratio, ratio_low, ratio_high = ratios[0] or (None, None, None)
     delay = None if ratio is None or at is None else at - (settled.step or 0)
     per_step = rows["tokens"][-1] / max(rows["step"][-1], 1)
-    rise_low, rise_high = found["rise_low"], found["rise_high"]
+    rise_low, rise_high = rise["rise_low"], rise["rise_high"]
     abruptness = None
-    if rise_low is not None and rise_high is not None and not found["began_earlier"]:
+    if rise_low is not None and rise_high is not None and not rise["began_earlier"]:
         abruptness = (1 + rise_high) / (1 + rise_low)
     return Emergence(
         verdict=verdict,
@@ -101,7 +101,7 @@ def copying_beside(
         ratio_low=ratio_low,
         ratio_high=ratio_high,
         abruptness=abruptness,
-        fell_back=found["fell_back"],
+        fell_back=rise["fell_back"],
         dip=dip,
         dip_step=dip_step,
     )

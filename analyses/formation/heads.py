@@ -131,8 +131,8 @@ def _beside(rows: pl.DataFrame, heads: pl.DataFrame, measure: str, kind: str) ->
     if not (has_errors(heads, measure) if kind == "se" else (heads["measure"] == name).any()):
         return rows.with_columns(pl.lit(None, dtype=pl.Float64).alias(kind))
     keys = ["layer", "head", "step"]
-    found = measure_rows(heads, "heads", name, ("layer", "head")).select(*keys, pl.col("value").alias(kind))
-    rows = rows.join(found, on=keys, how="left")
+    values_of_kind = measure_rows(heads, "heads", name, ("layer", "head")).select(*keys, pl.col("value").alias(kind))
+    rows = rows.join(values_of_kind, on=keys, how="left")
     lacking = rows.filter(pl.col(kind).is_null())
     if not lacking.is_empty():
         row = lacking.row(0, named=True)
@@ -213,20 +213,20 @@ def order_of_appearance(
     are too far apart to tell), compared with the stage before that formed; null where there is none. Raises
     InputError as `formation_steps` and `copying_formation` do. Cannot tell: that one stage causes the next.
     """
-    found: list[dict[str, Any]] = []
+    events: list[dict[str, Any]] = []
     for stage, measure in (("previous-token head", "previous_token"), ("induction head", induction)):
         formed = formation_steps(heads, measure).filter(pl.col("formed") & ~pl.col("fell_back"))
         if formed.is_empty():
-            found.append({"stage": stage, "measure": measure, "status": "not yet"})
+            events.append({"stage": stage, "measure": measure, "status": "not yet"})
         else:
             strong = formed.filter(pl.col("peak") >= pl.col("peak").max() / 2).sort("step", "layer", "head")
-            found.append({"stage": stage, **strong.row(0, named=True)})
+            events.append({"stage": stage, **strong.row(0, named=True)})
     copying = copying_formation(model, chance)
     stages = (("copying (loss)", "copying_loss_difference"), ("copying (accuracy)", "copying_accuracy_token"))
     for stage, measure in stages:
         for row in copying.filter(pl.col("measure") == measure).iter_rows(named=True):
-            found.append({"stage": stage, **row})
-    return ordered(found)
+            events.append({"stage": stage, **row})
+    return ordered(events)
 
 
 def formation_json(

@@ -38,10 +38,10 @@ CARRIER_SCHEMA = {
 }
 
 
-def ordered(found: list[dict[str, Any]]) -> pl.DataFrame:
+def ordered(events: list[dict[str, Any]]) -> pl.DataFrame:
     """Stages with, for each, whether it came later than the last one before it that formed."""
     out, before = [], None
-    for row in found:
+    for row in events:
         since = None
         if row.get("step") is not None:
             if before is not None:
@@ -70,16 +70,18 @@ def carriers(heads: pl.DataFrame, measure: str, least: float = MIN_LEVEL, confir
     steps = wide["step"].to_list()
     values = np.nan_to_num(wide.drop("step").to_numpy().astype(float), nan=-np.inf)
     best = values.argmax(axis=1)
-    found: list[list[int]] = []  # head, first index, last index
+    stretches: list[list[int]] = []  # head, first index, last index
     for i in range(len(steps)):
         leads = best[i : i + confirm]
         taking_over = len(leads) == confirm and bool((leads == best[i]).all())
         strong = bool((values[i : i + confirm, best[i]] >= least).all())
-        if found and found[-1][2] == i - 1 and values[i, found[-1][0]] >= least / 2:
-            found[-1][2] = i
-        if taking_over and strong and not (found and found[-1][2] == i and found[-1][0] == best[i]):
-            if found and found[-1][2] == i:
-                found[-1][2] = i - 1
-            found.append([int(best[i]), i, i])
-    out = [(measure, *names[head], steps[a], steps[b], float(values[a : b + 1, head].mean())) for head, a, b in found]
+        if stretches and stretches[-1][2] == i - 1 and values[i, stretches[-1][0]] >= least / 2:
+            stretches[-1][2] = i
+        if taking_over and strong and not (stretches and stretches[-1][2] == i and stretches[-1][0] == best[i]):
+            if stretches and stretches[-1][2] == i:
+                stretches[-1][2] = i - 1
+            stretches.append([int(best[i]), i, i])
+    out = [
+        (measure, *names[head], steps[a], steps[b], float(values[a : b + 1, head].mean())) for head, a, b in stretches
+    ]
     return pl.DataFrame(out, schema=CARRIER_SCHEMA, orient="row")

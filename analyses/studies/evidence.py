@@ -121,11 +121,11 @@ def runs_table(runs: Sequence[StudyRun]) -> pl.DataFrame:
             "steps": config.train.steps,
             "tokens": config.train.steps * config.train.batch_size * config.model.n_ctx,
         }
-        found: dict[str, tuple[float | None, ...]] = dict(run.evidence.steps) if run.evidence else {}
+        by_stage: dict[str, tuple[float | None, ...]] = dict(run.evidence.steps) if run.evidence else {}
         if run.loss and run.loss.step is not None:
-            found["copying loss"] = (run.loss.step, run.loss.low, run.loss.high)
+            by_stage["copying loss"] = (run.loss.step, run.loss.low, run.loss.high)
         for stage in (*STAGES[:2], "copying loss", STAGES[2]):
-            values = found.get(stage, (None,) * 3)
+            values = by_stage.get(stage, (None,) * 3)
             row |= {f"{stage}{end}": value for end, value in zip(("", " low", " high"), values, strict=True)}
         final = run.evidence.final if run.evidence else {}
         row |= {f"final {name}": final.get(name) for name in MODEL_CURVES}

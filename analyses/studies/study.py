@@ -88,11 +88,11 @@ def study(
         if todo:
             _log_cost(todo, planned.samples, jobs)
         sweep(planned, out, engine, jobs, options=options, update=update, progress=progress)
-    found = gather_study(outcomes(planned, out))
-    if not any(run.outcome.status.state == FINISHED for run in found):
-        why = next((f" ({run.label}: {run.reason})" for run in found if run.reason), "")
+    runs = gather_study(outcomes(planned, out))
+    if not any(run.outcome.status.state == FINISHED for run in runs):
+        why = next((f" ({run.label}: {run.reason})" for run in runs if run.reason), "")
         raise InputError(f"{out}: no run of this study is finished{why}; run `copyscope study {name} --out {out}`")
-    return write_study(name, found, out / "results")
+    return write_study(name, runs, out / "results")
 
 
 def study_sweep(

@@ -60,8 +60,11 @@ def check(planned: Sweep, out: Path) -> None:
         check_corpus(corpus)
 
 
-def outcome_table(found: list[Outcome]) -> pl.DataFrame:
+def outcome_table(outcomes: list[Outcome]) -> pl.DataFrame:
     """A row a run: run_id, run, state, seconds, reason."""
-    rows = [(one.run.run_id, one.run.label, one.status.state, one.status.seconds, one.status.reason) for one in found]
+    rows = [
+        (outcome.run.run_id, outcome.run.label, outcome.status.state, outcome.status.seconds, outcome.status.reason)
+        for outcome in outcomes
+    ]
     names = {"run_id": pl.String, "run": pl.String, "state": pl.String, "seconds": pl.Float64, "reason": pl.String}
     return pl.DataFrame(rows, schema=names, orient="row")

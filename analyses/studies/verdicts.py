@@ -87,7 +87,7 @@ def judge(name: str, runs: Sequence[StudyRun]) -> list[Verdict]:
 def _computed_otherwise(runs: Sequence[StudyRun]) -> str:
     """A note where not all runs were computed alike; those that did not write it down are passed over."""
     noted = [one for run in runs if run.evidence for one in environments(run.outcome.folder)]
-    words = next((found for one in noted[1:] if (found := differences(noted[0], one))), "")
+    words = next((difference for one in noted[1:] if (difference := differences(noted[0], one))), "")
     return f"; not all computed alike ({words})" if words else ""
 
 
@@ -123,7 +123,7 @@ def _against_first(
     `seconds`: compare the seconds to formation (of the whole run, scoring included) instead of the updates.
     """
     names = conditions(runs)
-    found = []
+    verdicts = []
     for name in names[1:]:
         wanted = expected.get(name, EARLIER)
         title = f"{what}: {name}" if what else name[:1].upper() + name[1:]
@@ -135,31 +135,31 @@ def _against_first(
             "An interval on the other side, none on the expected one.",
         )
         pair = [run for run in runs if run.condition in (names[0], name)]
-        found.append(_contrasted(claim, pair, name, len(names) - 1, wanted, loss, seconds))
-    return found
+        verdicts.append(_contrasted(claim, pair, name, len(names) - 1, wanted, loss, seconds))
+    return verdicts
 
 
 def _contrasted(
     claim: Verdict, pair: Sequence[StudyRun], name: str, comparisons: int, wanted: str, loss: bool, seconds: bool
 ) -> Verdict:
     evidence = evidence_of(pair, loss)
-    own = [run for run in pair if run.evidence]
-    if len({run.condition for run in own}) < 2:
+    known = [run for run in pair if run.evidence]
+    if len({run.condition for run in known}) < 2:
         return undecided(claim, len(evidence), "no runs to compare")
     outcomes = [outcome(one, loss) for one in evidence]
     if seconds:
-        outcomes = [_in_seconds(values, run) for values, run in zip(outcomes, own, strict=True)]
-    found = contrast([int(run.condition == name) for run in own], outcomes, comparisons)
-    value, low, high = step_effect(found.table)
+        outcomes = [_in_seconds(values, run) for values, run in zip(outcomes, known, strict=True)]
+    effect = contrast([int(run.condition == name) for run in known], outcomes, comparisons)
+    value, low, high = step_effect(effect.table)
     claim = replace(claim, value=value, low=low, high=high)
     verdict = "undecided"
-    if found.verdict in ("helps", "harms"):
-        verdict = "supported" if (found.verdict == "helps") == (wanted == EARLIER) else "contradicted"
-    details = found.table.with_columns(pl.lit(name).alias("value"), pl.lit(pair[0].condition).alias("baseline"))
+    if effect.verdict in ("helps", "harms"):
+        verdict = "supported" if (effect.verdict == "helps") == (wanted == EARLIER) else "contradicted"
+    details = effect.table.with_columns(pl.lit(name).alias("value"), pl.lit(pair[0].condition).alias("baseline"))
     if loss:
         details = details.with_columns(pl.col("quantity").replace({"copying_accuracy_token": "copying_loss_saved"}))
     return replace(
-        claim, verdict=verdict, runs=len(evidence), details=details, reason=found.reason + on_steps(evidence)
+        claim, verdict=verdict, runs=len(evidence), details=details, reason=effect.reason + on_steps(evidence)
     )
 
 

@@ -95,7 +95,7 @@ def pairs(ablation: Ablation) -> pl.DataFrame:
 
 def sets(ablation: Ablation) -> pl.DataFrame:
     """The smallest sets of heads and of attention layers (see `smallest_set`), a row a member."""
-    found: list[pl.DataFrame] = []
+    tables: list[pl.DataFrame] = []
     for method in ablation.methods:
         results: list[SmallestSet] = [
             smallest_set(
@@ -111,8 +111,8 @@ def sets(ablation: Ablation) -> pl.DataFrame:
             for unit in ("heads", "layers")
             for search in ("keep", "remove")
         ]
-        found.append(sets_table(results, method))
-    return pl.concat(found)
+        tables.append(sets_table(results, method))
+    return pl.concat(tables)
 
 
 def paths(ablation: Ablation) -> pl.DataFrame:
@@ -129,7 +129,7 @@ def paths(ablation: Ablation) -> pl.DataFrame:
     tables = []
     for method in ablation.methods:
         if method in PATH_METHODS:
-            found = patch_paths(
+            patched = patch_paths(
                 ablation.model,
                 sources,
                 readers,
@@ -138,7 +138,7 @@ def paths(ablation: Ablation) -> pl.DataFrame:
                 seed=ablation.prompts.seed,
                 max_bytes=ablation.max_bytes,
             )
-            tables.append(paths_beside_composition(ablation.model, found))
+            tables.append(paths_beside_composition(ablation.model, patched))
     previous = scores.filter(pl.col("measure") == "previous_token").select(
         source_layer=pl.col("layer"), source_head=pl.col("head"), previous_token=pl.col("value")
     )
@@ -191,9 +191,9 @@ def _highest(table: pl.DataFrame, measure: str, count: int) -> list[Head]:
 
 def clean_values(ablation: Ablation) -> dict[str, float]:
     """What the effects are differences from, for the table's metadata."""
-    found = {}
+    values = {}
     for question in questions(ablation.model, ablation.prompts.test, ablation.prompts.repeated, ablation.natural):
         clean = runs_of(ablation.model, question, "zero").answers([]).clean
         means = (clean * question.weight[:, None]).sum(dim=0) / question.weight.sum()
-        found |= dict(zip(question.measures, means.tolist(), strict=True))
-    return found
+        values |= dict(zip(question.measures, means.tolist(), strict=True))
+    return values

@@ -17,22 +17,22 @@ def as_trained(model: HookedModel, run: Run, checkpoint: Checkpoint) -> Iterator
     A head that was held all the while has queries and keys that nothing trained: without it the model is not the one
     whose loss went down. Plain runs are untouched.
     """
-    found = held(run, checkpoint)
-    if found is None:
+    intervention = held(run, checkpoint)
+    if intervention is None:
         yield model
         return
-    heads = [(layer, head) for layer, some in found.heads.items() for head in some]
-    with hold_heads(model, heads, found.mode):
+    heads = [(layer, head) for layer, some in intervention.heads.items() for head in some]
+    with hold_heads(model, heads, intervention.mode):
         yield model
 
 
 def held(run: Run, checkpoint: Checkpoint) -> Intervention | None:
     """What held heads in the update that led to `checkpoint`; None if nothing did."""
-    found = active(run.intervention, max(checkpoint.step - 1, 0))
-    return found if found and found.heads else None
+    intervention = active(run.intervention, max(checkpoint.step - 1, 0))
+    return intervention if intervention and intervention.heads else None
 
 
 def held_key(run: Run, checkpoint: Checkpoint) -> tuple[object, ...]:
     """What stored results depend on besides the checkpoint; empty for plain runs."""
-    found = held(run, checkpoint)
-    return () if found is None else (sorted(found.heads.items()), found.mode)
+    intervention = held(run, checkpoint)
+    return () if intervention is None else (sorted(intervention.heads.items()), intervention.mode)

@@ -113,8 +113,8 @@ def _agreement(heads: pl.DataFrame) -> pl.DataFrame:
     for name in SCORES:
         if name in heads.columns:
             rank = pl.corr(name, "effect", method="spearman")
-            found = heads.drop_nulls(name).group_by("step", maintain_order=True)
-            table = found.agg(pl.lit(name).alias("measure"), pl.len().alias("heads"), rank.alias("spearman"))
+            by_step = heads.drop_nulls(name).group_by("step", maintain_order=True)
+            table = by_step.agg(pl.lit(name).alias("measure"), pl.len().alias("heads"), rank.alias("spearman"))
             tables.append(table.with_columns(pl.col("spearman").fill_nan(None)))
     schema = {"step": pl.Int64, "measure": pl.String, "heads": pl.UInt32, "spearman": pl.Float64}
     return pl.concat(tables) if tables else pl.DataFrame(schema=schema)

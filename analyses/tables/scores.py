@@ -120,15 +120,15 @@ class Scorer:
 
     def todo(self, run: Run, checkpoints: Iterable[Checkpoint]) -> list[Checkpoint]:
         """Those whose scores are not on disk, or cannot be told, which scoring them says."""
-        found = []
+        unscored = []
         for checkpoint in checkpoints:
             try:
                 done = self.is_stored(run, checkpoint)
             except InputError:
                 done = False
             if not done:
-                found.append(checkpoint)
-        return found
+                unscored.append(checkpoint)
+        return unscored
 
     def is_stored(self, run: Run, checkpoint: Checkpoint) -> bool:
         """Whether the scores of this checkpoint are on disk already."""

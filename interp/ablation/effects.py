@@ -170,9 +170,9 @@ def _effects(
     count = _Count(progress, sum(len(q.tokens) for q in asked) * len(variants) * len(methods))
     rows: list[tuple[str, int, str, float]] = []
     for method in sorted(methods, key=METHODS.index):
-        found = [(q, runs_of(model, q, method, seed, max_bytes).answers(variants, count)) for q in asked]
+        answered = [(q, runs_of(model, q, method, seed, max_bytes).answers(variants, count)) for q in asked]
         for v in range(len(variants)):
-            for question, answers in found:
+            for question, answers in answered:
                 for measure, value in _of_variant(question, answers, v):
                     rows.append((method, v, measure, value))
     schema = {"method": pl.String, "variant": pl.UInt32, "measure": pl.String, "value": pl.Float64}
@@ -181,11 +181,11 @@ def _effects(
 
 def _of_variant(question: Question, answers: Answers, variant: int) -> list[tuple[str, float]]:
     change = answers.ablated[variant] - answers.clean
-    found = []
+    effects = []
     for m, measure in enumerate(question.measures):
-        found.append((measure, _mean(change[:, m], question.weight)))
-        found.append((f"{measure}_se", standard_error(change[:, m])))
-    return found
+        effects.append((measure, _mean(change[:, m], question.weight)))
+        effects.append((f"{measure}_se", standard_error(change[:, m])))
+    return effects
 
 
 def _mean(values: Float[Tensor, " row"], weight: Float[Tensor, " row"]) -> float:

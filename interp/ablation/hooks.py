@@ -141,12 +141,12 @@ def _hook_points(parts: Parts) -> dict[str, list[int] | None]:
 
 def _clean_outputs(model: HookedModel, parts: Parts, reference: Tensor) -> _Reference:
     names = ["hook_embed", *_hook_points(parts)]
-    found: dict[str, list[Tensor]] = {name: [] for name in names}
+    recorded: dict[str, list[Tensor]] = {name: [] for name in names}
     # Named here, as a bridge's hooks may go by another name than the one they were asked for under.
-    hooks: list[Hook] = [(n, lambda x, hook, n=n: found[n].append(x.detach().clone())) for n in names]
+    hooks: list[Hook] = [(n, lambda x, hook, n=n: recorded[n].append(x.detach().clone())) for n in names]
     for rows in batches(model, *reference.shape):
         final_residual(model, reference[rows], hooks)
-    outputs = {name: torch.cat(values) for name, values in found.items()}
+    outputs = {name: torch.cat(values) for name, values in recorded.items()}
     return _Reference(outputs.pop("hook_embed"), outputs)
 
 

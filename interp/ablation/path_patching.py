@@ -66,9 +66,9 @@ def patch_paths(
     question = loss_question(model, "copying_loss", repeated, half)
     runs = Rerun(model, question, method, seed, max_bytes)
     clean = runs.answers([]).clean[:, 0]
-    found = [_patched(runs, rows, pairs, into, half) for rows in runs.batches]
+    by_batch = [_patched(runs, rows, pairs, into, half) for rows in runs.batches]
     order = torch.cat(runs.batches)
-    patched = _Patched(*(torch.cat(column, dim=1) for column in zip(*found, strict=True)))
+    patched = _Patched(*(torch.cat(column, dim=1) for column in zip(*by_batch, strict=True)))
     return _table(pairs, (into, method), patched, clean[order])
 
 

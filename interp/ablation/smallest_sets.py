@@ -185,59 +185,59 @@ def _ablated(runs: Rerun | HookedRuns, variants: list[Parts], base: Parts) -> Fl
 Done = Callable[[list[Part]], object]
 
 
-def _keep(asked: _Accuracy, quick: _Accuracy, units: list[Part], bar: float, done: Done | None) -> list[Part]:
+def _keep(whole: _Accuracy, quick: _Accuracy, units: list[Part], bar: float, done: Done | None) -> list[Part]:
     out: list[Part] = []
     ranking = quick
     while True:
         kept = [u for u in units if u not in out]
         if len(kept) == 1:
             return kept
-        found = ranking.of([[u] for u in kept], out)
-        ranked = [kept[i] for i in sorted(range(len(kept)), key=lambda i: found[i], reverse=True)]
-        if ranking is asked and max(found)[0] < bar:
+        scores = ranking.of([[u] for u in kept], out)
+        ranked = [kept[i] for i in sorted(range(len(kept)), key=lambda i: scores[i], reverse=True)]
+        if ranking is whole and max(scores)[0] < bar:
             return kept
         # The longest stretch that may go at once, by halving; one unit may, if the whole test ranked it.
-        low, high = int(ranking is asked), len(kept) - 1
+        low, high = int(ranking is whole), len(kept) - 1
         while low < high:
             middle = (low + high + 1) // 2
-            if asked.of([ranked[:middle]], out)[0][0] >= bar:
+            if whole.of([ranked[:middle]], out)[0][0] >= bar:
                 low = middle
             else:
                 high = middle - 1
-        ranking = ranking if low else asked
+        ranking = ranking if low else whole
         out += ranked[:low]
         if done:
             done(out)
 
 
-def _remove(asked: _Accuracy, quick: _Accuracy, units: list[Part], bar: float, done: Done | None) -> list[Part]:
+def _remove(whole: _Accuracy, quick: _Accuracy, units: list[Part], bar: float, done: Done | None) -> list[Part]:
     out: list[Part] = []
-    value = asked.clean
+    value = whole.clean
     while value >= bar and len(out) < len(units):
-        rest = [u for u in units if u not in out]
-        if quick is not asked and len(rest) > SHORTLIST:
-            guess = quick.of([[u] for u in rest], out)
-            rest = [rest[i] for i in sorted(range(len(rest)), key=lambda i: guess[i])[:SHORTLIST]]
-        found = asked.of([[u] for u in rest], out)
-        worst = min(range(len(rest)), key=lambda i: found[i])
-        out.append(rest[worst])
-        value = found[worst][0]
+        candidates = [u for u in units if u not in out]
+        if quick is not whole and len(candidates) > SHORTLIST:
+            guess = quick.of([[u] for u in candidates], out)
+            candidates = [candidates[i] for i in sorted(range(len(candidates)), key=lambda i: guess[i])[:SHORTLIST]]
+        scores = whole.of([[u] for u in candidates], out)
+        worst = min(range(len(candidates)), key=lambda i: scores[i])
+        out.append(candidates[worst])
+        value = scores[worst][0]
         if done:
             done(out)
     while len(out) > 1 and value < bar:
-        found = asked.of([[u for u in out if u != back] for back in out])
-        least = min(range(len(out)), key=lambda i: found[i])
-        if found[least][0] >= bar:
+        scores = whole.of([[u for u in out if u != back] for back in out])
+        least = min(range(len(out)), key=lambda i: scores[i])
+        if scores[least][0] >= bar:
             break
         del out[least]
-        value = found[least][0]
+        value = scores[least][0]
     return out
 
 
 def _random_sets(units: list[Part], chosen: list[Part], count: int, seed: int) -> list[list[Part]]:
     """Different sets of the same size other than the chosen one, with as many heads of each layer if there are such."""
     drawing = random.Random(seed)
-    found: dict[frozenset[Part], None] = {}
+    sets: dict[frozenset[Part], None] = {}
     by_layer: dict[int, list[Part]] = {}
     for part in units:
         by_layer.setdefault(part[0], []).append(part)
@@ -245,15 +245,17 @@ def _random_sets(units: list[Part], chosen: list[Part], count: int, seed: int) -
     for _ in range(20 * count):
         if matched:
             drawn = [
-                u for layer, own in by_layer.items() for u in drawing.sample(own, sum(c[0] == layer for c in chosen))
+                u
+                for layer, members in by_layer.items()
+                for u in drawing.sample(members, sum(c[0] == layer for c in chosen))
             ]
         else:
             drawn = drawing.sample(units, len(chosen))
         if set(drawn) != set(chosen):
-            found[frozenset(drawn)] = None
-        if len(found) == count:
+            sets[frozenset(drawn)] = None
+        if len(sets) == count:
             break
-    return [sorted(s) for s in found]
+    return [sorted(s) for s in sets]
 
 
 def sets_table(sets: Sequence[SmallestSet], method: str) -> pl.DataFrame:

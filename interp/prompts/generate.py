@@ -211,15 +211,15 @@ def _with_bos(tokens: Tensor, bos_id: int | None) -> Tensor:
 
 def _unique_contexts(ids: Tensor, n_contexts: int, n_subsequences: int, generator: torch.Generator) -> Tensor:
     """Rejection sampling: contexts are drawn until enough have unique prefixes and suffixes."""
-    found: list[Tensor] = []
+    kept: list[Tensor] = []
     missing = n_contexts
     for _ in range(20):
         picks = torch.randint(0, len(ids), (missing, n_subsequences * SUBSEQUENCE), generator=generator)
         good = picks[_has_unique_parts(picks, n_subsequences)]
-        found.append(good)
+        kept.append(good)
         missing -= len(good)
         if not missing:
-            return ids[torch.cat(found)]
+            return ids[torch.cat(kept)]
     raise InputError(
         f"vocab: {len(ids)} token ids are too few for {n_subsequences} subsequences with unique 12-token prefixes and "
         "6-token suffixes; give more ids"

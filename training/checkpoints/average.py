@@ -117,11 +117,13 @@ def shares(steps: Sequence[int], step: int, share: float) -> dict[int, float]:
     """Which of these steps (ascending) make up the mean at `step`, and with what weights, which sum to 1."""
     begin = step * (1 - share)
     before = [-math.inf, *steps]
-    found = {
-        one: min(one - max(last, begin), step) for last, one in zip(before, steps, strict=False) if begin < one <= step
+    spans = {
+        part: min(part - max(last, begin), step)
+        for last, part in zip(before, steps, strict=False)
+        if begin < part <= step
     }
-    total = sum(found.values())
-    return {one: value / total for one, value in found.items()} if total else {step: 1.0}
+    total = sum(spans.values())
+    return {part: value / total for part, value in spans.items()} if total else {step: 1.0}
 
 
 class _Part:

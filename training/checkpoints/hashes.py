@@ -42,8 +42,8 @@ def sha256_remembered(path: Path) -> str:
 
 
 def _facts(path: Path) -> list[str | int]:
-    found = path.stat()
-    return [str(path.resolve()), found.st_size, found.st_ino, found.st_mtime_ns, found.st_ctime_ns]
+    stat = path.stat()
+    return [str(path.resolve()), stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns]
 
 
 def _note(path: Path) -> Path | None:

@@ -46,11 +46,11 @@ def revisions(repo: str) -> list[Revision]:
     repo, _, condition = repo.partition("@")
     there = references(repo)
     names = select(repo, condition)[0] if condition.strip(", ") else list(there)
-    found = []
+    revisions = []
     for name, commit in ((name, there[name]) for name in names if name in there):
         named = read_name(name)
-        found.append(Revision(name, commit, named.number, named.tokens, named.stage))
-    return sorted(found, key=lambda r: (r.step is None, r.stage, r.step or 0, natural(r.name)))
+        revisions.append(Revision(name, commit, named.number, named.tokens, named.stage))
+    return sorted(revisions, key=lambda r: (r.step is None, r.stage, r.step or 0, natural(r.name)))
 
 
 def references(repo: str) -> dict[str, str]:

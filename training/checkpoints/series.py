@@ -184,13 +184,13 @@ def _with_tokenizer(series: CheckpointSeries, path: Path | None, given: str | No
     """Every checkpoint with the same tokenizer: the one given, else the first checkpoint's that has one, else that of
     the folder they are in or of the one above."""
     if given is None and path is not None:
-        own = [Path(checkpoint.path) for checkpoint in series.checkpoints]
+        folders = [Path(checkpoint.path) for checkpoint in series.checkpoints]
         above = [path, path.absolute().parent] if (path / "checkpoints").is_dir() else [path]
-        if own == [path] or not own:
+        if folders == [path] or not folders:
             above = [path.absolute().parent]
-        with_one = next((folder for folder in (*own, *above) if has_tokenizer(folder)), None)
-        given = None if with_one is None else str(with_one)
-        if all(has_tokenizer(folder) for folder in own):
+        holder = next((folder for folder in (*folders, *above) if has_tokenizer(folder)), None)
+        given = None if holder is None else str(holder)
+        if all(has_tokenizer(folder) for folder in folders):
             return series
     if given is None:
         return series
@@ -211,10 +211,10 @@ def _given_tokenizer(folder: Path) -> str:
 
 def _pickled(paths: Iterable[Path]) -> str:
     """What to do about pickled weights, where there are any (nanoGPT's ckpt.pt); else nothing."""
-    found = sorted(path.name for path in paths if path.suffix in (".pt", ".pth", ".ckpt", ".pkl"))
-    if not found:
+    pickles = sorted(path.name for path in paths if path.suffix in (".pt", ".pth", ".ckpt", ".pkl"))
+    if not pickles:
         return ""
-    return f" ({found[0]} is a pickle, which is never opened: save it in Hugging Face format, as in docs/series.md)"
+    return f" ({pickles[0]} is a pickle, which is never opened: save it in Hugging Face format, as in docs/series.md)"
 
 
 def _is_checkpoint(folder: Path) -> bool:

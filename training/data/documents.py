@@ -204,7 +204,7 @@ class _Gathered:
 
 def _places(folder: Path, files: int, budget: int | None = None) -> np.ndarray:
     """Where the documents are, in the order of their digest; with a `budget` in bytes, until it is used up."""
-    found = []
+    by_file = []
     for number in range(files):
         path = _path(folder, number, "entries")
         try:
@@ -214,8 +214,8 @@ def _places(folder: Path, files: int, budget: int | None = None) -> np.ndarray:
         places = np.zeros(len(entries), _PLACE)
         places["digest"], places["size"], places["file"] = entries["digest"], entries["size"], number
         places["offset"] = np.cumsum(entries["size"], dtype=np.int64) - entries["size"]
-        found.append(places)
-    places = np.concatenate(found, dtype=_PLACE)  # without it, byte order is lost
+        by_file.append(places)
+    places = np.concatenate(by_file, dtype=_PLACE)  # without it, byte order is lost
     places = places[np.lexsort(places["digest"].T[::-1])]
     if budget is None:
         return places

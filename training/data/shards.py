@@ -147,8 +147,8 @@ def check(files: Sequence[Expected], mend: str) -> None:
         if path.stat().st_size != n_bytes:
             raise InputError(f"{path}: {path.stat().st_size} bytes, not the {n_bytes} of its index; {mend}")
     with ThreadPoolExecutor() as pool:
-        for (path, _, sha256), found in zip(files, pool.map(sha256_of, [file.path for file in files]), strict=True):
-            if found != sha256:
+        for (path, _, sha256), digest in zip(files, pool.map(sha256_of, [file.path for file in files]), strict=True):
+            if digest != sha256:
                 raise InputError(f"{path}: damaged, its sha256 is not that of its index; {mend}")
 
 

@@ -199,8 +199,8 @@ def _text_in(where: str, value: Any, field: str) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif value is not None:
-        found = {list: "an array", dict: "an object"}.get(type(value), "a number or truth value")
-        raise InputError(f"{where}: {found} where the text {field!r} should be; name another field by data.field")
+        kind = {list: "an array", dict: "an object"}.get(type(value), "a number or truth value")
+        raise InputError(f"{where}: {kind} where the text {field!r} should be; name another field by data.field")
 
 
 def _no_field(where: str, field: str, names: list[str]) -> InputError:

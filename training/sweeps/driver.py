@@ -62,16 +62,16 @@ def run_sweep(
     further; one that failed is marked, tried again by the next call, and the others go on. Ctrl-C and SIGTERM let the
     runs save, and raise `Stopped`.
     """
-    told: tuple[object, ...] = ()
+    shown: tuple[object, ...] = ()
     driver = _Driver(sweep, out, engine, Job(folder=out, module=module, arguments=tuple(arguments)))
     with _interruptible():
         try:
             while driver.waiting or driver.working:
                 driver.step()
-                now = (*driver.updates(), driver.note())
-                if progress and now != told:
-                    progress("updates", *now)
-                told = now
+                current = (*driver.updates(), driver.note())
+                if progress and current != shown:
+                    progress("updates", *current)
+                shown = current
                 time.sleep(POLL)
         except KeyboardInterrupt:
             driver.log("interrupted: the runs save and stop")

@@ -131,10 +131,10 @@ def _write(lock: int, token: str, count: int) -> None:
 def _holder(path: Path) -> dict[str, Any]:
     """Who holds the lock by the file's content; empty if nobody does."""
     try:
-        found = json.loads(path.read_text("utf-8") or "{}")
+        note = json.loads(path.read_text("utf-8") or "{}")
     except (OSError, ValueError):
         return {"host": None}  # somebody, but who cannot be read
-    return found if isinstance(found, dict) else {}
+    return note if isinstance(note, dict) else {}
 
 
 def _words(holder: dict[str, Any]) -> str:

@@ -52,9 +52,9 @@ def load_sweep(path: str | Path, values: Mapping[str, Any] | None = None) -> Swe
     dotted names as in `--set`, or `seed`. Raises InputError with one line that names the file and the key.
     """
     path = Path(path)
-    found = read_toml(path)
+    content = read_toml(path)
     try:
-        return parse_sweep(found, path.parent, values)
+        return parse_sweep(content, path.parent, values)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 
@@ -71,12 +71,12 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: not valid TOML: {error}; mend the file") from None
 
 
-def parse_sweep(found: Mapping[str, Any], beside: Path, values: Mapping[str, Any] | None = None) -> Sweep:
+def parse_sweep(content: Mapping[str, Any], beside: Path, values: Mapping[str, Any] | None = None) -> Sweep:
     """The content of a sweep file, as in `load_sweep`; `beside`: the folder that `base` may be in."""
-    for key in found:
+    for key in content:
         if key not in _KEYS:
             raise InputError(f"no key {key!r}; keys are {', '.join(_KEYS)}")
-    base, score, samples = found.get("base"), found.get("score", False), found.get("samples")
+    base, score, samples = content.get("base"), content.get("score", False), content.get("samples")
     if not isinstance(base, str):
         raise InputError("base: name a preset or a TOML file, as in base = 'quickstart'")
     if not isinstance(score, bool):
@@ -84,9 +84,9 @@ def parse_sweep(found: Mapping[str, Any], beside: Path, values: Mapping[str, Any
     if samples is not None and (type(samples) is not int or samples < 1):
         raise InputError(f"samples: give a whole number of at least 1, not {samples!r}")
     config = RunConfig.load(beside / base if (beside / base).is_file() else base)
-    fixed = _fields(found.get("values", {}), "[values]")
-    grid = _fields(found.get("grid", {}), "[grid]")
-    listed = found.get("runs", [{}])
+    fixed = _fields(content.get("values", {}), "[values]")
+    grid = _fields(content.get("grid", {}), "[grid]")
+    listed = content.get("runs", [{}])
     if not isinstance(listed, list) or not listed:
         raise InputError("[[runs]]: give one table of fields a run")
     for name, choices in grid.items():
@@ -95,25 +95,25 @@ def parse_sweep(found: Mapping[str, Any], beside: Path, values: Mapping[str, Any
     config = _with_values(config, fixed, "[values]")
     runs: dict[str, PlannedRun] = {}
     for number, table in enumerate(listed, 1):
-        own = _fields(table, f"[[runs]] number {number}")
-        name = own.pop("label", "")
+        fields = _fields(table, f"[[runs]] number {number}")
+        name = fields.pop("label", "")
         if not isinstance(name, str):
             raise InputError(f"[[runs]] number {number}: label has to be a text, not {name!r}")
-        twice = own.keys() & grid.keys()
+        twice = fields.keys() & grid.keys()
         if twice:
             raise InputError(f"{min(twice)}: is in [grid] and in [[runs]]; take it out of one")
         for combination in itertools.product(*grid.values()):
             chosen = dict(zip(grid, combination, strict=True))
-            where = f"[[runs]] number {number}" if own else "[grid]"
-            run = _with_values(_with_values(config, own | chosen, where), values or {}, "--set")
-            seeds = {key: value for key, value in (own | chosen).items() if key.split(".")[0] in (SEED, "seeds")}
-            first = [name] if name else _words(own, seeds)
+            where = f"[[runs]] number {number}" if fields else "[grid]"
+            run = _with_values(_with_values(config, fields | chosen, where), values or {}, "--set")
+            seeds = {key: value for key, value in (fields | chosen).items() if key.split(".")[0] in (SEED, "seeds")}
+            first = [name] if name else _words(fields, seeds)
             condition = " ".join([*first, *_words(chosen, seeds)]) or "base"
             label = " ".join([condition, *_words(seeds, {})])
             if run.run_id in runs:
                 raise InputError(f"{label}: the same run as {runs[run.run_id].label}; take one out")
             runs[run.run_id] = PlannedRun(
-                run_id=run.run_id, label=label, condition=condition, values=own | chosen, config=run
+                run_id=run.run_id, label=label, condition=condition, values=fields | chosen, config=run
             )
     return Sweep(runs=tuple(runs.values()), score=score, samples=samples)
 

@@ -30,14 +30,14 @@ class LocalEngine:
         self._running[slot] = (job, start_child(job, self.environment | gpu))
 
     def ended(self) -> list[Ended]:
-        found = []
+        ended = []
         for slot, (job, child) in list(self._running.items()):
             code = child.poll()
             if code is not None:
                 ask_to_stop(child)  # closes our end of its pipe
                 del self._running[slot]
-                found.append(Ended(job, code, f"killed by signal {-code}" if code < 0 else ""))
-        return found
+                ended.append(Ended(job, code, f"killed by signal {-code}" if code < 0 else ""))
+        return ended
 
     def stop(self) -> None:
         children = [child for _, child in self._running.values()]
@@ -56,9 +56,9 @@ class LocalEngine:
 
 def visible_gpus() -> list[str]:
     """The NVIDIA GPUs this process sees, as `CUDA_VISIBLE_DEVICES` names them; none without the driver's own tool."""
-    told = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if told is not None:
-        return [name for name in told.split(",") if name.strip()]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [name for name in visible.split(",") if name.strip()]
     try:
         listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20).stdout
     except (OSError, subprocess.TimeoutExpired):

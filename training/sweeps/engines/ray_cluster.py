@@ -53,14 +53,14 @@ class RayEngine:
     def ended(self) -> list[Ended]:
         if not self._running:
             return []
-        found = []
+        ended = []
         for task in ray.wait(list(self._running), num_returns=len(self._running), timeout=0)[0]:
             job = self._running.pop(task)
             try:
-                found.append(Ended(job, ray.get(task)))
+                ended.append(Ended(job, ray.get(task)))
             except RayError as error:
-                found.append(Ended(job, None, f"Ray: {type(error).__name__}"))
-        return found
+                ended.append(Ended(job, None, f"Ray: {type(error).__name__}"))
+        return ended
 
     def stop(self) -> None:
         for task in self._running:

@@ -65,14 +65,14 @@ class SlurmEngine:
         self._running.append((job, submitted, note))
 
     def ended(self) -> list[Ended]:
-        found, rest = [], []
+        ended, running = [], []
         for job, submitted, note in self._running:
             if submitted.done():
-                found.append(_ended(job, submitted, note))
+                ended.append(_ended(job, submitted, note))
             else:
-                rest.append((job, submitted, note))
-        self._running = rest
-        return found
+                running.append((job, submitted, note))
+        self._running = running
+        return ended
 
     def stop(self) -> None:
         for _, submitted, _ in self._running:
