@@ -137,7 +137,7 @@ def is_disk_full(error: BaseException) -> bool:
 
 def disk_full(path: Path) -> InputError:
     return InputError(
-        f"no space left while writing {path}: free some and run the same command again; it goes on from there"
+        f"no space left while writing {path}: free some and run the same command again; it continues from there"
     )
 
 

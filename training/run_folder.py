@@ -44,7 +44,7 @@ def store_of(config: RunConfig, out: Path) -> TokenStore:
 
 
 def claim_folder(config: RunConfig, out: Path, store: TokenStore) -> None:
-    """Writes config.toml, and data.json: which text this run reads. A store made anew from other text must not pass
+    """Writes config.toml, and data.json: which text this run reads. A store rebuilt from other text must not pass
     for the first."""
     path = out / "data.json"
     if path.is_file():

@@ -109,7 +109,7 @@ def _held_out(run: Run, length: int) -> list[int]:
         dtype = json.loads((folder / "index.json").read_text("utf-8"))["dtype"]
         tokens = np.asarray(mapped([path], dtype)[:SEARCHED]).astype(np.int64)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: unreadable ({error}); train the run again to make its tokens anew") from None
+        raise InputError(f"{path}: unreadable ({error}); train the run again to rebuild its tokens") from None
     if len(tokens) < length:
         return []
     windows = np.lib.stride_tricks.sliding_window_view(tokens, length)[::8]

@@ -32,7 +32,7 @@ from copyscope.training.progress import Progress
 CHOOSABLE = ("heads", "pairs")
 """Kinds that can be limited to some heads."""
 VERSION = 3
-"""Raised when an ablation or its prompts change, so that stored results are computed anew."""
+"""Raised when an ablation or its prompts change, so that stored results are computed again."""
 
 
 def ablate(

@@ -184,7 +184,7 @@ def token_counts(run: Run) -> Int[np.ndarray, " d_vocab"] | None:
         return None
     path = run.store / "counts.bin"
     if not path.is_file():
-        raise InputError(f"{path}: missing, so these tokens are not complete; train the run again to make them anew")
+        raise InputError(f"{path}: missing, so these tokens are not complete; train the run again to rebuild them")
     return np.fromfile(path, np.int64)
 
 

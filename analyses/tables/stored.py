@@ -13,7 +13,7 @@ import polars as pl
 from copyscope.training.files import write_bytes
 
 SCORES_VERSION = 5
-"""Raised when a measure or its prompts change, so that stored scores are computed anew."""
+"""Raised when a measure or its prompts change, so that stored scores are computed again."""
 
 
 def result_key(checkpoint: str, *parts: object) -> str:

@@ -132,7 +132,7 @@ def _in_one_line(repo: str) -> Iterator[None]:
         OfflineModeIsEnabled,
     )
 
-    goes_on = "; the same command goes on from there"
+    then = "; the same command continues from there"
     try:
         yield
     except OfflineModeIsEnabled:
@@ -142,6 +142,6 @@ def _in_one_line(repo: str) -> Iterator[None]:
         if code in (401, 403, 404):
             how = "run `hf auth login` with a token that may write there"
             raise InputError(f"{repo}: the hub refuses (status {code}); {how}") from None
-        raise InputError(f"{repo}: the hub failed ({first_line(error)}){goes_on}") from None
+        raise InputError(f"{repo}: the hub failed ({first_line(error)}){then}") from None
     except (HTTPError, ConnectionError, TimeoutError) as error:
-        raise InputError(f"{repo}: no connection to the hub ({first_line(error)}){goes_on}") from None
+        raise InputError(f"{repo}: no connection to the hub ({first_line(error)}){then}") from None

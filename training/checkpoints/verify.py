@@ -70,9 +70,9 @@ class _Member:
         return self.checkpoint.revision or self.folder.name
 
     @property
-    def mend(self) -> str:
+    def fix(self) -> str:
         if self.manifest is None:
-            return "fetch it anew"
+            return "fetch it again"
         run = self.folder.parent.parent if self.folder.parent.name == "checkpoints" else "RUN"
         # With no later step to compare a replay with, zoom does not put it among the run's own.
         place = f" in {run}/zoom, to be moved from there" if self.is_last else ""
@@ -140,7 +140,7 @@ def _check_manifest(member: _Member) -> None:
         return
     for name in member.manifest["files"]:
         if not (folder / name).is_file():
-            member.add(f"missing, though the manifest lists it; {member.mend}", folder / name)
+            member.add(f"missing, though the manifest lists it; {member.fix}", folder / name)
     for extra in sorted(path.name for path in folder.iterdir()):
         if extra not in member.manifest["files"] and extra != MANIFEST:
             member.add("foreign: the manifest does not list it; take it away", folder / extra)
@@ -159,13 +159,13 @@ def _check_layout(member: _Member) -> None:
             if not isinstance(config, dict):
                 raise ValueError("not an object")
         except FileNotFoundError:
-            member.add(f"missing; {member.mend}", folder / "config.json")
+            member.add(f"missing; {member.fix}", folder / "config.json")
         except (OSError, ValueError, RecursionError) as error:
-            member.add(f"unreadable ({error}); {member.mend}", folder / "config.json")
+            member.add(f"unreadable ({error}); {member.fix}", folder / "config.json")
     try:
         files = read_index(folder)
     except UnreadableError as error:
-        member.add(f"{error}; {member.mend}", folder / INDEX)
+        member.add(f"{error}; {member.fix}", folder / INDEX)
         return
     if not files:
         if not any(name.endswith(".safetensors") for name in listed):  # else it is listed, and said to be missing
@@ -179,23 +179,23 @@ def _check_layout(member: _Member) -> None:
         except FileNotFoundError:
             whole = False
             if name not in listed:
-                member.add(f"missing, though the index lists it; {member.mend}", path)
+                member.add(f"missing, though the index lists it; {member.fix}", path)
             continue
         except (UnreadableError, OSError) as error:
             whole = False
             if name not in listed:
-                member.add(f"{error}; {member.mend}", path)
+                member.add(f"{error}; {member.fix}", path)
             continue
         for tensor in sorted(set(tensors) - header.keys())[:1]:
             whole = False
-            member.add(f"{tensor} is not in it, though the index says so; {member.mend}", path)
+            member.add(f"{tensor} is not in it, though the index says so; {member.fix}", path)
         headers.append(header)
     if not whole:
         return
     try:
         places = by_plain_name(headers)
     except UnreadableError as error:
-        member.add(f"{error}; {member.mend}")
+        member.add(f"{error}; {member.fix}")
         return
     why = why_unfit(folder, {name: place.dtype for name, place in places.items()})
     if why:
@@ -204,7 +204,7 @@ def _check_layout(member: _Member) -> None:
     member.weights = Weights(places)
     differ = why_sizes_differ(config, member.weights.shapes) if isinstance(config, dict) else None
     if differ:
-        member.add(f"{differ}; one of the two is not of this model: {member.mend}")
+        member.add(f"{differ}; one of the two is not of this model: {member.fix}")
 
 
 def _check_labels(members: Sequence[_Member]) -> None:
@@ -212,7 +212,7 @@ def _check_labels(members: Sequence[_Member]) -> None:
     labelled = [member for member in members if member.manifest is not None]
     for member in members:
         if labelled and not (member.folder / MANIFEST).is_file():
-            member.add(f"has no {MANIFEST}, though others have one, so that its files cannot be checked; {member.mend}")
+            member.add(f"has no {MANIFEST}, though others have one, so that its files cannot be checked; {member.fix}")
     run = _usual(member.manifest["run_id"] for member in labelled if member.manifest)
     rate = _usual(m.checkpoint.tokens / m.step for m in labelled if m.checkpoint.tokens is not None and m.step)
     for member in labelled:
@@ -220,7 +220,7 @@ def _check_labels(members: Sequence[_Member]) -> None:
         if manifest["run_id"] != run:
             member.add(f"of another run, {manifest['run_id']}, than the rest ({run}); take it away")
         if tokens is not None and rate is not None and tokens != rate * member.step:
-            member.add(f"{tokens} tokens at step {member.step}; the rest have {rate:g} a step; {member.mend}")
+            member.add(f"{tokens} tokens at step {member.step}; the rest have {rate:g} a step; {member.fix}")
     first: dict[int, _Member] = {}
     for member in members:
         other = first.setdefault(member.step, member)
@@ -261,7 +261,7 @@ def _check_contents(members: Sequence[_Member], progress: Progress | None) -> di
                 with member.weights:
                     member.scan = scan(member.weights, others)
             except (OSError, ValueError) as error:
-                member.add(f"cannot be read to its end ({error}); {member.mend}")
+                member.add(f"cannot be read to its end ({error}); {member.fix}")
                 member.weights = None
             else:
                 _check_scan(member, seen)
@@ -282,7 +282,7 @@ def _check_hashes(member: _Member) -> None:
     for name, digest in (member.manifest["files"] if member.manifest else {}).items():
         path = member.folder / name
         if path.is_file() and sha256_of(path) != digest:
-            member.add(f"damaged: its sha256 differs from the manifest's; {member.mend}", path)
+            member.add(f"damaged: its sha256 differs from the manifest's; {member.fix}", path)
             if name.endswith(".safetensors"):
                 member.weights = None
 
@@ -293,14 +293,14 @@ def _check_scan(member: _Member, seen: dict[str, list[_Member]]) -> None:
     assert member.weights is not None
     if member.scan.not_finite is not None:
         path = member.weights.places[member.scan.not_finite].path
-        member.add(f"{member.scan.not_finite} holds values that are not finite; {member.mend}", path)
+        member.add(f"{member.scan.not_finite} holds values that are not finite; {member.fix}", path)
         member.weights = None
         return
     for other in seen.get(member.scan.fingerprint, []):
         assert other.weights is not None
         with other.weights, member.weights:
             if distance(other.weights, member.weights) == 0:
-                member.add(f"same weights as step {other.step}; one of the two is mislabelled: {member.mend}")
+                member.add(f"same weights as step {other.step}; one of the two is mislabelled: {member.fix}")
                 member.weights = None
                 return
     seen.setdefault(member.scan.fingerprint, []).append(member)
@@ -321,7 +321,7 @@ def _check_zeros(members: Sequence[_Member]) -> None:
             # Zeros are how some tensors begin, and how padded ones end.
             enough = zeros >= ZEROS if beside else zeros * place.value_bytes >= ZERO_BYTES
             if fewer and enough and ((i > 0 and len(beside) > 0) or (zeros < values and at_end)):
-                member.add(f"ends in zeros: the last {zeros} values of {name}; {member.mend}", place.path)
+                member.add(f"ends in zeros: the last {zeros} values of {name}; {member.fix}", place.path)
                 member.weights = None
                 break
 
@@ -345,6 +345,6 @@ def _check_trajectory(
 
     for misplaced in find_misplaced([members[i].step for i, _ in fit], between):
         member = members[fit[misplaced.place][0]]
-        member.add(f"a jump in weight distance: {misplaced.what}; {member.mend}")
+        member.add(f"a jump in weight distance: {misplaced.what}; {member.fix}")
     if progress and asked:
         progress("comparing weights", asked, asked)

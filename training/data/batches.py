@@ -27,7 +27,7 @@ def epoch_order(seed: int, epoch: int, count: int, length: int) -> tuple[np.ndar
 def sequence_starts(seed: int, first: int, n: int, total: int, length: int) -> list[int]:
     """Where sequences number `first` … `first + n - 1` of the endless stream begin in a text of `total` tokens.
 
-    Every epoch reads the whole text once, shuffled anew and cut at other places, so that a sequence does not return.
+    Every epoch reads the whole text once, shuffled again and cut at other places, so that a sequence does not return.
     """
     count = (total - 1) // length
     starts = []

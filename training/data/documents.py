@@ -227,4 +227,4 @@ def _path(folder: Path, number: int, kind: str) -> Path:
 
 
 def _damaged(path: Path, why: str) -> InputError:
-    return InputError(f"{path}: damaged ({why}); delete the folder {path.parent} and run again to make it anew")
+    return InputError(f"{path}: damaged ({why}); delete the folder {path.parent} and run again to rebuild it")

@@ -139,17 +139,17 @@ def expected_files(folder: Path, part: str, shards: Sequence[Shard]) -> list[Exp
     ]
 
 
-def check(files: Sequence[Expected], mend: str) -> None:
-    """InputError names the first file that is missing, of another length or changed, and how to `mend` it."""
+def check(files: Sequence[Expected], fix: str) -> None:
+    """InputError names the first file that is missing, of another length or changed, and how to `fix` it."""
     for path, n_bytes, _ in files:
         if not path.is_file():
-            raise InputError(f"{path}: missing; {mend}")
+            raise InputError(f"{path}: missing; {fix}")
         if path.stat().st_size != n_bytes:
-            raise InputError(f"{path}: {path.stat().st_size} bytes, not the {n_bytes} of its index; {mend}")
+            raise InputError(f"{path}: {path.stat().st_size} bytes, not the {n_bytes} of its index; {fix}")
     with ThreadPoolExecutor() as pool:
         for (path, _, sha256), digest in zip(files, pool.map(sha256_of, [file.path for file in files]), strict=True):
             if digest != sha256:
-                raise InputError(f"{path}: damaged, its sha256 is not that of its index; {mend}")
+                raise InputError(f"{path}: damaged, its sha256 is not that of its index; {fix}")
 
 
 def mapped(paths: Sequence[Path], dtype: str) -> ShardedArray:

@@ -72,7 +72,7 @@ def token_store(config: DataConfig, root: Path) -> TokenStore:
 
     A store is keyed by the configuration and by the corpus' files (names, sizes, times), so that changed text makes
     another store; it is frozen once made. Making it needs room for the corpus' text beside the tokens; a kill costs at
-    most one shard, and the same call goes on. A second process that needs the same store waits for the first.
+    most one shard, and the same call continues. A second process that needs the same store waits for the first.
     """
     # The choice of windows is made when a batch is read, so it does not make another store.
     fields = config.canonical() | {"files": file_signature(config.corpus)}
@@ -90,14 +90,14 @@ def token_store(config: DataConfig, root: Path) -> TokenStore:
 
 def open_store(folder: Path) -> TokenStore:
     """Opens a store and checks the size and sha256 of all its files; InputError names the first that is wrong."""
-    mend = f"delete the folder {folder} and run again to make it anew"
+    fix = f"delete the folder {folder} and run again to rebuild it"
     path = folder / "index.json"
     if not path.is_file():
-        raise InputError(f"{path}: missing, so these tokens are not complete; {mend}")
+        raise InputError(f"{path}: missing, so these tokens are not complete; {fix}")
     try:
         index = json.loads(path.read_text())
         if index.get("format") != FORMAT:
-            raise InputError(f"{path}: written by another version of copyscope; {mend}")
+            raise InputError(f"{path}: written by another version of copyscope; {fix}")
         shards = {part: shards_of(index, part) for part in _PARTS}
         files = [Expected(folder / "counts.bin", 8 * index["vocab_size"], index["counts_sha256"])]
         for part in _PARTS:
@@ -108,11 +108,11 @@ def open_store(folder: Path) -> TokenStore:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{path}: damaged ({type(error).__name__}: {error}); {mend}") from None
-    check(files, mend)
+        raise InputError(f"{path}: damaged ({type(error).__name__}: {error}); {fix}") from None
+    check(files, fix)
     tokenizer = folder / "tokenizer.json"
     if not tokenizer.is_file() or sha256_of(tokenizer) != tokenizer_sha256:
-        raise InputError(f"{tokenizer}: not the tokenizer that these tokens were made with; {mend}")
+        raise InputError(f"{tokenizer}: not the tokenizer that these tokens were made with; {fix}")
     train, validation = (
         mapped([tokens_file(folder, part, number) for number in range(len(shards[part]))], dtype) for part in _PARTS
     )

@@ -36,8 +36,8 @@ def surprisal(folder: Path, tokens: ShardedArray, vocab_size: int) -> ShardedArr
             for path, shard, digest in zip(paths, tokens.shards, digests, strict=True)
         ]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{index}: damaged ({error}); delete it and run again to make it anew") from None
-    check(files, f"delete {index} and run again to make it anew")
+        raise InputError(f"{index}: damaged ({error}); delete it and run again to rebuild it") from None
+    check(files, f"delete {index} and run again to rebuild it")
     return mapped(paths, "float16")
 
 

@@ -22,8 +22,8 @@ def fast_bf16() -> bool:
 def keep_freed_memory() -> None:
     """Lets the process keep memory that tensors gave back, where the C library is glibc; elsewhere does nothing.
 
-    By default glibc hands blocks of megabytes back to the system at once, and each update takes them anew, page fault
-    by page fault: a tenth to a quarter of the time of a small model's update.
+    By default glibc hands blocks of megabytes back to the system at once, and each update asks for them again, page
+    fault by page fault: a tenth to a quarter of the time of a small model's update.
     """
     if sys.platform != "linux":
         return

@@ -32,7 +32,7 @@ from copyscope.training.sweeps.worker import (
 
 logger = logging.getLogger(__name__)
 RETRIES = 2
-"""How often a run is started anew after its process was killed without having got any further."""
+"""How often a run is started again after its process was killed without having got any further."""
 POLL = 0.5
 BUSY_PAUSE = 10.0
 """Seconds until a run that another process works on is asked for again."""
@@ -58,8 +58,8 @@ def run_sweep(
     """Works on every run of the sweep in `out` (see `sweep_plan.claim`) that is not done, and says how each ended.
 
     `module` is what does a run, given its folder and `arguments` (`worker.as_child`). A run that is finished
-    or diverged is left alone; one that was killed is started again and goes on, at most `RETRIES` times without getting
-    further; one that failed is marked, tried again by the next call, and the others go on. Ctrl-C and SIGTERM let the
+    or diverged is left alone; one that was killed is started again and continues, at most `RETRIES` times without
+    getting further; one that failed is marked, tried again by the next call, and the others go on. Ctrl-C and SIGTERM let the
     runs save, and raise `Stopped`.
     """
     shown: tuple[object, ...] = ()
@@ -79,7 +79,7 @@ def run_sweep(
             done = sum(one.status.state in DONE for one in outcomes(sweep, out))
             raise Stopped(
                 f"sweep stopped: {done} of {len(sweep.runs)} runs done, the others saved in {out}; the same command "
-                "goes on"
+                "continues"
             ) from None
         except BaseException:
             engine.stop()

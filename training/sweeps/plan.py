@@ -68,7 +68,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     except IsADirectoryError:
         raise InputError(f"{path}: is a folder; give a sweep file (TOML)") from None
     except (ValueError, RecursionError, OSError) as error:
-        raise InputError(f"{path}: not valid TOML: {error}; mend the file") from None
+        raise InputError(f"{path}: not valid TOML: {error}; fix the file") from None
 
 
 def parse_sweep(content: Mapping[str, Any], beside: Path, values: Mapping[str, Any] | None = None) -> Sweep:
@@ -157,7 +157,7 @@ def planned(out: Path) -> dict[str, Any] | None:
         if not all({"run_id", "label", "values"} <= run.keys() for run in plan["runs"]):
             raise ValueError("a field is missing")
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        raise InputError(f"{path}: unreadable ({error}); delete it, and the same command makes it anew") from None
+        raise InputError(f"{path}: unreadable ({error}); delete it, and the same command rebuilds it") from None
     return plan
 
 

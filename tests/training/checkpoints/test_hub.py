@@ -165,7 +165,7 @@ class RefusingHub(FakeHub):
         raise HfHubHTTPError("refused\nfor long reasons", response=response)
 
 
-@pytest.mark.parametrize(("status", "says"), [(401, "hf auth login"), (403, "hf auth login"), (500, "goes on")])
+@pytest.mark.parametrize(("status", "says"), [(401, "hf auth login"), (403, "hf auth login"), (500, "same command")])
 def test_a_refusal_is_one_line(run: Path, status: int, says: str) -> None:
     with pytest.raises(InputError, match=says) as caught:
         push(run, "lab/run", api=RefusingHub(status))
