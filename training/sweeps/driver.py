@@ -59,8 +59,8 @@ def run_sweep(
 
     `module` is what does a run, given its folder and `arguments` (`worker.as_child`). A run that is finished
     or diverged is left alone; one that was killed is started again and continues, at most `RETRIES` times without
-    getting further; one that failed is marked, tried again by the next call, and the others go on. Ctrl-C and SIGTERM let the
-    runs save, and raise `Stopped`.
+    getting further; one that failed is marked, tried again by the next call, and the others go on. Ctrl-C and SIGTERM
+    let the runs save, and raise `Stopped`.
     """
     shown: tuple[object, ...] = ()
     driver = _Driver(sweep, out, engine, Job(folder=out, module=module, arguments=tuple(arguments)))
