@@ -25,7 +25,7 @@ OBJECTS = [{"text": row, "id": number} for number, row in enumerate(ROWS)]
 
 def read(path: Path, data: bytes, **reading: str) -> list[str]:
     path.write_bytes(data)
-    return list(file_texts(path, Reading(**reading)))
+    return list(file_texts(path, Reading(**reading)))  # type: ignore[arg-type]
 
 
 def refusal(path: Path, data: bytes, **reading: str) -> str:
