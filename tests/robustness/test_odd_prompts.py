@@ -12,7 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
-from copyscope.interp.measures.behavior import copying_accuracy, copying_loss, icl_score, natural_losses
+from copyscope.interp.measures.behavior import (
+    CopyingLoss,
+    ICLScore,
+    copying_accuracy,
+    copying_loss,
+    icl_score,
+    natural_losses,
+)
 from copyscope.interp.measures.heads import score_heads
 from copyscope.interp.prompts.generate import CopyingTest, copying_test, random_token_vocab, repeated_random_tokens
 from copyscope.training.errors import InputError
@@ -113,7 +120,11 @@ def ask(draw: random.Random, model: HookedTransformer) -> tuple[str, Callable[[]
 
 
 def sound_losses(found: Any) -> bool:
-    values = torch.as_tensor(found if isinstance(found, torch.Tensor) else [found[0], found[1]])
+    if isinstance(found, CopyingLoss):
+        found = torch.tensor([found.first_half, found.second_half])
+    elif isinstance(found, ICLScore):
+        found = torch.tensor([found.score, found.early_loss, found.late_loss])
+    values = torch.as_tensor(found)
     return bool(torch.isfinite(values).all()) and values.numel() > 0
 
 
