@@ -23,17 +23,21 @@ install_import_hook(["copyscope"], "beartype.beartype")
 SLOW = (
     "tests/analyses/claims",
     "tests/analyses/commands/test_cli.py",
+    "tests/analyses/explorer",
+    "tests/analyses/figures/test_paper.py",
     "tests/analyses/formation",
     "tests/analyses/page",
     "tests/analyses/studies",
-    "tests/analyses/tables/test_as_trained.py",
-    "tests/analyses/tables/test_scores.py",
+    "tests/analyses/tables",
     "tests/analyses/test_front_door.py",
     "tests/analyses/test_tutorial.py",
     "tests/browser",
     "tests/docs",
     "tests/faults",
+    "tests/interp/ablation",
+    "tests/interp/models/test_bridge.py",
     "tests/interp/models/test_families.py",
+    "tests/interp/models/test_smollm2.py",
     "tests/packaging",
     "tests/robustness",
     "tests/series",
@@ -41,7 +45,7 @@ SLOW = (
     "tests/training/test_trainer.py",
     "tests/training/test_zoom.py",
 )
-"""The slowest files and folders, two thirds of the suite's time; `make test-fast` leaves them out."""
+"""The slowest files and folders, more than four fifths of the time of the suite; `make test-fast` leaves them out."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
