@@ -99,11 +99,6 @@ def _correct(adapter: Any, reference: Any) -> None:
         rotary = reference.model.rotary_emb
         tables = rotary.forward
         rotary.forward = lambda *a, **k: tuple(torch.cat([t[..., ::2]] * 2, dim=-1) for t in tables(*a, **k))
-    if config.model_type == "gpt_neox":
-        for layer in reference.gpt_neox.layers:
-            for linear in (layer.attention.query_key_value, layer.attention.dense):
-                if linear.bias is None:  # which the adapter takes for granted
-                    linear.bias = torch.nn.Parameter(linear.weight.new_zeros(linear.out_features), requires_grad=False)
     if config.model_type == "falcon" and config.new_decoder_architecture:
         groups, heads = config.num_kv_heads, config.num_attention_heads
         adapter.cfg.n_key_value_heads = groups

@@ -59,7 +59,7 @@ def hooked_config(
 
 
 def converted(config: Any, tensors: dict[str, Tensor], files: ModelFiles) -> HookedTransformer:
-    """A new `HookedTransformer` with the weights of transformers' model (`tensors_of`), which are emptied."""
+    """A new `HookedTransformer` with the weights of transformers' model (its `state_dict`), which are emptied."""
     with warnings.catch_warnings():
         # 3.9 announces on every construction that 4 drops HookedTransformer; `lens` is prepared for that.
         warnings.filterwarnings("ignore", message="HookedTransformer is deprecated", category=DeprecationWarning)
@@ -70,7 +70,8 @@ def converted(config: Any, tensors: dict[str, Tensor], files: ModelFiles) -> Hoo
 
 
 def copy_weights(model: HookedTransformer, tensors: dict[str, Tensor], files: ModelFiles) -> None:
-    """Copies the weights of transformers' model (`tensors_of`) into the model, which changes only once all of them fit.
+    """Copies the weights of transformers' model (its `state_dict`) into the model, which changes only once all of them
+    fit.
 
     Empties `tensors` on the way: where nothing else holds them, a new model and they take the memory of one.
     """
@@ -117,17 +118,6 @@ def _folded(state: dict[str, Tensor], config: Any) -> dict[str, Tensor]:
         fold_value_biases=False,
         refactor_factored_attn_matrices=False,
     )
-
-
-def tensors_of(reference: Any) -> dict[str, Tensor]:
-    """The tensors of transformers' model, with zeros for the biases that a GPT-NeoX may be saved without."""
-    tensors = dict(reference.state_dict())
-    if reference.config.model_type == "gpt_neox":
-        for name, tensor in list(tensors.items()):
-            bias = name.replace(".weight", ".bias")
-            if name.endswith((".query_key_value.weight", ".attention.dense.weight")) and bias not in tensors:
-                tensors[bias] = tensor.new_zeros(tensor.shape[0])
-    return tensors
 
 
 class _Modules:

@@ -116,6 +116,8 @@ class ModelFiles:
         for name, parameter in model.named_parameters():
             if not torch.isfinite(parameter).all():
                 raise InputError(f"{self.path}: tensor {name} holds NaN or infinity; this checkpoint is not usable")
+        if self.config.model_type == "gpt_neox":
+            _fill_in_biases(model)
         return model.eval().requires_grad_(False)
 
     def _slices(self, stack: ExitStack) -> dict[str, Any]:
@@ -194,6 +196,14 @@ class ModelFiles:
     @property
     def _gguf(self) -> dict[str, str]:
         return {"gguf_file": self.path.name} if self.is_gguf else {}
+
+
+def _fill_in_biases(model: Any) -> None:
+    """Zeros for the biases that a GPT-NeoX may be saved without; TransformerLens takes them for granted."""
+    for layer in model.gpt_neox.layers:
+        for linear in (layer.attention.query_key_value, layer.attention.dense):
+            if linear.bias is None:
+                linear.bias = torch.nn.Parameter(linear.weight.new_zeros(linear.out_features))
 
 
 def _find(source: str | Path, revision: str | None) -> tuple[Path, str | None]:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from copyscope.interp.models.at_step import checkpoint_at
 from copyscope.interp.models.bridge import bridged, check_bridgeable, finished
-from copyscope.interp.models.converted import converted, copy_weights, hooked_config, tensors_of
+from copyscope.interp.models.converted import converted, copy_weights, hooked_config
 from copyscope.interp.models.files import ModelFiles
 from copyscope.interp.models.lens import HookedModel, HookedTransformer
 from copyscope.interp.models.vocabulary import Vocabulary, vocabulary_of
@@ -84,7 +84,7 @@ def load_hooked(
     if config is None:
         model: HookedModel = bridged(reference, files, own_tokenizer)
     else:
-        tensors = tensors_of(reference)
+        tensors = dict(reference.state_dict())
         del reference  # so that its weights are given back one by one as they are copied
         model = converted(config, tensors, files)
         if own_tokenizer is not None:
@@ -120,7 +120,7 @@ def load_weights_into(
     reference = files.reference(dtype).to(device)
     tokens = _probe(model.cfg.d_vocab, QUICK_POSITIONS, files)
     logits = _logits_of(reference, tokens.to(device)) if prove else None
-    copy_weights(model, tensors_of(reference), files)
+    copy_weights(model, dict(reference.state_dict()), files)
     _note_check(model, None if logits is None else _check(model, tokens, logits, files))
     return model
 

@@ -23,10 +23,9 @@ file system's clock would not show."""
 def sha256_remembered(path: Path) -> str:
     """The sha256 of a file. Known from an earlier call if path, size, inode and both times (of the content, and of the
     last change of any kind, which nobody can set back) are as they were. Raises OSError for what cannot be read."""
-    facts = _facts(path)
-    if os.path.getsize(path) < MIN_BYTES:
+    if path.stat().st_size < MIN_BYTES:
         return sha256_of(path)
-    note = _note(path)
+    facts, note = _facts(path), _note(path)
     if note is not None:
         with contextlib.suppress(OSError, ValueError, AttributeError):
             held = json.loads(note.read_text("utf-8"))

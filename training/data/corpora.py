@@ -31,7 +31,7 @@ class Source:
     """Whether to stop reading when there is enough: a data set may be larger than anyone has time for."""
 
 
-def open_source(name: str, position: Any = None, reading: Reading | None = None) -> Source:
+def open_source(name: str, position: Any = None, reading: Reading = Reading()) -> Source:
     """The corpus of this name, from `position` on (None: from its beginning).
 
     `name` is `python` (the embedded default: the .py files of this Python installation and of the packages installed
@@ -40,7 +40,6 @@ def open_source(name: str, position: Any = None, reading: Reading | None = None)
     Hidden files and those of the operating system are skipped; what else is not read is logged. Taking texts raises
     InputError for a missing or unreadable source.
     """
-    reading = reading or Reading()
     if name.startswith("hf:"):
         return _hugging_face(name, position, reading.field)
     taken = position or 0

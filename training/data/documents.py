@@ -95,7 +95,7 @@ def key(digest: bytes) -> int:
     return int.from_bytes(digest[-8:], "big")
 
 
-def gather(name: str, max_megabytes: float, folder: Path, reading: Reading | None = None) -> Documents:
+def gather(name: str, max_megabytes: float, folder: Path, reading: Reading = Reading()) -> Documents:
     """Reads a corpus (`training.data.corpora.open_source`) into `folder`, or resumes doing so after a kill.
 
     Taken are the distinct documents in the order of their digest up to `max_megabytes` (10^6 bytes of UTF-8), so that
@@ -107,7 +107,6 @@ def gather(name: str, max_megabytes: float, folder: Path, reading: Reading | Non
     gathered = _Gathered(folder)
     if not gathered.done:
         tell = now_and_then(logger)
-        reading = reading or Reading()
         source = open_source(name, gathered.position, reading)
         for pieces in _pieces(source.texts, few=not gathered.files, ascii_only=reading.ascii_only):
             for piece in pieces:

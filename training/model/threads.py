@@ -8,7 +8,7 @@ threads.
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from threading import Barrier
 from typing import Any, TypeVar
@@ -53,25 +53,27 @@ def one_share_each() -> Iterator[None]:
     operation, and MKL's, of which the whole process has one number, take the cores from the pieces: on 2 cores an
     update took 1.6 times as long."""
     global _all_threads
-    before, threads = _all_threads, torch.get_num_threads()
-    _all_threads = number_of_threads()
-    torch.set_num_threads(max(1, _all_threads // min(_all_threads, MAX_PARTS)))
+    before, _all_threads = _all_threads, number_of_threads()
     try:
-        yield
+        with _threads(max(1, _all_threads // min(_all_threads, MAX_PARTS))):
+            yield
     finally:
         _all_threads = before
-        torch.set_num_threads(threads)
+
+
+def all_threads() -> AbstractContextManager[None]:
+    """Inside `one_share_each`: torch has all its threads again, for work that is not shared in pieces."""
+    return _threads(number_of_threads())
 
 
 @contextmanager
-def all_threads() -> Iterator[None]:
-    """Inside `one_share_each`: torch has all its threads again, for work that is not shared in pieces."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(number_of_threads())
+def _threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
 
 
 def each_in_a_thread(work: Callable[[Tensor], T], pieces: Sequence[Tensor]) -> list[T]:
