@@ -9,11 +9,11 @@ import torch
 
 from copyscope.training.config import RunConfig
 from copyscope.training.data.batches import batch
+from copyscope.training.engines.child import usable_cores
 from copyscope.training.model.llama import build_model
 from copyscope.training.model.loss import NextTokenLoss
 from copyscope.training.model.optimizers import build_optimizers
 from copyscope.training.schedule import checkpoint_steps
-from copyscope.training.sweeps.engines.child import usable_cores
 
 SECONDS = 3.0
 """Time for the measured updates, after the first."""

@@ -26,11 +26,11 @@ from copyscope.analyses.studies.evidence import (
 from copyscope.analyses.studies.sweep import check, sweep
 from copyscope.analyses.studies.verdicts import judge
 from copyscope.training.config import RunConfig
+from copyscope.training.engines.protocol import Engine
 from copyscope.training.errors import InputError
 from copyscope.training.files import write_bytes, write_text
 from copyscope.training.progress import Progress
 from copyscope.training.sweeps.driver import outcomes
-from copyscope.training.sweeps.engines.protocol import Engine
 from copyscope.training.sweeps.plan import Sweep, parse_sweep, read_toml
 from copyscope.training.sweeps.worker import DONE, FINISHED
 
@@ -125,7 +125,7 @@ def corpus_name(corpus: str) -> str:
 def _log_cost(todo: list[RunConfig], samples: int | None, jobs: int | None) -> None:
     from copyscope.analyses.studies.cost import cost_of
     from copyscope.analyses.tables.run_prompts import COPYING_SAMPLES
-    from copyscope.training.sweeps.engines.child import jobs_at_once
+    from copyscope.training.engines.child import jobs_at_once
 
     at_once = jobs_at_once(jobs)
     logger.info(f"{cost_of(todo, samples or COPYING_SAMPLES, at_once).words()}, {at_once} at a time.")

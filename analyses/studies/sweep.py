@@ -8,10 +8,10 @@ from typing import Any
 import polars as pl
 
 from copyscope.training.data.corpora import check_corpus
+from copyscope.training.engines import make_engine
+from copyscope.training.engines.protocol import Engine
 from copyscope.training.progress import Progress
 from copyscope.training.sweeps.driver import Outcome, run_sweep
-from copyscope.training.sweeps.engines import make_engine
-from copyscope.training.sweeps.engines.protocol import Engine
 from copyscope.training.sweeps.plan import Sweep, claim, load_sweep
 
 SCORED, PLAIN = "copyscope.analyses.studies.scored_run", "copyscope.training.sweeps.worker"

@@ -16,11 +16,11 @@ import pytest
 from counted_run import DIES_ONCE, SLOW, steps_done, workers
 from drive import counted_sweep
 
+from copyscope.training import engines
+from copyscope.training.engines import make_engine
 from copyscope.training.errors import InputError, Stopped
 from copyscope.training.sweeps import driver as sweeps
-from copyscope.training.sweeps import engines
 from copyscope.training.sweeps.driver import run_sweep
-from copyscope.training.sweeps.engines import make_engine
 from copyscope.training.sweeps.plan import claim, parse_sweep
 from copyscope.training.sweeps.worker import read_status
 
@@ -108,7 +108,7 @@ def test_ray_with_a_node_that_dies(
 
 def test_a_ray_cluster_that_cannot_be_reached(tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="needs Ray: pip install copyscope[ray]")
-    from copyscope.training.sweeps.engines.ray_cluster import _connect
+    from copyscope.training.engines.ray_cluster import _connect
 
     for address in ("127.0.0.1:1", "nonsense", "127.0.0.1:99999999"):
         with pytest.raises(InputError, match=f"--option address={address}: no Ray cluster answers there") as error:
@@ -160,8 +160,8 @@ def test_a_cluster_s_task_hears_an_interrupt_where_its_program_ignores_it(tmp_pa
     claim(sweep, tmp_path)
     folder = tmp_path / sweep.runs[0].run_id
     task = (
-        "import sys; from pathlib import Path; from copyscope.training.sweeps.engines.protocol import Job; "
-        "from copyscope.training.sweeps.engines.child import run_child; "
+        "import sys; from pathlib import Path; from copyscope.training.engines.protocol import Job; "
+        "from copyscope.training.engines.child import run_child; "
         "sys.exit(run_child(Job(folder=Path(sys.argv[1]), module='counted_run'), {}))"
     )
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -13,9 +13,9 @@ import pytest
 from counted_run import BREAKS, DIES_ALWAYS, DIES_ONCE, DIVERGES, SLOW, SOUND, steps_done, workers
 from drive import counted_sweep
 
+from copyscope.training.engines.local import LocalEngine
 from copyscope.training.sweeps import driver as sweeps
 from copyscope.training.sweeps.driver import run_sweep
-from copyscope.training.sweeps.engines.local import LocalEngine
 from copyscope.training.sweeps.plan import claim, parse_sweep
 from copyscope.training.sweeps.worker import read_status
 

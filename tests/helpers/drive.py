@@ -4,10 +4,10 @@ import signal
 import sys
 from pathlib import Path
 
+from copyscope.training.engines import make_engine
 from copyscope.training.errors import Stopped
 from copyscope.training.sweeps import driver as sweeps
 from copyscope.training.sweeps.driver import run_sweep
-from copyscope.training.sweeps.engines import make_engine
 from copyscope.training.sweeps.plan import Sweep, claim, parse_sweep
 from copyscope.training.sweeps.worker import FINISHED
 

@@ -36,8 +36,8 @@ NEED_ONE = {
     "copyscope.analyses.figures.paper": "matplotlib",
     "copyscope.analyses.studies.figures": "matplotlib",
     "copyscope.analyses.explorer.server": "starlette",
-    "copyscope.training.sweeps.engines.ray_cluster": "ray",
-    "copyscope.training.sweeps.engines.slurm": "submitit",
+    "copyscope.training.engines.ray_cluster": "ray",
+    "copyscope.training.engines.slurm": "submitit",
 }
 PROGRAM = f"""
 import importlib, pkgutil, sys
@@ -87,7 +87,7 @@ def without(monkeypatch: pytest.MonkeyPatch):
             return None if name in packages else real(name, package)
 
         monkeypatch.setattr(importlib.util, "find_spec", find_spec)
-        for module in ("copyscope.training.sweeps.engines", "copyscope.training.tracking"):
+        for module in ("copyscope.training.engines", "copyscope.training.tracking"):
             monkeypatch.setattr(f"{module}.find_spec", find_spec)
         for module in NEED_ONE:
             monkeypatch.delitem(sys.modules, module, raising=False)

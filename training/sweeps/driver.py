@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from copyscope.training.engines.protocol import Ended, Engine, Job
 from copyscope.training.errors import Stopped
 from copyscope.training.files import disk_full, is_disk_full
 from copyscope.training.progress import Progress
-from copyscope.training.sweeps.engines.protocol import Ended, Engine, Job
 from copyscope.training.sweeps.plan import PlannedRun, Sweep
 from copyscope.training.sweeps.worker import (
     BUSY_CODE,

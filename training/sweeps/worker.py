@@ -16,9 +16,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from copyscope.training.config import RunConfig
+from copyscope.training.engines.locks import Busy, held
 from copyscope.training.errors import InputError, Stopped
 from copyscope.training.files import write_json
-from copyscope.training.sweeps.locks import Busy, held
 
 FINISHED, DIVERGED, FAILED, STOPPED, RUNNING = "finished", "diverged", "failed", "stopped", "running"
 DONE = (FINISHED, DIVERGED)

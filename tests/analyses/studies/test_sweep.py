@@ -23,10 +23,10 @@ from copyscope.analyses.tables.run import score_tables
 from copyscope.analyses.tables.stored import SCORES_VERSION, computed_with, store_table
 from copyscope.interp.measures.heads import MEASURES as MEASURES_OF_HEADS
 from copyscope.training.config import RunConfig
+from copyscope.training.engines.locks import Busy, held
 from copyscope.training.errors import InputError, Stopped
 from copyscope.training.schedule import checkpoint_steps
 from copyscope.training.sweeps.driver import Outcome
-from copyscope.training.sweeps.locks import Busy, held
 from copyscope.training.sweeps.plan import parse_sweep
 from copyscope.training.sweeps.worker import FINISHED, Status, execute, read_status, write_status
 

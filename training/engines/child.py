@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Mapping
 
-from copyscope.training.sweeps.engines.protocol import Job
+from copyscope.training.engines.protocol import Job
 
 POLL = 0.2
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
+from copyscope.training.engines import locks
+from copyscope.training.engines.locks import Busy, held
 from copyscope.training.errors import InputError
-from copyscope.training.sweeps import locks
-from copyscope.training.sweeps.locks import Busy, held
 
 HOLD = (
-    "import sys, time; from pathlib import Path; from copyscope.training.sweeps.locks import held\n"
+    "import sys, time; from pathlib import Path; from copyscope.training.engines.locks import held\n"
     "with held(Path(sys.argv[1]), lost=lambda: None): print('held', flush=True); time.sleep(60)"
 )
 

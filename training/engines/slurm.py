@@ -1,4 +1,4 @@
-"""A Slurm cluster, by submitit: one batch job a run. Its machines share the sweep's folder and have copyscope."""
+"""A Slurm cluster, by submitit: one batch job a job. Its machines share the folder of the work and have copyscope."""
 
 import os
 import shutil
@@ -9,9 +9,9 @@ from typing import Any
 import submitit
 from submitit.core.utils import FailedJobError
 
+from copyscope.training.engines.child import run_child
+from copyscope.training.engines.protocol import Ended, Job
 from copyscope.training.errors import InputError
-from copyscope.training.sweeps.engines.child import run_child
-from copyscope.training.sweeps.engines.protocol import Ended, Job
 
 POLL = 0.2
 DEFAULTS = {"timeout_min": 24 * 60, "cpus_per_task": 4}

@@ -1,4 +1,5 @@
-"""A Ray cluster (Ray Core): one task a run. Its machines share the sweep's folder and have copyscope installed."""
+"""A Ray cluster (Ray Core): one task a run. Its machines share the folder of the work and have
+copyscope installed."""
 
 import logging
 import os
@@ -10,9 +11,9 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywher
 import ray
 from ray.exceptions import RayError
 
+from copyscope.training.engines.child import run_child, threads
+from copyscope.training.engines.protocol import Ended, Job
 from copyscope.training.errors import InputError, first_line
-from copyscope.training.sweeps.engines.child import run_child, threads
-from copyscope.training.sweeps.engines.protocol import Ended, Job
 
 REACH_SECONDS = 5.0
 

@@ -1,4 +1,4 @@
-"""What a sweep asks of an engine: take jobs, say which have ended, stop."""
+"""What a driver asks of an engine: take jobs, say which have ended, stop."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One run to work on: `python -m module folder arguments…`."""
+    """One process: `python -m module folder arguments…`. What it prints goes to log.txt in its folder."""
 
     folder: Path
     module: str
@@ -25,7 +25,7 @@ class Job:
 
 
 class Ended(NamedTuple):
-    """A run's process that has ended."""
+    """A job's process that has ended."""
 
     job: Job
     code: int | None
@@ -36,7 +36,7 @@ class Ended(NamedTuple):
 
 @runtime_checkable
 class Engine(Protocol):
-    """Works on jobs. Whether a run is done is in its folder, not here: an engine may lose a job, never harm it."""
+    """Works on jobs. Whether the work is done is in its folder, not here: an engine may lose a job, never harm it."""
 
     def room(self) -> int:
         """How many more jobs it takes now."""

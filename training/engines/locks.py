@@ -1,4 +1,4 @@
-"""One process a run, over all machines that share the folder: a lock whose holder shows that it lives."""
+"""One process a piece of work, over all machines that share the folder: a lock whose holder shows that it lives."""
 
 import fcntl
 import json

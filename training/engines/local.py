@@ -1,17 +1,17 @@
-"""This machine: one process a run, `jobs` at a time."""
+"""This machine: one process a job, `jobs` at a time."""
 
 import os
 import subprocess
 import time
 
-from copyscope.training.sweeps.engines.child import ask_to_stop, jobs_at_once, start_child, threads, usable_cores
-from copyscope.training.sweeps.engines.protocol import Ended, Job
+from copyscope.training.engines.child import ask_to_stop, jobs_at_once, start_child, threads, usable_cores
+from copyscope.training.engines.protocol import Ended, Job
 
 POLL = 0.1
 
 
 class LocalEngine:
-    """One process a run. `jobs` (None: half the cores, at least one) share the cores evenly, and the visible GPUs in
+    """One process a job. `jobs` (None: half the cores, at least one) share the cores evenly, and the visible GPUs in
     turn."""
 
     def __init__(self, jobs: int | None = None):

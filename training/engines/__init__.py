@@ -1,12 +1,12 @@
-"""Where the runs of a sweep are worked on: this machine, a Ray cluster, a Slurm cluster."""
+"""Where work runs that is in parts, such as the runs of a sweep: this machine, a Ray cluster, a Slurm cluster."""
 
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from copyscope.training.engines.protocol import Engine
 from copyscope.training.errors import InputError
-from copyscope.training.sweeps.engines.protocol import Engine
 
 ENGINES = ("local", "ray", "slurm")
 PACKAGES = {"ray": "ray", "slurm": "submitit"}
@@ -31,15 +31,15 @@ def make_engine(name: str, out: Path, jobs: int | None = None, options: Mapping[
             has = f"has {', '.join(known)}" if known else "has no options"
             raise InputError(f"--option {option}: the engine {name} {has}")
     if name == "ray":
-        from copyscope.training.sweeps.engines.ray_cluster import RayEngine
+        from copyscope.training.engines.ray_cluster import RayEngine
 
         amounts = {option: _amount(option, options[option]) for option in ("cpus", "gpus") if option in options}
         return RayEngine(jobs, str(options["address"]) if "address" in options else None, **amounts)
     if name == "slurm":
-        from copyscope.training.sweeps.engines.slurm import SlurmEngine
+        from copyscope.training.engines.slurm import SlurmEngine
 
         return SlurmEngine(out / "slurm", jobs, **options)
-    from copyscope.training.sweeps.engines.local import LocalEngine
+    from copyscope.training.engines.local import LocalEngine
 
     return LocalEngine(jobs)
 
