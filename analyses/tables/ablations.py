@@ -1,7 +1,7 @@
 """Ablations at chosen checkpoints of a series, stored as one table a step and kind, with all that a number needs to be
 computed again in the file's metadata."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ from copyscope.analyses.tables.ablation_kinds import (
     usable_methods,
 )
 from copyscope.analyses.tables.as_trained import as_trained, held, held_key
-from copyscope.analyses.tables.loading import SeriesModels, each, measuring
+from copyscope.analyses.tables.loading import SeriesModels
+from copyscope.analyses.tables.measured import Measurer, measure_series
 from copyscope.analyses.tables.opening import open_run
-from copyscope.analyses.tables.run import Run, gone, labelled, read_failed, selected, write_failed
+from copyscope.analyses.tables.run import Run, gone, labelled, selected
 from copyscope.analyses.tables.run_prompts import COPYING_SAMPLES, LOSS_PROMPTS, Prompts
 from copyscope.analyses.tables.stored import computed_with, is_stored, result_key, store_table
 from copyscope.interp.ablation.parts import Part, check_parts
@@ -71,56 +72,99 @@ def ablate(
     if no checkpoint can be measured.
     """
     run = open_run(source)
-    check_names([what], list(KINDS), "kind of ablation")
-    wanted = default_methods(what) if methods is None else list(methods)
-    wanted = check_names(wanted, usable_methods(what), "ablation method")
-    if heads is not None and what not in CHOOSABLE:
-        raise InputError(f"heads: only {' and '.join(CHOOSABLE)} can be of chosen heads, not {what}")
-    heads = None if heads is None else parse_heads(heads)
-    for name, count in (("samples", samples), ("loss_prompts", loss_prompts)):
-        if count < 1:
-            raise InputError(f"{name}={count}: at least 1 is needed")
+    ablater = Ablater(
+        what,
+        methods,
+        samples=samples,
+        loss_prompts=loss_prompts,
+        heads=heads,
+        max_bytes=max_bytes,
+        cache_limit=cache_limit,
+    )
     chosen = selected(run, [c.step for c in run.series.checkpoints[-1:]] or [-1] if steps is None else list(steps))
     if what == "paths" and any(held(run, checkpoint) for checkpoint in chosen):
         raise InputError(f"{run.folder}: its heads are held (intervention.heads); leave paths out of --what")
-    fewer = () if loss_prompts == LOSS_PROMPTS else (loss_prompts,)
-    named = () if heads is None else (sorted(map(str, heads)),)
-    models = SeriesModels(None, samples, loss_prompts, cache_limit)
-
-    def key_of(checkpoint: Checkpoint) -> str:
-        parts = (VERSION, what, wanted, run.eval_seed, samples, *fewer, *named, *held_key(run, checkpoint))
-        return result_key(models.key_of(run, checkpoint), *parts)
-
-    def measure(checkpoint: Checkpoint) -> None:
-        key, path = key_of(checkpoint), table_path(run, what, checkpoint.step)
-        if is_stored(path, key):  # by another process meanwhile
-            return
-        model, prompts = models.load(run, checkpoint)
-        only = None if heads is None else check_parts(model, heads).pairs
-        advance = _progress(progress, what, chosen.index(checkpoint), len(chosen))
-        ablation = Ablation(
-            model=model, prompts=prompts, methods=wanted, max_bytes=max_bytes, progress=advance, heads=only
-        )
-        with as_trained(model, run, checkpoint):
-            table = labelled(KINDS[what](ablation), run, checkpoint)
-            store_table(table, path, key, _metadata(run, ablation, what))
-        models.done_with(checkpoint)
-
-    failed: dict[int, str] = {}
-    todo = [c for c in chosen if not _is_stored(table_path(run, what, c.step), key_of, c)]
-    if todo:
-        with measuring(run):
-            failed = each(todo, measure, "ablating checkpoints", done_before=len(chosen) - len(todo))
-    if todo or read_failed(run, "ablate"):
-        write_failed(run, "ablate", [checkpoint.step for checkpoint in chosen], failed)
+    measure_series(run, ablater, chosen, progress)
     return read(run, what)
 
 
-def _is_stored(path: Path, key_of: Callable[[Checkpoint], str], checkpoint: Checkpoint) -> bool:
-    try:
-        return path.is_file() and is_stored(path, key_of(checkpoint))
-    except InputError:  # said when it is measured
-        return False
+class Ablater(Measurer):
+    """Ablates the checkpoints of one series, one by one, by one kind. Arguments as for `ablate`.
+
+    Raises InputError for a kind, a method, heads or a number that cannot be.
+    """
+
+    command = "ablate"
+
+    def __init__(
+        self,
+        what: str = "heads",
+        methods: Iterable[str] | None = None,
+        *,
+        samples: int = COPYING_SAMPLES,
+        loss_prompts: int = LOSS_PROMPTS,
+        heads: str | Sequence[Part] | None = None,
+        max_bytes: int = MAX_BYTES,
+        cache_limit: float | None = None,
+    ) -> None:
+        check_names([what], list(KINDS), "kind of ablation")
+        wanted = default_methods(what) if methods is None else list(methods)
+        self._methods = check_names(wanted, usable_methods(what), "ablation method")
+        if heads is not None and what not in CHOOSABLE:
+            raise InputError(f"heads: only {' and '.join(CHOOSABLE)} can be of chosen heads, not {what}")
+        self._heads = None if heads is None else parse_heads(heads)
+        for name, count in (("samples", samples), ("loss_prompts", loss_prompts)):
+            if count < 1:
+                raise InputError(f"{name}={count}: at least 1 is needed")
+        self.doing, self._what = f"ablating {what}", what
+        self._samples, self._loss_prompts, self._max_bytes = samples, loss_prompts, max_bytes
+        self.models = SeriesModels(None, samples, loss_prompts, cache_limit)
+        self._chosen: Sequence[Checkpoint] = ()
+        self._progress: Progress | None = None
+
+    def begin(self, run: Run, chosen: Sequence[Checkpoint], progress: Progress | None) -> Progress | None:
+        """Progress is within each checkpoint, which takes long, and says which of how many it is."""
+        self._chosen, self._progress = chosen, progress
+        return None
+
+    def is_stored(self, run: Run, checkpoint: Checkpoint) -> bool:
+        """Whether the table of this kind is on disk already, computed under the same conditions."""
+        path = table_path(run, self._what, checkpoint.step)
+        return path.is_file() and is_stored(path, self._key(run, checkpoint))
+
+    def measure(self, run: Run, checkpoint: Checkpoint) -> None:
+        """Ablates a checkpoint and stores the table."""
+        key, path = self._key(run, checkpoint), table_path(run, self._what, checkpoint.step)
+        model, prompts = self.models.load(run, checkpoint)
+        ablation = Ablation(
+            model=model,
+            prompts=prompts,
+            methods=self._methods,
+            max_bytes=self._max_bytes,
+            progress=self._progress_of(checkpoint),
+            heads=None if self._heads is None else check_parts(model, self._heads).pairs,
+        )
+        with as_trained(model, run, checkpoint):
+            table = labelled(KINDS[self._what](ablation), run, checkpoint)
+            store_table(table, path, key, _metadata(run, ablation, self._what))
+        self.models.done_with(checkpoint)
+
+    def _key(self, run: Run, checkpoint: Checkpoint) -> str:
+        fewer = () if self._loss_prompts == LOSS_PROMPTS else (self._loss_prompts,)
+        named = () if self._heads is None else (sorted(map(str, self._heads)),)
+        parts = (VERSION, self._what, self._methods, run.eval_seed, self._samples, *fewer, *named)
+        return result_key(self.models.key_of(run, checkpoint), *parts, *held_key(run, checkpoint))
+
+    def _progress_of(self, checkpoint: Checkpoint) -> Progress | None:
+        progress, count = self._progress, len(self._chosen)
+        if progress is None:
+            return None
+        words = self.doing + (f" ({self._chosen.index(checkpoint) + 1} of {count})" if count > 1 else "")
+
+        def named(_: str, done: int, total: int, note: str = "") -> None:
+            progress(f"{words}, {note}" if note else words, done, total)
+
+        return named
 
 
 def kinds(names: Iterable[str]) -> list[str]:
@@ -175,14 +219,3 @@ def _metadata(run: Run, ablation: Ablation, what: str) -> dict[str, Any]:
         "clean": clean_values(ablation),
         "version": VERSION,
     }
-
-
-def _progress(progress: Progress | None, what: str, number: int, count: int) -> Progress | None:
-    if progress is None:
-        return None
-    words = f"ablating {what}" + (f" ({number + 1} of {count})" if count > 1 else "")
-
-    def named(_: str, done: int, total: int, note: str = "") -> None:
-        progress(f"{words}, {note}" if note else words, done, total)
-
-    return named

@@ -6,12 +6,13 @@ context, the smallest vocabulary; so that they are the same whatever order check
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from copyscope.analyses.tables.fetch_ahead import FetchAhead
 from copyscope.analyses.tables.opening import write_about
 from copyscope.analyses.tables.run import Run
 from copyscope.analyses.tables.run_prompts import COPYING_SAMPLES, LOSS_PROMPTS, Prompts, run_prompts
@@ -26,7 +27,6 @@ from copyscope.training.checkpoints.series import Checkpoint
 from copyscope.training.checkpoints.tokenizer_files import has_tokenizer
 from copyscope.training.errors import InputError
 from copyscope.training.files import alone_in, check_writable
-from copyscope.training.progress import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +73,9 @@ class SeriesModels:
         self._prompts: Prompts | None = None
         self._shared: Shared | None = None
         self._commits: dict[str, str] = {}
+        self._ahead = FetchAhead()
+        self.next: Checkpoint | None = None
+        """What is to be loaded after the checkpoint at hand: of a hub series, its weights are fetched meanwhile."""
 
     def key_of(self, run: Run, checkpoint: Checkpoint) -> str:
         """What results of the checkpoint depend on, prompts included, but for how they are measured."""
@@ -106,7 +109,7 @@ class SeriesModels:
         revision = checkpoint.revision and self._commits.get(checkpoint.revision, checkpoint.revision)
         place = _place(checkpoint, self._commits)
         config = _plain_config(place)
-        fetched = revision is not None and not has_weights(place)
+        fetched = revision is not None and (self._ahead.fetched(checkpoint.path, revision) or not has_weights(place))
         try:
             if self._model is not None and config is not None and config == self._config:
                 self._model = load_weights_into(self._model, checkpoint.path, revision, prove=prove)
@@ -119,7 +122,15 @@ class SeriesModels:
                 self._cache.fetched(place)
         if self._prompts is None:
             self._prompts = self._draw(run, checkpoint, self._model)
+        self._fetch_next()
         return self._model, self._prompts
+
+    def _fetch_next(self) -> None:
+        """Of another config nothing is fetched ahead: it may be of a model that is refused before its weights are."""
+        after, config = self.next, self._config
+        if after is not None and after.revision is not None and config is not None:
+            commit = self._commits.get(after.revision, after.revision)
+            self._ahead.start(after.path, commit, lambda place: _plain_config(place) == config)
 
     def _naming(self, checkpoint: Checkpoint, message: str) -> str:
         """The message by the revision's name, where it has the commit."""
@@ -151,35 +162,6 @@ def measuring(run: Run) -> Iterator[None]:
     with alone_in(place, lambda: logger.info(f"{place}: another process writes results here; waiting for it")):
         write_about(run)
         yield
-
-
-def each(
-    checkpoints: Sequence[Checkpoint],
-    measure: Callable[[Checkpoint], None],
-    what: str,
-    progress: Progress | None = None,
-    done_before: int = 0,
-) -> dict[int, str]:
-    """Measures one after another; one that cannot be is named in a warning, and the others are measured.
-
-    Returns the steps that failed, with why. Raises InputError if all did and no others are `done_before`.
-    """
-    failed: dict[int, str] = {}
-    first: InputError | None = None
-    for done, checkpoint in enumerate(checkpoints):
-        try:
-            measure(checkpoint)
-        except InputError as error:
-            first = first or error
-            failed[checkpoint.step] = str(error)
-            if done_before or len(failed) < len(checkpoints):
-                logger.warning(f"step {checkpoint.step:,} is not measured: {error}")
-        if progress and (done_before or len(failed) <= done):  # not before the one line that says that all failed
-            progress(what, done + 1, len(checkpoints))
-    if first is not None and len(failed) == len(checkpoints) and not done_before:
-        more = f" (so for all {len(failed)} checkpoints, or likewise)" if len(failed) > 1 else ""
-        raise InputError(f"{first}{more}")
-    return failed
 
 
 def _those_there(repo: str, names: list[str], needed: str) -> dict[str, str]:

@@ -9,9 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from copyscope.analyses.tables.as_trained import as_trained, held_key
-from copyscope.analyses.tables.loading import SeriesModels, each, measuring
+from copyscope.analyses.tables.loading import SeriesModels
+from copyscope.analyses.tables.measured import Measurer, measure_series
 from copyscope.analyses.tables.opening import open_run
-from copyscope.analyses.tables.run import Run, Scores, gone, labelled, read_failed, read_tables, selected, write_failed
+from copyscope.analyses.tables.run import Run, Scores, gone, labelled, read_tables, selected
 from copyscope.analyses.tables.run_prompts import COPYING_SAMPLES, LOSS_PROMPTS, Prompts
 from copyscope.analyses.tables.stored import SCORES_VERSION, is_stored, result_key, scored_otherwise, store_table
 from copyscope.interp.measures.behavior import (
@@ -30,7 +31,6 @@ from copyscope.interp.measures.heads import HEAD_PROMPTS, MEASURES, check_names,
 from copyscope.interp.models.hooked import logit_difference
 from copyscope.interp.models.lens import HookedModel
 from copyscope.training.checkpoints.series import Checkpoint, Source, step_folder
-from copyscope.training.errors import InputError
 from copyscope.training.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -63,17 +63,7 @@ def score(
     """
     run, scorer = open_run(source), Scorer(measures, seeds=seeds, samples=samples, cache_limit=cache_limit)
     run.series.log_left_out()
-    chosen = selected(run, steps)
-    todo = scorer.todo(run, chosen)
-    failed: dict[int, str] = {}
-    if todo:
-        with measuring(run):
-            todo = scorer.todo(run, todo)  # less what another process has done meanwhile
-            before = len(chosen) - len(todo)
-            _log_other_definitions(run, todo)
-            failed = each(todo, lambda one: scorer.score(run, one), "scoring checkpoints", progress, before)
-    if todo or read_failed(run):
-        write_failed(run, "score", [checkpoint.step for checkpoint in chosen], failed)
+    measure_series(run, scorer, selected(run, steps), progress)
     scorer.log_check()
     missing = sorted(gone(run, "heads"))
     if missing:
@@ -82,9 +72,8 @@ def score(
     return Scores(read_tables(run, "heads"), read_tables(run, "model"))
 
 
-def _log_other_definitions(run: Run, todo: Iterable[Checkpoint]) -> None:
-    """Says how many checkpoints are scored again because measures or prompts have changed since."""
-    paths = [run.folder / "results" / "heads" / f"{step_folder(checkpoint.step)}.parquet" for checkpoint in todo]
+def _log_other_definitions(run: Run, checkpoints: Iterable[Checkpoint]) -> None:
+    paths = [run.folder / "results" / "heads" / f"{step_folder(checkpoint.step)}.parquet" for checkpoint in checkpoints]
     count = 0
     for path in paths:
         try:
@@ -98,12 +87,14 @@ def _log_other_definitions(run: Run, todo: Iterable[Checkpoint]) -> None:
         )
 
 
-class Scorer:
+class Scorer(Measurer):
     """Scores the checkpoints of one series one by one. All of them share one model in memory and the same prompts, so
     scoring each as it is written costs what scoring all of them afterwards would.
 
     Arguments as for `score`. Raises InputError for an unknown measure.
     """
+
+    command, doing = "score", "scoring checkpoints"
 
     def __init__(
         self,
@@ -115,30 +106,26 @@ class Scorer:
     ) -> None:
         self._measures = check_names(MEASURES if measures is None else list(measures), MEASURES, "measure")
         self._seeds, self._samples = seeds, samples
-        self._models = SeriesModels(seeds, samples, cache_limit=cache_limit)
+        self.models = SeriesModels(seeds, samples, cache_limit=cache_limit)
         self._checked: list[float] = []
 
-    def todo(self, run: Run, checkpoints: Iterable[Checkpoint]) -> list[Checkpoint]:
-        """Those whose scores are not on disk, or cannot be told, which scoring them says."""
-        unscored = []
-        for checkpoint in checkpoints:
-            try:
-                done = self.is_stored(run, checkpoint)
-            except InputError:
-                done = False
-            if not done:
-                unscored.append(checkpoint)
-        return unscored
+    def begin(self, run: Run, chosen: Sequence[Checkpoint], progress: Progress | None) -> Progress | None:
+        """Says how many are scored again because measures or prompts have changed since."""
+        _log_other_definitions(run, chosen)
+        return progress
 
     def is_stored(self, run: Run, checkpoint: Checkpoint) -> bool:
         """Whether the scores of this checkpoint are on disk already."""
-        key, paths = self._key(run, checkpoint), self._paths(run, checkpoint)
-        return all(is_stored(paths[kind], key) for kind in ("heads", "model"))
+        paths = [self._paths(run, checkpoint)[kind] for kind in ("heads", "model")]
+        if not all(path.is_file() for path in paths):
+            return False
+        key = self._key(run, checkpoint)
+        return all(is_stored(path, key) for path in paths)
 
-    def score(self, run: Run, checkpoint: Checkpoint, prove: bool = True) -> None:
+    def measure(self, run: Run, checkpoint: Checkpoint, prove: bool = True) -> None:
         """Measures a checkpoint and stores its tables. `prove`: compare logits with those of transformers."""
         key, paths = self._key(run, checkpoint), self._paths(run, checkpoint)
-        model, prompts = self._models.load(run, checkpoint, prove)
+        model, prompts = self.models.load(run, checkpoint, prove)
         difference = logit_difference(model)
         if difference is not None:
             self._checked.append(difference)
@@ -167,7 +154,7 @@ class Scorer:
         for kind in reversed([kind for kind in KINDS if kind in tables]):  # heads last: then all is there
             if not tables[kind].is_empty():
                 store_table(labelled(tables[kind], run, checkpoint), paths[kind], key, facts)
-        self._models.done_with(checkpoint)
+        self.models.done_with(checkpoint)
 
     def log_check(self) -> None:
         """Says how far logits were from those of transformers, at how many checkpoints."""
@@ -177,7 +164,7 @@ class Scorer:
             self._checked.clear()
 
     def _key(self, run: Run, checkpoint: Checkpoint) -> str:
-        seeds, key = self._seeds or run.eval_seed, self._models.key_of(run, checkpoint)
+        seeds, key = self._seeds or run.eval_seed, self.models.key_of(run, checkpoint)
         return result_key(key, SCORES_VERSION, self._measures, seeds, self._samples, *held_key(run, checkpoint))
 
     @staticmethod

@@ -55,7 +55,7 @@ class Watch:
         run = self._run = self._run or open_run(self._folder)
         if not self._scorer.is_stored(run, checkpoint):
             prove = not self._proved or checkpoint.step == self._steps[-1]
-            self._scorer.score(run, checkpoint, prove)
+            self._scorer.measure(run, checkpoint, prove)
             self._proved = True
         now = read_scored(run, checkpoint.step)
         self._clock.scored()

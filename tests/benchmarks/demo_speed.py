@@ -22,7 +22,7 @@ from copyscope.training.config import RunConfig, parse_assignments
 STAGES = {
     "read text, tokenizer, tokens": ("copyscope.training.trainer", "store_of"),
     "train (without the others)": ("copyscope.analyses.studies.demo", "train"),
-    "score checkpoints": ("copyscope.analyses.tables.scores", "Scorer.score"),
+    "score checkpoints": ("copyscope.analyses.tables.scores", "Scorer.measure"),
     "ablate": ("copyscope.analyses.studies.demo", "ablate"),
     "average weights": ("copyscope.analyses.studies.demo", "average"),
     "map": ("copyscope.analyses.studies.demo", "map_formation"),

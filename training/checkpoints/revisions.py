@@ -209,11 +209,11 @@ def fetch_small(repo: str, revision: str | None) -> Path:
         raise _not_there(repo, revision, error) from None
 
 
-def fetch_weights(repo: str, folder: Path, name: str | None = None) -> None:
+def fetch_weights(repo: str, folder: Path, name: str | None = None, one_by_one: bool = False) -> None:
     """Fetches the weights into the folder that `fetch_small` gave: model.safetensors, or the shards of the index, and
     nothing else. Raises InputError where there are none, saying what there is; `name`: of the revision, for that (None:
-    its commit)."""
-    from huggingface_hub import HfApi, snapshot_download
+    its commit). `one_by_one`: in this thread alone; else huggingface_hub starts threads that outlive an interrupt."""
+    from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 
     if has_weights(folder):
         return
@@ -222,7 +222,10 @@ def fetch_weights(repo: str, folder: Path, name: str | None = None) -> None:
     try:
         there = HfApi().list_repo_files(repo, revision=commit)
         names = [SINGLE] if SINGLE in there else sorted(read_index(folder))
-        if names:
+        if one_by_one:
+            for file in names:
+                hf_hub_download(repo, file, revision=commit)
+        elif names:
             snapshot_download(repo, revision=commit, allow_patterns=names)
     except UnreadableError as error:
         raise InputError(f"{where}: {INDEX} {error}") from None

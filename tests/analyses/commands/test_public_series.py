@@ -2,8 +2,10 @@
 
 import json
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from run_command import copyscope
@@ -11,6 +13,7 @@ from stand_in_hub import hub_of_this_process
 from transformers import LlamaConfig, LlamaForCausalLM, MambaConfig
 
 from copyscope.analyses.tables.scores import Scorer
+from copyscope.interp.measures.heads import score_heads
 
 FAST = ("--samples", "5", "--measures", "previous_token", "--quiet")
 
@@ -73,6 +76,28 @@ def test_score_within_a_cache_limit(
     assert copyscope(monkeypatch, "score", "lab/tiny@*", "--cache-limit", "-1", *FAST) == 2
 
 
+def test_the_next_weights_are_fetched_while_one_checkpoint_is_measured(
+    hub: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """One ahead, never more: with a limit of 0 at most two checkpoints' weights are in the cache."""
+    counts: list[tuple[int, int]] = []
+
+    def slow(*arguments: Any, **more: Any) -> Any:
+        wanted, end = min(len(counts) + 2, 3), time.monotonic() + 60
+        here = []
+        while len(set(fetched(hub[1]))) < wanted or len(here) < (2 if wanted > len(counts) + 1 else 1):
+            assert time.monotonic() < end, "not fetched meanwhile"
+            time.sleep(0.01)
+            here = [path for path in (tmp_path / "cache").rglob("snapshots/*/model.safetensors") if path.is_file()]
+        counts.append((len(set(fetched(hub[1]))), len(here)))
+        return score_heads(*arguments, **more)
+
+    monkeypatch.setattr("copyscope.analyses.tables.scores.score_heads", slow)
+    assert copyscope(monkeypatch, "score", "lab/tiny@*", "--cache-limit", "0", *FAST) == 0
+    assert counts == [(2, 2), (3, 2), (3, 1)]
+    assert not list((tmp_path / "cache").rglob("model.safetensors"))
+
+
 def test_what_cannot_be_measured_is_refused_before_its_weights_are_fetched(
     hub: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -80,22 +105,24 @@ def test_what_cannot_be_measured_is_refused_before_its_weights_are_fetched(
     MambaConfig(vocab_size=90, hidden_size=32, num_hidden_layers=1).save_pretrained(models / "step10")
     assert copyscope(monkeypatch, "score", "lab/tiny@step10", *FAST) == 2
     assert fetched(asked) == []
+    assert copyscope(monkeypatch, "score", "lab/tiny@step0,step10", *FAST) == 1
+    assert len(set(fetched(asked))) == 1  # nor ahead, while the one before is measured
 
 
 def test_ctrl_c_is_one_line_and_the_rest_is_scored_next_time(
     hub: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     models, _ = hub
-    score, interrupts = Scorer.score, [20]
+    measure, interrupts = Scorer.measure, [20]
 
     def interrupted(self: Scorer, run: object, checkpoint: object, prove: bool = True) -> None:
-        score(self, run, checkpoint, prove)  # type: ignore[arg-type]
+        measure(self, run, checkpoint, prove)  # type: ignore[arg-type]
         if interrupts:
             interrupts.pop()
             signal.raise_signal(signal.SIGINT)
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background of a script it is ignored
-    monkeypatch.setattr(Scorer, "score", interrupted)
+    monkeypatch.setattr(Scorer, "measure", interrupted)
     try:
         assert copyscope(monkeypatch, "score", str(models), *FAST) == 130
     finally:
