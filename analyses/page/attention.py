@@ -73,15 +73,16 @@ def attention_bytes(model: HookedModel, ids: Sequence[int]) -> bytes:
     if not ids or len(ids) > config.n_ctx or max(ids) >= config.d_vocab or min(ids) < 0:
         raise InputError(f"the prompt does not fit this model: {config.n_ctx} tokens of {config.d_vocab} kinds do")
     length = len(ids)
-    patterns = np.zeros((config.n_layers, config.n_heads, length, length), dtype=np.uint8)
+    shape = (config.n_layers, config.n_heads, length, length)
+    patterns = torch.zeros(shape, dtype=torch.uint8, device=torch.device(config.device or "cpu"))
 
     def read(block: PatternBlock) -> None:
-        rounded = (block.pattern[0] * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+        rounded = (block.pattern[0] * 255).round().clamp(0, 255).to(torch.uint8)
         _, queries, keys = rounded.shape
         patterns[block.layer, :, block.first_query : block.first_query + queries, :keys] = rounded
 
     read_patterns(model, torch.tensor([list(ids)], dtype=torch.long), read)
-    return lower_triangles(patterns.reshape(-1, length, length)).tobytes()
+    return lower_triangles(patterns.cpu().numpy().reshape(-1, length, length)).tobytes()
 
 
 def lower_triangles(patterns: UInt8[np.ndarray, "head query key"]) -> UInt8[np.ndarray, "head entry"]:

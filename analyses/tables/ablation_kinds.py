@@ -18,7 +18,6 @@ from copyscope.interp.ablation.parts import all_heads
 from copyscope.interp.ablation.path_patching import METHODS as PATH_METHODS
 from copyscope.interp.ablation.path_patching import patch_paths, paths_beside_composition
 from copyscope.interp.ablation.questions import questions
-from copyscope.interp.ablation.rerun import MAX_BYTES
 from copyscope.interp.ablation.smallest_sets import SmallestSet, sets_table, smallest_set
 from copyscope.interp.measures.heads import score_heads
 from copyscope.interp.models.lens import HookedModel
@@ -39,7 +38,7 @@ class Ablation:
     model: HookedModel
     prompts: Prompts
     methods: list[str]
-    max_bytes: int = MAX_BYTES
+    max_bytes: int | None = None
     progress: Progress | None = None
     """Called with (done, of how many), and where a kind has several parts, with which one."""
     heads: list[Head] | None = None

@@ -23,7 +23,6 @@ from copyscope.analyses.tables.run import Run, gone, labelled, selected
 from copyscope.analyses.tables.run_prompts import COPYING_SAMPLES, LOSS_PROMPTS, Prompts
 from copyscope.analyses.tables.stored import computed_with, is_stored, result_key, store_table
 from copyscope.interp.ablation.parts import Part, check_parts
-from copyscope.interp.ablation.rerun import MAX_BYTES
 from copyscope.interp.head_names import parse_heads
 from copyscope.interp.measures.heads import check_names
 from copyscope.training.checkpoints.series import Checkpoint, Source, step_folder
@@ -46,7 +45,7 @@ def ablate(
     samples: int = COPYING_SAMPLES,
     loss_prompts: int = LOSS_PROMPTS,
     heads: str | Sequence[Part] | None = None,
-    max_bytes: int = MAX_BYTES,
+    max_bytes: int | None = None,
     cache_limit: float | None = None,
 ) -> pl.DataFrame:
     """Removes parts of the model and returns the effects, with columns run, step and tokens in front.

@@ -11,7 +11,6 @@ from copyscope.analyses.tables.opening import open_run
 from copyscope.analyses.tables.run import Run, read_tables, selected
 from copyscope.analyses.tables.run_prompts import COPYING_SAMPLES
 from copyscope.analyses.tables.zoom_window import steps_around
-from copyscope.interp.ablation.rerun import MAX_BYTES
 from copyscope.training.checkpoints.series import Source
 from copyscope.training.errors import InputError
 from copyscope.training.progress import Progress
@@ -40,7 +39,7 @@ def causal_map(
     *,
     n_steps: int = 12,
     samples: int = COPYING_SAMPLES,
-    max_bytes: int = MAX_BYTES,
+    max_bytes: int | None = None,
     progress: Progress | None = None,
 ) -> CausalMap:
     """Ablates every head at several steps and puts the effects beside the stored scores.

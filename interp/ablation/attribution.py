@@ -13,12 +13,14 @@ from copyscope.interp.ablation.donors import batches_of_groups, donor_groups, pl
 from copyscope.interp.ablation.parts import METHODS
 from copyscope.interp.forward.fused import fused_attention
 from copyscope.interp.forward.layers import can_run
-from copyscope.interp.forward.residual import PATTERN_ELEMENTS, Hook, differentiable_logits, to_device
+from copyscope.interp.forward.memory import device_of, pattern_elements, wide, within_memory
+from copyscope.interp.forward.residual import Hook, differentiable_logits, to_device
 from copyscope.interp.measures.behavior import check_tokens
 from copyscope.interp.measures.heads import check_names
 from copyscope.interp.models.lens import HookedModel, HookedTransformer
 
 
+@within_memory
 def attribute_heads(
     model: HookedModel,
     repeated: Int[Tensor, "prompt pos"],
@@ -39,20 +41,21 @@ def attribute_heads(
     check_tokens(model, repeated)
     n, pos = repeated.shape
     c = model.cfg
-    size = max(2, PATTERN_ELEMENTS // (c.n_heads * pos * pos))
-    totals = {method: torch.zeros(c.n_layers, c.n_heads, dtype=torch.float64) for method in methods}
+    size = max(2, pattern_elements(model) // (c.n_heads * pos * pos))
+    where: dict[str, Any] = {"dtype": wide(device_of(model)), "device": device_of(model)}
+    totals = {method: torch.zeros(c.n_layers, c.n_heads, **where) for method in methods}
     for frozen in sorted({method == "frozen_patterns" for method in methods}):
         z_sum: list[Any] = [0.0] * c.n_layers
         g_sum: list[Any] = [0.0] * c.n_layers
-        own = torch.zeros(c.n_layers, c.n_heads, dtype=torch.float64)
+        own = torch.zeros(c.n_layers, c.n_heads, **where)
         for rows in batches_of_groups(donor_groups(n, seed), size):
             z, gradient = _outputs_and_gradients(model, repeated[rows], n, frozen)
             donor = places_of_donors(rows, n, seed) if "resample" in methods and not frozen else None
             for i in range(c.n_layers):
-                own[i] += (z[i] * gradient[i]).sum(dim=(0, 1, 3)).double().cpu()
+                own[i] += (z[i] * gradient[i]).sum(dim=(0, 1, 3)).to(own)
                 z_sum[i], g_sum[i] = z_sum[i] + z[i].sum(dim=0), g_sum[i] + gradient[i].sum(dim=0)
                 if donor is not None:
-                    totals["resample"][i] += (z[i][donor] * gradient[i]).sum(dim=(0, 1, 3)).double().cpu()
+                    totals["resample"][i] += (z[i][donor] * gradient[i]).sum(dim=(0, 1, 3)).to(own)
         for method in methods:
             if (method == "frozen_patterns") != frozen:
                 continue
@@ -60,7 +63,8 @@ def attribute_heads(
             if method.startswith("mean"):
                 for i in range(c.n_layers):
                     mean = z_sum[i] / n if method == "mean" else z_sum[i].mean(dim=0) / n
-                    totals[method][i] += (mean * g_sum[i]).sum(dim=(0, 2)).double().cpu()
+                    totals[method][i] += (mean * g_sum[i]).sum(dim=(0, 2)).to(own)
+    totals = {method: total.cpu() for method, total in totals.items()}
     rows_out = [
         (layer, head, method, "copying_loss", totals[method][layer, head].item())
         for method in sorted(methods, key=METHODS.index)

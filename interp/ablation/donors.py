@@ -47,6 +47,6 @@ def batches_of_groups(groups: Sequence[Int[Tensor, " _"]], size: int) -> Iterato
 
 def places_of_donors(rows: Int[Tensor, " row"], n_rows: int, seed: int) -> Int[Tensor, " row"]:
     """Where in a batch of `rows` each row's donor stands; `n_rows` is the number of rows in all batches together."""
-    place = {int(row): at for at, row in enumerate(rows)}
-    donor = donors(n_rows, seed)
-    return torch.tensor([place[int(donor[row])] for row in rows])
+    place = torch.empty(n_rows, dtype=torch.long)
+    place[rows] = torch.arange(len(rows))
+    return place[donors(n_rows, seed)[rows]]

@@ -10,8 +10,9 @@ from torch import Tensor
 from copyscope.interp.ablation.hooked_rerun import HookedRuns
 from copyscope.interp.ablation.parts import METHODS, Head, Part, Parts, all_heads, check_parts
 from copyscope.interp.ablation.questions import Question, default_repeated, questions
-from copyscope.interp.ablation.rerun import MAX_BYTES, Answers, Rerun
+from copyscope.interp.ablation.rerun import Answers, Rerun
 from copyscope.interp.forward.layers import can_run
+from copyscope.interp.forward.memory import within_memory
 from copyscope.interp.measures.behavior import standard_error
 from copyscope.interp.measures.heads import check_names
 from copyscope.interp.measures.pattern_scores import pattern_scores
@@ -25,16 +26,17 @@ MATCHED = 3
 
 
 def runs_of(
-    model: HookedModel, question: Question, method: str, seed: int = 0, max_bytes: int = MAX_BYTES
+    model: HookedModel, question: Question, method: str, seed: int = 0, max_bytes: int | None = None
 ) -> Rerun | HookedRuns:
     """What answers a question under ablations: the fast way where the model allows it."""
-    if max_bytes < 1:
-        raise InputError(f"max_bytes={max_bytes}: give the memory for activations in bytes, such as {MAX_BYTES}")
+    if max_bytes is not None and max_bytes < 1:
+        raise InputError(f"max_bytes={max_bytes}: give the memory for activations in bytes, such as {2**26}")
     if can_run(model):
         return Rerun(model, question, method, seed, max_bytes)
     return HookedRuns(model, question, method, seed)
 
 
+@within_memory
 def sweep_heads(
     model: HookedModel,
     test: CopyingTest,
@@ -44,7 +46,7 @@ def sweep_heads(
     repeated: Int[Tensor, "prompt prompt_pos"] | None = None,
     heads: str | Sequence[Head] | None = None,
     seed: int = 0,
-    max_bytes: int = MAX_BYTES,
+    max_bytes: int | None = None,
     progress: Progress | None = None,
 ) -> pl.DataFrame:
     """Effect of removing each head, one at a time: a table of layer, head, method, measure, value (definition 11).
@@ -63,7 +65,7 @@ def sweep_heads(
         repeated: prompts for the copying loss; None draws 16 (100 tokens twice, or what fits) from the test's own
             tokens.
         heads: the heads to sweep, as pairs or as text such as `L3H1,L2`; None for all.
-        max_bytes: memory for activations.
+        max_bytes: memory for activations; None for `interp.forward.memory.ablation_bytes`.
 
     Two ways with the same result: all ablations from the clean run on, packed (`rerun`), or, where the model
     does not allow that, a forward pass each (`hooked_rerun`). A single-head effect misses what backup heads
@@ -81,6 +83,7 @@ def sweep_heads(
     return _with_controls(table, {(layer, h): float(entropy[layers.index(layer), h]) for layer, h in heads})
 
 
+@within_memory
 def sweep_layers(
     model: HookedModel,
     test: CopyingTest,
@@ -89,7 +92,7 @@ def sweep_layers(
     windows: Int[Tensor, "window window_pos"] | None = None,
     repeated: Int[Tensor, "prompt prompt_pos"] | None = None,
     seed: int = 0,
-    max_bytes: int = MAX_BYTES,
+    max_bytes: int | None = None,
     progress: Progress | None = None,
 ) -> pl.DataFrame:
     """Effect of removing each layer's attention (all its heads) and each MLP: layer, part, method, measure, value.
@@ -105,6 +108,7 @@ def sweep_layers(
     return labels.join(effects, on="variant", maintain_order="left").drop("variant").select(*_LAYER_COLUMNS)
 
 
+@within_memory
 def sweep_pairs(
     model: HookedModel,
     test: CopyingTest,
@@ -113,7 +117,7 @@ def sweep_pairs(
     *,
     repeated: Int[Tensor, "prompt prompt_pos"] | None = None,
     seed: int = 0,
-    max_bytes: int = MAX_BYTES,
+    max_bytes: int | None = None,
     progress: Progress | None = None,
 ) -> pl.DataFrame:
     """Effect of removing every pair of `heads` together, next to the sum of the two alone: who backs up whom.
@@ -159,7 +163,7 @@ def _effects(
     sets: Sequence[Sequence[Part]],
     methods: Sequence[str],
     seed: int,
-    max_bytes: int,
+    max_bytes: int | None,
     progress: Progress | None,
 ) -> pl.DataFrame:
     """variant (number of the set), method, measure, value, for every measure and its standard error."""

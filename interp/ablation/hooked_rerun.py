@@ -47,7 +47,7 @@ class HookedRuns:
                 if progress:
                     progress(rows.stop - rows.start)
             ablated.append(torch.stack(parts) if parts else clean[-1].new_empty(0, *clean[-1].shape))
-        return Answers(torch.cat(clean), torch.cat(ablated, dim=1))
+        return Answers(torch.cat(clean).cpu().double(), torch.cat(ablated, dim=1).cpu().double())
 
     def _prompts(self, rows: Tensor) -> Tensor:
         return self.prompts.unflatten(0, (-1, self.blocks))[rows].flatten(0, 1)

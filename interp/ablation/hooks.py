@@ -225,8 +225,8 @@ class _Edits:
         draw = torch.rand(rows, len(known), generator=self.generator)
         if self.embedded is not None and len(self.embedded) == rows:
             mine = self.embedded
-            for i, prompt in enumerate(known[:, : mine.shape[1]]):
-                draw[(mine == prompt).flatten(1).all(dim=1).cpu(), i] = -1.0  # the input itself
+            same = [(mine == prompt).flatten(1).all(dim=1) for prompt in known[:, : mine.shape[1]]]
+            draw[torch.stack(same, dim=1).cpu()] = -1.0  # the input itself
         if bool((draw.amax(dim=1) < 0).any()):
             raise InputError("resample ablation: the reference holds the input only; give at least 2 different prompts")
         return draw.argmax(dim=1)

@@ -1,7 +1,7 @@
 """Path patching: what an earlier head gives a later one directly, by the residual stream alone (2304.05969)."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import polars as pl
 import torch
@@ -10,8 +10,9 @@ from torch import Tensor
 
 from copyscope.interp.ablation.parts import NOTHING, Head, check_parts
 from copyscope.interp.ablation.questions import loss_question
-from copyscope.interp.ablation.rerun import MAX_BYTES, CleanLayer, Rerun
+from copyscope.interp.ablation.rerun import CleanLayer, Rerun
 from copyscope.interp.forward.layers import can_run
+from copyscope.interp.forward.memory import wide, within_memory
 from copyscope.interp.measures.behavior import standard_error
 from copyscope.interp.measures.circuits import composition_table
 from copyscope.interp.measures.heads import check_names
@@ -22,6 +23,7 @@ INTO = ("keys", "queries", "values")
 METHODS = ("zero", "mean", "mean_over_positions", "resample")
 
 
+@within_memory
 @torch.no_grad()
 def patch_paths(
     model: HookedModel,
@@ -32,7 +34,7 @@ def patch_paths(
     into: str = "keys",
     method: str = "mean",
     seed: int = 0,
-    max_bytes: int = MAX_BYTES,
+    max_bytes: int | None = None,
 ) -> pl.DataFrame:
     """What happens when a source head's output is replaced in the keys of one reader head, and nowhere else.
 
@@ -68,7 +70,7 @@ def patch_paths(
     clean = runs.answers([]).clean[:, 0]
     by_batch = [_patched(runs, rows, pairs, into, half) for rows in runs.batches]
     order = torch.cat(runs.batches)
-    patched = _Patched(*(torch.cat(column, dim=1) for column in zip(*by_batch, strict=True)))
+    patched = _Patched(*(torch.cat(column, dim=1).cpu().double() for column in zip(*by_batch, strict=True)))
     return _table(pairs, (into, method), patched, clean[order])
 
 
@@ -104,7 +106,8 @@ def _table(
 def _patched(runs: Rerun, rows: Int[Tensor, " row"], pairs: Sequence[Pair], into: str, half: int) -> _Patched:
     """One batch: the clean run goes through the layers, keeps what sources would write differently, and where it meets
     a reader, runs on from there with each of its paths patched."""
-    result = _Patched(*(torch.empty(len(pairs), len(rows), dtype=torch.float64) for _ in _Patched._fields))
+    where: dict[str, Any] = {"dtype": wide(runs.device), "device": runs.device}
+    result = _Patched(*(torch.empty(len(pairs), len(rows), **where) for _ in _Patched._fields))
     deltas: dict[Head, Tensor] = {}  # source → what it writes when replaced, less what it writes: (row, pos, d_model)
     for at in runs.clean_layers(rows):
         of_layer = [p for p, (_, reader) in enumerate(pairs) if reader[0] == at.index]
@@ -114,8 +117,8 @@ def _patched(runs: Rerun, rows: Int[Tensor, " row"], pairs: Sequence[Pair], into
                 paths = [readers.patched(deltas[pairs[p][0]], pairs[p][1][1]) for p in chunk]
                 resid = runs.branch(at, torch.stack([path.change for path in paths]), [NOTHING] * len(chunk))
                 result.loss[chunk] = runs.score(resid, rows)[..., 0]
-                result.attention[chunk] = torch.stack([path.attention for path in paths]).double().cpu()
-                result.clean_attention[chunk] = torch.stack([path.clean for path in paths]).double().cpu()
+                result.attention[chunk] = torch.stack([path.attention for path in paths]).to(result.attention)
+                result.clean_attention[chunk] = torch.stack([path.clean for path in paths]).to(result.attention)
         for layer, head in {source for source, _ in pairs if source[0] == at.index}:
             deltas[layer, head] = runs.change_of_head(at, head)
     return result
@@ -164,8 +167,9 @@ class _Readers:
 
     def _attend(self, inputs: tuple[Tensor, Tensor, Tensor], head: int) -> tuple[Tensor, Tensor]:
         q, k, v = (part[:, head] for part in inputs)  # (row, pos, d_head)
-        pattern = (q @ k.transpose(1, 2) * self.layer.scale + self.mask).softmax(dim=-1)
-        return pattern @ v, pattern[:, self.queries, self.targets].mean(dim=1)
+        scores = q @ k.transpose(1, 2) * self.layer.scale + self.mask
+        pattern = scores.softmax(dim=-1, dtype=torch.float32)
+        return pattern.to(v) @ v, pattern[:, self.queries, self.targets].mean(dim=1)
 
     def patched(self, delta: Float[Tensor, "row pos d_model"], head: int) -> _PatchedPath:
         """`delta`: the change of what the source writes."""

@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from copyscope.interp.forward.residual import LOGIT_ELEMENTS, logits_of
+from copyscope.interp.forward.memory import device_of, logit_elements, wide
+from copyscope.interp.forward.residual import logits_of
 from copyscope.interp.measures.behavior import check_test, check_tokens
 from copyscope.interp.models.lens import HookedModel
 from copyscope.interp.prompts.generate import (
@@ -39,7 +40,8 @@ class Question:
     read: Int[Tensor, " read"]
     """Positions whose final residual stream is read."""
     score: Callable[[Tensor, Tensor], Tensor]
-    """(final residual [n, read, d_model], row of each [n]) → [n, measure], a mean over the row's samples."""
+    """(final residual [n, read, d_model], row of each [n]) → [n, measure], a mean over the row's samples, on the
+    model's device."""
     samples: Float[Tensor, "row block_or_1"]
     """1 where a block is a sample of its own, 0 where it only fills up the row."""
 
@@ -75,12 +77,13 @@ class Question:
 def copying_question(model: HookedModel, test: CopyingTest) -> Question:
     """Copying accuracy: exact and per token (definition 9)."""
     check_test(model, test)
-    packed = pack(test)
+    packed, device = pack(test), device_of(model)
+    right, real = packed.suffix.to(device), packed.real.to(device, wide(device))
 
     def score(residual: Tensor, rows: Tensor) -> Tensor:
-        best = torch.cat([logits_of(model, some).argmax(dim=-1) for some in _blocks_of_rows(model, residual)]).cpu()
-        hits = (best.view(len(rows), -1, SUFFIX) == packed.suffix[rows]).double()
-        share = packed.real[rows].double()
+        best = torch.cat([logits_of(model, some).argmax(dim=-1) for some in _blocks_of_rows(model, residual)])
+        hits = (best.view(len(rows), -1, SUFFIX) == right[rows]).to(real)
+        share = real[rows]
         both = torch.stack([hits.amin(dim=2), hits.mean(dim=2)], dim=-1)  # (n, block, measure)
         return (both * share[..., None]).sum(dim=1) / share.sum(dim=1, keepdim=True)
 
@@ -102,16 +105,17 @@ def loss_question(
     check_tokens(model, tokens)
     length = tokens.shape[1]
     count = length - 1 if last is None else last
-    tokens = tokens.cpu()
+    device, tokens = device_of(model), tokens.cpu()
+    wanted_tokens = tokens[:, -count:].to(device).long()
 
     def score(residual: Tensor, rows: Tensor) -> Tensor:
-        targets = tokens[rows, -count:].to(residual.device).flatten()
+        targets = wanted_tokens[rows].flatten()
         losses, start = [], 0
         for some in _blocks_of_rows(model, residual.flatten(0, 1)):
             wanted = targets[start : start + len(some)]
             start += len(some)
             losses.append(torch.nn.functional.cross_entropy(logits_of(model, some).float(), wanted, reduction="none"))
-        return torch.cat(losses).view(len(rows), count).double().mean(dim=1, keepdim=True).cpu()
+        return torch.cat(losses).view(len(rows), count).to(wide(device)).mean(dim=1, keepdim=True)
 
     return Question(
         measures=(name,),
@@ -126,7 +130,7 @@ def loss_question(
 
 def _blocks_of_rows(model: HookedModel, residual: Tensor) -> tuple[Tensor, ...]:
     per_row = model.cfg.d_vocab * (residual[0].numel() // model.cfg.d_model)
-    return residual.split(max(1, LOGIT_ELEMENTS // 4 // per_row))
+    return residual.split(max(1, logit_elements(model) // 4 // per_row))
 
 
 def questions(

@@ -25,10 +25,8 @@ from copyscope.interp.ablation.donors import batches_of_groups, donor_groups, do
 from copyscope.interp.ablation.parts import NOTHING, Parts
 from copyscope.interp.ablation.questions import Question
 from copyscope.interp.forward.layers import Layer, Layout, embed
+from copyscope.interp.forward.memory import ablation_bytes, device_of, wide
 from copyscope.interp.models.lens import HookedTransformer
-
-MAX_BYTES = 64 * 2**20
-"""Memory that activations may take at once, beside the model. More is no faster on a CPU."""
 
 
 class Answers(NamedTuple):
@@ -72,14 +70,19 @@ class CleanLayer:
 class Rerun:
     """One question to one model, under as many ablations of one method as wanted."""
 
-    def __init__(self, model: HookedTransformer, question: Question, method: str, seed: int, max_bytes: int) -> None:
+    def __init__(
+        self, model: HookedTransformer, question: Question, method: str, seed: int, max_bytes: int | None = None
+    ) -> None:
+        """`max_bytes`: of activations at once, beside the model; None for `ablation_bytes`."""
         self.model, self.question, self.method, self.seed = model, question, method, seed
-        self.device = torch.device(model.cfg.device or "cpu")
+        self.device = device_of(model)
+        self.tokens = question.tokens.to(self.device)
         self.n_rows, n_pos = question.tokens.shape
-        self.layout = Layout(question.context, question.block, n_pos, self.device)
+        self.layout = Layout.of(model, question.context, question.block, n_pos)
         self.layers = [Layer(model, i, self.layout) for i in range(model.cfg.n_layers)]
         self.read = question.read.to(self.device)
-        self.rows_at_once = max(2, max_bytes // (4 * _floats_of_a_row(model, n_pos, method)))
+        max_bytes = ablation_bytes(model) if max_bytes is None else max_bytes
+        self.rows_at_once = max(2, max_bytes // (model.cfg.dtype.itemsize * _floats_of_a_row(model, n_pos, method)))
         """How many rows × variants fit into memory."""
         # Small enough batches for all heads of a layer to run at once, twice over.
         size = max(1, self.rows_at_once // (2 * model.cfg.n_heads))
@@ -104,8 +107,8 @@ class Rerun:
         share runs once.
         """
         shape = (self.n_rows, len(self.question.measures))
-        clean = torch.empty(shape, dtype=torch.float64)
-        ablated = torch.empty(len(variants), *shape, dtype=torch.float64)
+        where: dict[str, Any] = {"dtype": wide(self.device), "device": self.device}
+        clean, ablated = torch.empty(shape, **where), torch.empty(len(variants), *shape, **where)
         by_first_layer: dict[int, list[int]] = {}
         for v, parts in enumerate(variants):
             by_first_layer.setdefault(parts.layers[0], []).append(v)
@@ -120,7 +123,7 @@ class Rerun:
                         progress(len(chunk) * len(rows))
                 if at.index == len(self.layers) - 1:
                     clean[rows] = self.question.score(at.resid_post, rows)
-        return Answers(clean, ablated)
+        return Answers(clean.cpu().double(), ablated.cpu().double())
 
     def clean_layers(
         self, rows: Int[Tensor, " row"], base: Parts = NOTHING, everywhere: bool = False
@@ -129,7 +132,7 @@ class Rerun:
 
         `everywhere`: all positions of the last layer are computed, not only those that are read.
         """
-        resid = embed(self.model, self.question.tokens[rows], self.layout)
+        resid = embed(self.model, self.tokens[rows], self.layout)
         donor = None
         if self.method == "resample":
             donor = places_of_donors(rows, self.n_rows, self.seed).to(self.device)

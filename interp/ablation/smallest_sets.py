@@ -12,7 +12,8 @@ from copyscope.interp.ablation.effects import runs_of
 from copyscope.interp.ablation.hooked_rerun import HookedRuns
 from copyscope.interp.ablation.parts import METHODS, NOTHING, Part, Parts, all_heads, check_parts
 from copyscope.interp.ablation.questions import MEASURES, copying_question, default_repeated, loss_question
-from copyscope.interp.ablation.rerun import MAX_BYTES, Rerun
+from copyscope.interp.ablation.rerun import Rerun
+from copyscope.interp.forward.memory import within_memory
 from copyscope.interp.measures.heads import check_names
 from copyscope.interp.models.lens import HookedModel
 from copyscope.interp.prompts.generate import CopyingTest
@@ -51,6 +52,7 @@ class SmallestSet:
     control_sets: int
 
 
+@within_memory
 def smallest_set(
     model: HookedModel,
     test: CopyingTest,
@@ -62,7 +64,7 @@ def smallest_set(
     share: float | None = None,
     n_control: int = 20,
     seed: int = 0,
-    max_bytes: int = MAX_BYTES,
+    max_bytes: int | None = None,
     screened: int = 24,
     progress: Progress | None = None,
 ) -> SmallestSet:
@@ -140,7 +142,7 @@ class _Accuracy:
         method: str,
         measure: str,
         seed: int,
-        max_bytes: int,
+        max_bytes: int | None,
     ) -> None:
         self.model, self.test, self.repeated = model, test, repeated
         self.how = method, measure, seed, max_bytes

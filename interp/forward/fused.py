@@ -28,7 +28,7 @@ def can_fuse(model: HookedTransformer) -> bool:
         and c.attention_dir == "causal"
         and c.attn_scores_soft_cap <= 0
         and c.clip_qkv is None
-        and c.dtype == torch.float32
+        and c.dtype in (torch.float32, torch.bfloat16)
         and c.n_devices == 1
         and not (c.use_attn_result or c.use_split_qkv_input or c.use_attn_in or c.use_hook_mlp_in)
         and not (c.use_local_attn or c.use_qk_norm or c.use_logn_attn or c.use_attention_sinks or c.load_in_4bit)

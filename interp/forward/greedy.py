@@ -30,8 +30,8 @@ def continue_packed(
     n_places: int,
     n_generated: int,
 ) -> Continued:
-    """`n_places` tokens after every block of packed rows, as (row, block, place); `greedy` has the first `n_generated`
-    rows only.
+    """`n_places` tokens after every block of packed rows, as (row, block, place), on the model's device; `greedy` has
+    the first `n_generated` rows only.
 
     `tokens` hold the right continuations; `read` are the positions that they are predicted from, block by block. All
     rows run once. Then the model's tokens replace the right ones, one place of all blocks at a time, and attend to the
@@ -49,7 +49,7 @@ def continue_packed(
             cache.append((k[:n_generated], v[:n_generated]))
     forced = logits_of(model, x).argmax(dim=-1).unflatten(1, (-1, n_places))
     if not n_generated:
-        return Continued(forced=forced.cpu(), greedy=forced[:0].cpu())
+        return Continued(forced=forced, greedy=forced[:0])
     greedy = [forced[:n_generated, :, 0]]
     for at in read.view(-1, n_places).T[1:]:  # where each block's newest token stands
         x = embed(model, greedy[-1], layout, at)
@@ -59,15 +59,15 @@ def continue_packed(
             z = layer.attend(layer.queries(normed, at), k, v, at)
             x = layer.resid_post(x, z.transpose(1, 2))
         greedy.append(logits_of(model, x).argmax(dim=-1))
-    return Continued(forced=forced.cpu(), greedy=torch.stack(greedy, dim=-1).cpu())
+    return Continued(forced=forced, greedy=torch.stack(greedy, dim=-1))
 
 
 @torch.no_grad()
 def continue_whole(
     model: HookedModel, prompts: Int[Tensor, "row pos"], right: Int[Tensor, "row place"], n_generated: int
 ) -> Continued:
-    """The same for any model and for prompts that share nothing, with at most one forward pass per place; the first
-    `n_generated` prompts are continued greedily.
+    """The same for any model and for prompts that share nothing, with at most one forward pass per place, on the CPU;
+    the first `n_generated` prompts are continued greedily.
 
     Each pass reads the tokens that the previous pass predicted. After pass k the first k tokens are generated; rows
     whose input no longer changes are finished.
@@ -88,7 +88,7 @@ def _most_likely(model: HookedModel, prompts: Tensor, given: Tensor) -> Tensor:
     """The most likely token at each place after `prompts`, with those of `given` before it."""
     tokens, n = torch.cat([prompts, given[:, :-1]], dim=1), given.shape[1]
     best = [
-        logits_of(model, final_residual(model, tokens[rows])[:, -n:]).argmax(dim=-1).cpu()
+        logits_of(model, final_residual(model, tokens[rows])[:, -n:]).argmax(dim=-1)
         for rows in batches(model, *tokens.shape)
     ]
-    return torch.cat(best)
+    return torch.cat(best).cpu()

@@ -15,10 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from copyscope.interp.forward.fused import can_fuse
+from copyscope.interp.forward.memory import tokens_at_once
 from copyscope.interp.models.lens import HookedModel, HookedTransformer
-
-TOKENS_AT_ONCE = 2048
-"""Tokens of a batch: fewer waste the products of a small model, more fill memory with activations of a large one."""
 
 
 def is_hooked(model: HookedModel) -> bool:
@@ -31,20 +29,33 @@ def can_run(model: HookedModel) -> TypeGuard[HookedTransformer]:
     return isinstance(model, HookedTransformer) and can_fuse(model) and not is_hooked(model)
 
 
-def slices(n_rows: int, n_pos: int) -> Iterator[slice]:
-    """Slices of `n_rows` rows of `n_pos` tokens, `TOKENS_AT_ONCE` tokens each; at least one row."""
-    size = max(1, TOKENS_AT_ONCE // n_pos)
+def slices(model: HookedModel, n_rows: int, n_pos: int) -> Iterator[slice]:
+    """Slices of `n_rows` rows of `n_pos` tokens, `tokens_at_once` each; at least one row."""
+    size = max(1, tokens_at_once(model) // n_pos)
     for start in range(0, n_rows, size):
         yield slice(start, min(start + size, n_rows))
 
 
 class Layout:
     """How the positions of a row hang together: `context` of them, then blocks of `block` positions, each of which
-    continues the context and sees nothing of the other blocks. Without blocks a row is one prompt."""
+    continues the context and sees nothing of the other blocks. Without blocks a row is one prompt. `device` and `dtype`
+    are the model's."""
 
-    def __init__(self, context: int, block: int = 0, length: int | None = None, device: Any = "cpu") -> None:
+    def __init__(
+        self,
+        context: int,
+        block: int = 0,
+        length: int | None = None,
+        device: Any = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         self.context, self.block, self.length = context, block, context if length is None else length
-        self.device = torch.device(device or "cpu")
+        self.device, self.dtype = torch.device(device or "cpu"), dtype
+
+    @classmethod
+    def of(cls, model: HookedModel, context: int, block: int = 0, length: int | None = None) -> "Layout":
+        """For this model."""
+        return cls(context, block, length, model.cfg.device, model.cfg.dtype)
 
     @cached_property
     def positions(self) -> Int[Tensor, " pos"]:
@@ -55,12 +66,14 @@ class Layout:
 
     def rotary(self, attention: Any) -> tuple[Tensor, Tensor]:
         """Cosines and sines at these positions, (pos, rotary_dim) each."""
-        longest = int(self.positions.max()) + 1
+        longest = self.context + (self.block if self.length > self.context else 0)
         if longest > len(attention.rotary_cos):
             attention.apply_rotary(
                 attention.rotary_cos.new_zeros(1, longest, 1, attention.cfg.d_head)
             )  # lengthens them
-        return attention.rotary_cos[self.positions], attention.rotary_sin[self.positions]
+        tables = attention.rotary_cos, attention.rotary_sin
+        cos, sin = (table[self.positions].to(self.dtype) for table in tables)
+        return cos, sin
 
     @cached_property
     def mask(self) -> Float[Tensor, "query key"]:
@@ -70,7 +83,7 @@ class Layout:
             block[self.context :] = 1 + torch.arange(self.length - self.context, device=self.device) // self.block
         causal = torch.ones(self.length, self.length, dtype=torch.bool, device=self.device).tril()
         visible = causal & ((block[None] == 0) | (block[None] == block[:, None]))
-        return torch.zeros(visible.shape, device=self.device).masked_fill_(~visible, float("-inf"))
+        return torch.zeros(visible.shape, dtype=self.dtype, device=self.device).masked_fill_(~visible, float("-inf"))
 
 
 class Layer:
@@ -150,7 +163,8 @@ class Layer:
         first = normed[:n_first]
         q = self.queries(first if read is None else first[:, read], read)
         mask = self.layout.mask if read is None else self.layout.mask[read]
-        pattern = ((q @ self.keys(first).transpose(2, 3)) * self.scale + mask).softmax(dim=-1)
+        scores = (q @ self.keys(first).transpose(2, 3)) * self.scale + mask
+        pattern = scores.softmax(dim=-1, dtype=torch.float32).to(scores)
         values = self.values(normed).unflatten(0, (-1, n_first))  # (set of rows, first row, head, pos, d_head)
         return (pattern @ values).flatten(0, 1).transpose(1, 2)
 
@@ -219,11 +233,14 @@ def run_layers(
 
 
 def normed(norm: Any, x: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n d_model"]:
-    """`norm(x)`, a tenth of the time: TransformerLens' norms go over the tensor once for each step, to be hooked."""
+    """`norm(x)`, a tenth of the time: TransformerLens' norms go over the tensor once for each step, to be hooked.
+
+    Squares are summed in fp32 at least.
+    """
     kind = type(norm).__name__  # TransformerLens 4 has no such classes to ask for
     if kind in ("RMSNorm", "RMSNormPre"):
-        squares = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_()
-        x = x * squares.div_(x.shape[-1]).add_(norm.eps).rsqrt_()
+        squares = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32).square_()
+        x = (x * squares.div_(x.shape[-1]).add_(norm.eps).rsqrt_()).to(x.dtype)
         return x.mul_(norm.w) if kind == "RMSNorm" else x
     if kind in ("LayerNorm", "LayerNormPre"):
         weights = (norm.w, norm.b) if kind == "LayerNorm" else (None, None)
@@ -245,5 +262,6 @@ def _flat(W: Float[Tensor, "head d_model d_head"]) -> Float[Tensor, "rows d_mode
 
 
 def _bias(b: Tensor) -> Tensor | None:
-    """None for zeros, which Llama's biases are in TransformerLens; adding them would cost a pass over the output."""
-    return b.detach().flatten() if bool(b.any()) else None
+    """None for zeros, which Llama's biases are in TransformerLens; adding them would cost a pass over the output. On a
+    GPU asking costs more than adding."""
+    return b.detach().flatten() if b.device.type != "cpu" or bool(b.any()) else None

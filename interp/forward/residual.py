@@ -12,28 +12,24 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from copyscope.interp.forward.layers import Layout, can_run, normed, run_layers, slices
+from copyscope.interp.forward.memory import device_of, logit_elements, pattern_elements, within_memory
 from copyscope.interp.models.bridge import finished
 from copyscope.interp.models.lens import HookedModel, HookedTransformer
 
 Hook = tuple[str | Callable[..., Any], Callable[..., Any]]
 
-PATTERN_ELEMENTS = 2**21
-"""Elements of one layer's attention pattern in a batch: 8 MB in fp32, which stays in the caches of a laptop CPU."""
-LOGIT_ELEMENTS = 2**24
-"""Elements of logits held at once: 64 MB in fp32."""
-
 
 def batches(model: HookedModel, n_rows: int, n_pos: int) -> Iterator[slice]:
     """Slices of `n_rows` sequences of `n_pos` tokens, each small enough for memory with attention patterns written out;
     at least one row each."""
-    size = max(1, PATTERN_ELEMENTS // (model.cfg.n_heads * n_pos * n_pos))
+    size = max(1, pattern_elements(model) // (model.cfg.n_heads * n_pos * n_pos))
     for start in range(0, n_rows, size):
         yield slice(start, min(start + size, n_rows))
 
 
 def to_device(model: HookedModel, tokens: Tensor) -> Tensor:
     """`tokens` on the model's device."""
-    return tokens.to(torch.device(model.cfg.device or "cpu"))
+    return tokens.to(device_of(model))
 
 
 @torch.no_grad()
@@ -42,7 +38,7 @@ def final_residual(
 ) -> Float[Tensor, "batch pos d_model"]:
     """The residual stream after the last block, with `hooks` on during the run; logits only where unavoidable."""
     if not hooks and can_run(model):
-        return run_layers(model, tokens, Layout(tokens.shape[1], device=model.cfg.device))
+        return run_layers(model, tokens, Layout.of(model, tokens.shape[1]))
     tokens = to_device(model, tokens)
     if isinstance(model, HookedTransformer):
         with model.hooks(fwd_hooks=list(hooks)):
@@ -68,12 +64,14 @@ class LastBlockError(Exception):
 @torch.no_grad()
 def logits_of(model: HookedModel, residual: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_vocab"]:
     """The model's logits for any rows of the final residual stream: final norm, unembedding, and scale and soft cap
-    where a family has them."""
+    where a family has them. In fp32 also for a bf16 model, whose best logits would often be equal."""
     if not can_run(model):
         return differentiable_logits(model, residual)
     rows = residual.reshape(1, -1, residual.shape[-1])
-    logits = (rows if model.cfg.normalization_type is None else normed(model.ln_final, rows)) @ model.W_U
-    logits = finished(model, logits + model.b_U if bool(model.b_U.any()) else logits)
+    rows = rows if model.cfg.normalization_type is None else normed(model.ln_final, rows)
+    logits = rows.float() @ model.W_U.float()
+    biased = logits.device.type != "cpu" or bool(model.b_U.any())
+    logits = finished(model, logits + model.b_U if biased else logits)
     return logits.reshape(*residual.shape[:-1], -1)
 
 
@@ -93,7 +91,7 @@ def losses_of(
     """Next-token loss in nats; entry p is the loss of predicting token p + 1."""
     rows = residual[:, :-1].flatten(0, 1)
     targets = tokens[:, 1:].flatten().to(rows.device).long()
-    size = max(1, LOGIT_ELEMENTS // model.cfg.d_vocab)
+    size = max(1, logit_elements(model) // model.cfg.d_vocab)
     losses = [
         torch.nn.functional.cross_entropy(
             logits_of(model, rows[i : i + size]).float(), targets[i : i + size], reduction="none"
@@ -103,11 +101,12 @@ def losses_of(
     return torch.cat(losses).view(tokens.shape[0], -1)
 
 
+@within_memory
 @torch.no_grad()
 def token_losses(model: HookedModel, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos-1"]:
     """Next-token loss of every token but the first, in nats, batch by batch; on the CPU."""
     parts = []
-    for rows in slices(*tokens.shape) if can_run(model) else batches(model, *tokens.shape):
+    for rows in slices(model, *tokens.shape) if can_run(model) else batches(model, *tokens.shape):
         chunk = to_device(model, tokens[rows])
-        parts.append(losses_of(model, final_residual(model, chunk), chunk).cpu())
-    return torch.cat(parts)
+        parts.append(losses_of(model, final_residual(model, chunk), chunk))
+    return torch.cat(parts).cpu()

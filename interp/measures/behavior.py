@@ -10,6 +10,7 @@ from torch import Tensor
 
 from copyscope.interp.forward.greedy import continue_packed, continue_whole
 from copyscope.interp.forward.layers import Layer, Layout, can_run, slices
+from copyscope.interp.forward.memory import within_memory
 from copyscope.interp.forward.residual import token_losses
 from copyscope.interp.models.lens import HookedModel
 from copyscope.interp.prompts.generate import SUFFIX, CopyingTest, copying_test, natural_windows
@@ -148,6 +149,7 @@ def copying_accuracy(model: HookedModel, test: CopyingTest) -> CopyingAccuracy:
     )
 
 
+@within_memory
 def copying_hits(model: HookedModel, test: CopyingTest) -> CopyingHits:
     """Which suffix tokens the model gets right, sample by sample; for standard errors (over contexts)."""
     check_test(model, test)
@@ -160,18 +162,19 @@ def copying_hits(model: HookedModel, test: CopyingTest) -> CopyingHits:
         return CopyingHits(best.forced == suffix, best.greedy == suffix[:n_samples])
     packed = pack(test)
     n_pos = packed.tokens.shape[1]
-    layout = Layout(packed.length, packed.block, n_pos, model.cfg.device)
+    layout = Layout.of(model, packed.length, packed.block, n_pos)
     layers = [Layer(model, i, layout) for i in range(model.cfg.n_layers)]
     read = packed.read.to(layout.device)
-    forced = torch.zeros(suffix.shape, dtype=torch.bool)
-    greedy = torch.zeros(n_samples, SUFFIX, dtype=torch.bool)
-    for rows in slices(len(packed.tokens), n_pos):
+    right = packed.suffix.to(layout.device)
+    forced = torch.zeros(suffix.shape, dtype=torch.bool, device=layout.device)
+    greedy = torch.zeros(n_samples, SUFFIX, dtype=torch.bool, device=layout.device)
+    for rows in slices(model, len(packed.tokens), n_pos):
         generate = min(max(n_generated - rows.start, 0), rows.stop - rows.start)
         best = continue_packed(model, layers, packed.tokens[rows], read, SUFFIX, generate)
-        sample, right = packed.sample[rows], packed.suffix[rows]
-        forced[sample] = best.forced == right
-        greedy[sample[:generate]] = best.greedy == right[:generate]
-    return CopyingHits(forced, greedy)
+        sample = packed.sample[rows]
+        forced[sample] = best.forced == right[rows]
+        greedy[sample[:generate]] = best.greedy == right[rows][:generate]
+    return CopyingHits(forced.cpu(), greedy.cpu())
 
 
 def copying_loss(model: HookedModel, tokens: Int[Tensor, "prompt pos"]) -> CopyingLoss:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from copyscope.interp.forward.memory import device_of, within_memory
 from copyscope.interp.measures.patterns import PatternBlock, read_patterns
 from copyscope.interp.models.lens import HookedModel, HookedTransformer
 from copyscope.interp.models.weights import bridge_weights
@@ -34,7 +35,7 @@ def eigenvalue_positivity(
 def _positivity(W_V: Tensor, W_O: Tensor, W_UE: Tensor) -> Tensor:
     small = W_O.float() @ (W_UE @ W_V.float())  # (head, d_head, d_head)
     # Eigenvalues on the CPU in double precision: the matrix is small, and not every device has them.
-    values = torch.linalg.eigvals(small.double().cpu())
+    values = torch.linalg.eigvals(small.cpu().double())
     size = values.abs().sum(dim=-1)
     return torch.where(size > 0, values.real.sum(dim=-1) / size.clamp(min=1e-300), 0.0).float().to(W_V.device)
 
@@ -146,6 +147,7 @@ def _raise_on_itself(attention: Tensor, values: Tensor, W_O: Tensor, W_U: Tensor
     return on_itself, (attention * raised.sum(dim=-1)).sum(dim=(0, 2))
 
 
+@within_memory
 @torch.no_grad()
 def model_copying_score(
     model: HookedModel,
@@ -158,7 +160,7 @@ def model_copying_score(
     weights = head_weights(model).folded()
     chosen = sorted(set(range(model.cfg.n_layers) if layers is None else layers))
     first = int(has_bos)
-    sums = torch.zeros(2, len(chosen), model.cfg.n_heads)
+    sums = torch.zeros(2, len(chosen), model.cfg.n_heads, device=device_of(model))
     attention = torch.zeros(0)
 
     def read(block: PatternBlock) -> None:
@@ -171,10 +173,10 @@ def model_copying_score(
             values, words = block.values[:, :, first:].transpose(1, 2), tokens[block.rows, first:]
             W_O, at = weights.W_O[block.layer], chosen.index(block.layer)
             parts = _raise_on_itself(attention[..., first:], values, W_O, weights.W_U, words.to(W_O.device))
-            sums[:, at] += torch.stack(parts).cpu()
+            sums[:, at] += torch.stack(parts)
 
     read_patterns(model, tokens, read, chosen)
-    on_itself, total = sums
+    on_itself, total = sums.cpu()
     return torch.where(total > 0, 2 * on_itself / total.clamp(min=1e-30) - 1, -1.0)
 
 
@@ -202,15 +204,18 @@ def k_composition(
     return (squared.clamp(min=0) / scale).sqrt()
 
 
+@within_memory
 @torch.no_grad()
 def composition_table(model: HookedModel, folded: bool = True) -> pl.DataFrame:
     """K-composition of every head with every head of a later layer: source_layer, source_head, layer, head, value."""
     w = head_weights(model).folded() if folded else head_weights(model)
     n_layers, n_heads = w.W_V.shape[:2]
     rows: list[tuple[int, int, int, int, float]] = []
+    tables: list[Tensor] = []
     for source in range(n_layers - 1):
         later = w.W_Q[source + 1 :].flatten(0, 1), w.W_K[source + 1 :].flatten(0, 1)
-        table = k_composition(w.W_V[source], w.W_O[source], *later).cpu()
+        tables.append(k_composition(w.W_V[source], w.W_O[source], *later))
+    for source, table in enumerate(table.cpu() for table in tables):
         for h in range(n_heads):
             for r, value in enumerate(table[h].tolist()):
                 rows.append((source, h, source + 1 + r // n_heads, r % n_heads, value))

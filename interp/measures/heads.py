@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from copyscope.interp.forward.memory import within_memory
 from copyscope.interp.measures.behavior import check_tokens
 from copyscope.interp.measures.circuits import head_weights, model_copying_score, model_eigenvalue_positivity
 from copyscope.interp.measures.offsets import attention_by_offset
@@ -110,6 +111,7 @@ MEASURES = (
 )
 
 
+@within_memory
 @torch.no_grad()
 def score_heads(
     model: HookedModel,

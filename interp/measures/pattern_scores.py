@@ -1,12 +1,14 @@
 """Sums of attention over targets, gathered while patterns go by, with their spread over prompts and their p-values."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from scipy import stats
 from torch import Tensor
 
+from copyscope.interp.forward.memory import device_of, wide
 from copyscope.interp.measures.offsets import longest_offset, offset_queries, offset_sums
 from copyscope.interp.measures.patterns import PatternBlock, read_patterns
 from copyscope.interp.measures.targets import TARGET_MEASURES, Targets, null_targets, targets
@@ -36,6 +38,7 @@ def pattern_scores(
     by_distance = {*names} & {*OFFSET_MEASURES, "best_offset"}
     sums = _Sums(model, prompts, layers, plain, of_weighted, whole, bool(by_distance), bool({*weighted} & by_distance))
     read_patterns(model, prompts, sums.add, layers)
+    sums.to_cpu()
     by_prompt = {name: sums.of(name) for name in sums.names}  # (prompt, layer, head)
     scores = {name: values.sum(dim=0) for name, values in by_prompt.items()}
     for name in (*lists, *whole):
@@ -152,7 +155,7 @@ def _entropy(pattern: Float[Tensor, "row head query key"]) -> Float[Tensor, "row
 
 
 class _Sums:
-    """What each prompt adds to each score, layer by layer; filled block by block."""
+    """What each prompt adds to each score, layer by layer; filled block by block, on the model's device."""
 
     def __init__(
         self,
@@ -165,19 +168,21 @@ class _Sums:
         by_distance: bool,
         by_distance_weighted: bool,
     ):
+        device = device_of(model)
+        where: dict[str, Any] = {"dtype": wide(device), "device": device}
         self.names = [*plain, *weighted, *whole]
         self.place = {layer: i for i, layer in enumerate(layers)}
         self.n, self.queries = len(prompts), prompts.shape[1] - 1
         self.W_O = model.W_O.detach() if weighted or by_distance_weighted else None
-        self.sums = torch.zeros(len(self.names) * self.n, len(layers), model.cfg.n_heads, dtype=torch.float64)
+        self.sums = torch.zeros(len(self.names) * self.n, len(layers), model.cfg.n_heads, **where)
         self.lists = (self._joined(list(plain.values()), 0), self._joined(list(weighted.values()), len(plain)))
         self.whole = {name: self.names.index(name) for name in whole}
-        self.chosen: dict[tuple[int, int, int], Tensor] = {}
+        self.chosen: dict[tuple[int, int, int], tuple[Tensor, ...]] = {}
         shape = (self.n, len(layers), model.cfg.n_heads, longest_offset(prompts.shape[1]))
         self.by_distance = by_distance
-        self.offsets = torch.zeros(shape, dtype=torch.float64)
+        self.offsets = torch.zeros(shape, **where)
         """Attention at each offset, summed over queries."""
-        self.weighted_offsets = torch.zeros(shape, dtype=torch.float64) if by_distance_weighted else None
+        self.weighted_offsets = torch.zeros(shape, **where) if by_distance_weighted else None
 
     def _joined(self, lists: Sequence[Targets], first: int) -> tuple[Tensor, ...]:
         """All targets as one list: prompt, query, key, weight, row of `sums`."""
@@ -185,6 +190,12 @@ class _Sums:
             return ()
         rows = [t.prompt + (first + i) * self.n for i, t in enumerate(lists)]
         return (*(torch.cat(column) for column in list(zip(*lists, strict=True))), torch.cat(rows))
+
+    def to_cpu(self) -> None:
+        """Once all is added."""
+        self.sums, self.offsets = self.sums.cpu().double(), self.offsets.cpu().double()
+        if self.weighted_offsets is not None:
+            self.weighted_offsets = self.weighted_offsets.cpu().double()
 
     def of(self, name: str) -> Tensor:
         start = self.names.index(name) * self.n
@@ -196,30 +207,42 @@ class _Sums:
         if self.lists[0]:
             self._pick(0, block, block.pattern, into)
         if self.by_distance:
-            self.offsets[block.rows, place] += offset_sums(block.pattern, longest, block.first_query).cpu()
+            self.offsets[block.rows, place] += offset_sums(block.pattern, longest, block.first_query)
         if self.W_O is not None:
             keys = block.pattern.shape[3]
             weighted = value_weighted(block.pattern, block.values[:, :, :keys], self.W_O[block.layer])
             if self.lists[1]:
                 self._pick(1, block, weighted, into)
             if self.weighted_offsets is not None:
-                self.weighted_offsets[block.rows, place] += offset_sums(weighted, longest, block.first_query).cpu()
+                self.weighted_offsets[block.rows, place] += offset_sums(weighted, longest, block.first_query)
         later = block.pattern[:, :, int(block.first_query == 0) :]  # the first position has nothing to choose from
         for name, index in self.whole.items():
             value = later[..., 0].sum(dim=2) if name == "bos_sink" else _entropy(later)
-            into[index * self.n + block.rows.start : index * self.n + block.rows.stop] += value.cpu() / (
-                self.n * self.queries
-            )
+            rows = slice(index * self.n + block.rows.start, index * self.n + block.rows.stop)
+            into[rows] += value / (self.n * self.queries)
 
     def _pick(self, which: int, block: PatternBlock, pattern: Tensor, into: Tensor) -> None:
-        prompt, query, key, weight, row = self.lists[which]
         start, end = block.first_query, block.first_query + pattern.shape[2]
         at = (which, block.rows.start, start)
         if at not in self.chosen:  # the same for every layer
+            prompt, query, key, weight, row = self.lists[which]
             inside = (prompt >= block.rows.start) & (prompt < block.rows.stop) & (query >= start) & (query < end)
-            self.chosen[at] = inside.nonzero().flatten()
-        these = self.chosen[at]
-        places = (prompt[these] - block.rows.start, query[these] - start, key[these])
-        p, q, k = (index.to(pattern.device) for index in places)
-        picked = pattern[p, :, q, k].cpu().double() * weight[these, None]  # (target, head)
-        into.index_add_(0, row[these], picked)
+            these = inside.nonzero().flatten()
+            places = (
+                prompt[these] - block.rows.start,
+                query[these] - start,
+                key[these],
+                weight[these, None],
+                row[these],
+            )
+            self.chosen[at] = tuple(column.to(into.device) for column in places)
+        p, q, k, weight, row = self.chosen[at]
+        _add_rows(into, row, pattern[p, :, q, k].to(into.dtype) * weight)  # (target, head)
+
+
+def _add_rows(into: Tensor, rows: Tensor, values: Tensor) -> None:
+    """Adds each of `values` to its row. On a GPU `index_add_` would add in another order each time."""
+    if into.device.type == "cuda":
+        into.index_put_((rows,), values, accumulate=True)
+    else:
+        into.index_add_(0, rows, values)

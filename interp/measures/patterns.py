@@ -9,13 +9,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from copyscope.interp.forward.layers import Layer, Layout, can_run, embed, slices
+from copyscope.interp.forward.memory import block_elements, queries_at_once
 from copyscope.interp.forward.residual import Hook, batches, final_residual
 from copyscope.interp.models.lens import HookedModel
-
-BLOCK_ELEMENTS = 2**20
-"""Elements of the part of a pattern held at once: 4 MB in fp32, which stays in the caches of a laptop CPU."""
-QUERIES_AT_ONCE = 64
-"""At most: smaller blocks leave out more of the keys that no query of theirs sees."""
 
 
 class PatternBlock(NamedTuple):
@@ -26,7 +22,7 @@ class PatternBlock(NamedTuple):
     """Which prompts."""
     first_query: int
     pattern: Float[Tensor, "row head query key"]
-    """Keys beyond the last query, which nothing attends to, may be left off."""
+    """In fp32, also of a bf16 model. Keys beyond the last query, which nothing attends to, may be left off."""
     values: Float[Tensor, "row head pos d_head"]
     """Of all positions; grouped heads repeated for each query head."""
 
@@ -52,13 +48,14 @@ def read_patterns(
         _read_from_hooks(model, tokens, read, wanted)
         return
     length = tokens.shape[1]
-    layout = Layout(length, device=model.cfg.device)
-    for rows in slices(*tokens.shape):
+    layout = Layout.of(model, length)
+    for rows in slices(model, *tokens.shape):
         x = embed(model, tokens[rows], layout)
         for i in range(wanted[-1] + 1):
             layer = Layer(model, i, layout)
             last = i == wanted[-1]
-            z = _in_blocks(layer, x, partial(_hand_over, read, i, rows), last) if i in wanted else layer.z(x)
+            see = partial(_hand_over, read, i, rows)
+            z = _in_blocks(model, layer, x, see, last) if i in wanted else layer.z(x)
             if not last:
                 x = layer.resid_post(x, z)
 
@@ -70,15 +67,19 @@ def _hand_over(
 
 
 def _in_blocks(
-    layer: Layer, x: Float[Tensor, "row pos d_model"], see: Callable[[int, Tensor, Tensor], None], last: bool
+    model: HookedModel,
+    layer: Layer,
+    x: Float[Tensor, "row pos d_model"],
+    see: Callable[[int, Tensor, Tensor], None],
+    last: bool,
 ) -> Float[Tensor, "row pos head d_head"]:
     """The heads' outputs (left empty for the `last` layer), with patterns shown block of queries by block."""
     normed = layer.normed(x)
-    q, k, v = layer.queries(normed, None) * layer.scale, layer.keys(normed), layer.values(normed)
+    q, k, v = layer.queries(normed, None).float() * layer.scale, layer.keys(normed).float(), layer.values(normed)
     n_rows, n_heads, length, _ = q.shape
-    size = max(16, min(QUERIES_AT_ONCE, BLOCK_ELEMENTS // (n_rows * n_heads * length)))
+    size = max(16, min(queries_at_once(model), block_elements(model) // (n_rows * n_heads * length)))
     future = torch.full((size, size), float("-inf"), device=q.device).triu_(1)
-    z = torch.empty_like(q)
+    z = torch.empty_like(v)
     for first in range(0, length, size):
         end = min(first + size, length)
         pattern = q[:, :, first:end] @ k[:, :, :end].transpose(2, 3)
@@ -86,7 +87,7 @@ def _in_blocks(
         pattern = pattern.softmax(dim=-1)
         see(first, pattern, v)
         if not last:
-            z[:, :, first:end] = pattern @ v[:, :, :end]
+            z[:, :, first:end] = pattern.to(v) @ v[:, :, :end]
     return z.transpose(1, 2)
 
 
@@ -103,7 +104,7 @@ def _read_from_hooks(
         def see(
             pattern: Tensor, hook: object, layer: int, rows: slice = rows, values: dict[int, Tensor] = values
         ) -> None:
-            read(PatternBlock(layer, rows, 0, pattern, values.pop(layer)))
+            read(PatternBlock(layer, rows, 0, pattern.float(), values.pop(layer)))
             if layer == wanted[-1]:
                 raise _ReadEnoughError
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from copyscope.interp.models.at_step import checkpoint_at
 from copyscope.interp.models.bridge import bridged, check_bridgeable, finished
 from copyscope.interp.models.converted import converted, copy_weights, hooked_config
+from copyscope.interp.models.devices import check_room, device_named, dtype_named
 from copyscope.interp.models.files import ModelFiles
 from copyscope.interp.models.lens import HookedModel, HookedTransformer
 from copyscope.interp.models.vocabulary import Vocabulary, vocabulary_of
@@ -27,9 +28,9 @@ from copyscope.training.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-LOGIT_TOLERANCE = 1e-4
-"""Largest difference of fp32 logits against transformers that still counts as the same model; where logits reach beyond
-±10, in proportion to the largest, since rounding grows with them (30 layers and logits of 30 give 1.1e-4)."""
+LOGIT_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.5}
+"""Largest difference of logits against transformers that still counts as the same model; where logits reach beyond ±10,
+in proportion to the largest, since rounding grows with them (30 layers and logits of 30 give 1.1e-4 in fp32)."""
 CHECKED_POSITIONS = 512
 """Of one random prompt when a model is loaded, or n_ctx: sliding windows and rotary scaling do not show in the first
 few."""
@@ -60,8 +61,10 @@ def load_hooked(
             same; nothing is centred besides what a LayerNorm subtracts anyway. Not for bridges.
         step: which checkpoint, where `source` is a run or another series; None or -1 for the last.
         tokenizer: a folder to take the tokenizer from; None for the model's own.
-        prove: compare logits with transformers on a random prompt of up to 512 tokens; in float32 a difference above
-            `LOGIT_TOLERANCE` raises. Other precisions round differently in the two libraries and are not held to that.
+        device: `cpu`, `cuda`, `cuda:1`, `mps`, or `auto` for the GPU that is there.
+        dtype: float32 or bfloat16.
+        prove: compare logits with transformers on a random prompt of up to 512 tokens; a difference above
+            `LOGIT_TOLERANCE` of the dtype raises.
 
     A tokenizer that TransformerLens can use is attached; else `model.tokenizer` is None. Prompts go by
     `model_vocabulary`. No code from a checkpoint's folder is ever run.
@@ -70,6 +73,7 @@ def load_hooked(
         InputError: no such model or step, an encoder or another unsupported architecture, weights that are damaged,
             not finite or do not fit the config, or logits that differ from those of transformers.
     """
+    device, dtype = device_named(device), dtype_named(dtype)
     files = ModelFiles(*_at_step(source, revision, step), tokenizer)
     architecture = files.architecture
     config = hooked_config(files, architecture, device, dtype, fold_norms)
@@ -77,7 +81,7 @@ def load_hooked(
         if fold_norms:
             raise InputError(f"{files.path}: fold_norms is not for {architecture}, which loads as a bridge")
         check_bridgeable(files, architecture)
-    reference = files.reference(dtype).to(device)
+    reference = _on_device(files, dtype, device)
     tokens = _probe(files.config.vocab_size, CHECKED_POSITIONS if prove else 1, files)
     logits = _logits_of(reference, tokens.to(device)) if prove else None
     own_tokenizer = files.tokenizer()
@@ -109,7 +113,7 @@ def load_weights_into(
     Raises InputError: anything that `load_hooked` refuses.
     """
     files = ModelFiles(source, revision)
-    device, dtype = model.cfg.device or "cpu", model.cfg.dtype
+    device, dtype = torch.device(model.cfg.device or "cpu"), model.cfg.dtype
     folded = isinstance(model, HookedTransformer) and model.cfg.normalization_type in ("RMSPre", "LNPre")
     same = getattr(model, "_copyscope_config", None) == _what_matters(files)
     if not isinstance(model, HookedTransformer) or not same:
@@ -117,7 +121,7 @@ def load_weights_into(
         if not same:
             logger.info(f"{files.path}: another config than the checkpoint before; loaded by its own")
         return fresh
-    reference = files.reference(dtype).to(device)
+    reference = _on_device(files, dtype, device)
     tokens = _probe(model.cfg.d_vocab, QUICK_POSITIONS, files)
     logits = _logits_of(reference, tokens.to(device)) if prove else None
     copy_weights(model, dict(reference.state_dict()), files)
@@ -130,8 +134,8 @@ def prove_conversion(model: HookedModel, source: str | Path, revision: str | Non
     prompt of up to 512 tokens. Raises InputError when it exceeds `LOGIT_TOLERANCE`."""
     files = ModelFiles(source, revision)
     tokens = _probe(model.cfg.d_vocab, CHECKED_POSITIONS, files)
-    device = model.cfg.device or "cpu"
-    return _check(model, tokens, _logits_of(files.reference(model.cfg.dtype).to(device), tokens.to(device)), files)
+    device = torch.device(model.cfg.device or "cpu")
+    return _check(model, tokens, _logits_of(_on_device(files, model.cfg.dtype, device), tokens.to(device)), files)
 
 
 def logit_difference(model: HookedModel) -> float | None:
@@ -165,6 +169,13 @@ def _at_step(source: Source, revision: str | None, step: int | None) -> tuple[st
     return checkpoint.path, checkpoint.revision
 
 
+def _on_device(files: ModelFiles, dtype: torch.dtype, device: torch.device) -> Any:
+    """transformers' own model. Raises InputError where the device has no room for it."""
+    model = files.reference(dtype)
+    check_room(model, device, files.path)
+    return model.to(device)
+
+
 def _what_matters(files: ModelFiles) -> dict[str, Any]:
     return {key: value for key, value in files.config.to_dict().items() if key not in _COSMETIC}
 
@@ -188,8 +199,8 @@ def _check(model: HookedModel, tokens: Tensor, wanted: Float[Tensor, "row pos d_
     """Largest difference of the model's logits, those passed on by its parts among them, from the wanted ones."""
     largest = wanted.abs().max().item()
     error = max((logits.sub_(wanted).abs_().max().item() for logits in _own_logits(model, tokens)), default=0.0)
-    allowed = LOGIT_TOLERANCE * max(1.0, largest / 10)
-    if model.cfg.dtype == torch.float32 and not error <= allowed:
+    allowed = LOGIT_TOLERANCE[model.cfg.dtype] * max(1.0, largest / 10)
+    if not error <= allowed:
         raise InputError(
             f"{files.path}: logits differ from transformers by {error:.2g} (allowed: {allowed:.2g}), so the "
             "model uses something the conversion lacks; pass prove=False only to look into it"

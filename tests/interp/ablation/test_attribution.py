@@ -24,9 +24,7 @@ def model(tmp_path):
 @pytest.mark.parametrize("method", METHODS)
 def test_estimates_are_derivatives_of_the_loss(model, method, monkeypatch):
     """Moving a head's output a little of the way changes the loss by that much of the estimate."""
-    monkeypatch.setattr(
-        "copyscope.interp.ablation.attribution.PATTERN_ELEMENTS", 4 * 41 * 41 * 3
-    )  # more than one batch
+    monkeypatch.setattr("copyscope.interp.forward.memory.PATTERN_ELEMENTS", 4 * 41 * 41 * 3)  # more than one batch
     table = attribute_heads(model, PROMPTS, [method], seed=3)
     assert table.height == 12
     _, cache = model.run_with_cache(PROMPTS)

@@ -67,8 +67,8 @@ def test_the_circuit_copies_everything_if_tokens_are_distinct(circuit):
 @pytest.mark.parametrize("bos", [None, 0])
 def test_shared_contexts_equal_one_pass_a_sample(circuit, small, bos, monkeypatch):
     # Small batches, so that samples of one context meet and batches end between contexts.
-    monkeypatch.setattr("copyscope.interp.forward.residual.PATTERN_ELEMENTS", 100_000)
-    monkeypatch.setattr("copyscope.interp.forward.layers.TOKENS_AT_ONCE", 500)
+    monkeypatch.setattr("copyscope.interp.forward.memory.PATTERN_ELEMENTS", 100_000)
+    monkeypatch.setattr("copyscope.interp.forward.memory.TOKENS_AT_ONCE", 500)
     for model, vocab in ((circuit, range(1, 600)), (small, range(1, 90))):
         test = copying_test(vocab, 128, n_samples=23, seed=1, bos_id=bos)
         full = torch.cat([test.tokens, test.suffix], dim=1)
@@ -86,7 +86,7 @@ def test_shared_contexts_equal_one_pass_a_sample(circuit, small, bos, monkeypatc
 def test_a_fifth_of_the_contexts_is_generated(monkeypatch):
     circuit = induction_model()
     monkeypatch.setattr("copyscope.interp.measures.behavior.MIN_GREEDY_CONTEXTS", 1)
-    monkeypatch.setattr("copyscope.interp.forward.layers.TOKENS_AT_ONCE", 500)  # three contexts at a time
+    monkeypatch.setattr("copyscope.interp.forward.memory.TOKENS_AT_ONCE", 500)  # three contexts at a time
     circuit.unembed.W_U.data[:, 1::7] = 0.0  # some tokens are never the most likely
     test = copying_test(range(1, 600), 128, n_samples=41, seed=2, bos_id=0)
     right = greedy(circuit, test.tokens, 6) == test.suffix

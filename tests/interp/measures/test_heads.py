@@ -314,8 +314,8 @@ def test_value_weighted_pattern_leaves_out_what_writes_nothing():
 def test_blocks_are_the_whole_pattern(tmp_path, monkeypatch):
     model = load_hooked(saved(llama(num_key_value_heads=1), tmp_path))
     tokens = torch.randint(0, 90, (7, 50), generator=torch.Generator().manual_seed(0))
-    monkeypatch.setattr("copyscope.interp.forward.layers.TOKENS_AT_ONCE", 150)
-    monkeypatch.setattr("copyscope.interp.measures.patterns.BLOCK_ELEMENTS", 1)
+    monkeypatch.setattr("copyscope.interp.forward.memory.TOKENS_AT_ONCE", 150)
+    monkeypatch.setattr("copyscope.interp.forward.memory.BLOCK_ELEMENTS", 1)
     _, cache = model.run_with_cache(tokens)
     whole = torch.zeros(2, *cache["pattern", 0].shape)
     seen = []

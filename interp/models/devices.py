@@ -1,0 +1,76 @@
+"""Where a model computes and in which precision, by name; and whether it fits there."""
+
+from typing import Any
+
+import torch
+
+from copyscope.training.errors import InputError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+"""The precisions that measures are tested in."""
+
+
+def device_named(name: str | torch.device = "auto") -> torch.device:
+    """The device `auto`, `cpu`, `cuda`, `cuda:1` or `mps`; `auto` is the GPU that is there, else the CPU.
+
+    Raises InputError for another name, and for a device that is not there.
+    """
+    try:
+        device = torch.device(_best() if str(name) == "auto" else name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise InputError(f"device {name}: give auto, cpu, cuda, cuda:1 or mps")
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if not count:
+            raise InputError(f"device {name}: PyTorch {torch.__version__} sees no NVIDIA GPU here; give cpu or auto")
+        if (device.index or 0) >= count:
+            raise InputError(f"device {name}: there are {count} GPUs, cuda:0 to cuda:{count - 1}")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise InputError(f"device {name}: PyTorch {torch.__version__} sees no Apple GPU here; give cpu or auto")
+    return device
+
+
+def dtype_named(name: str | torch.dtype = "float32") -> torch.dtype:
+    """The dtype `float32` or `bfloat16`. Raises InputError for another."""
+    found = DTYPES.get(str(name).removeprefix("torch."))
+    if found is None:
+        raise InputError(f"dtype {name}: give {' or '.join(DTYPES)}")
+    return found
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """What is free on a GPU, with what PyTorch keeps for itself; None where it cannot be asked."""
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return None
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + kept
+
+
+def weight_bytes(model: Any, dtype: torch.dtype | None = None) -> int:
+    """Bytes of a model's weights; in `dtype` where one is given."""
+    return sum(p.numel() * (dtype or p.dtype).itemsize for p in model.parameters())
+
+
+def check_room(model: Any, device: torch.device, where: object) -> None:
+    """Raises InputError, with the numbers, where a model's weights do not fit into what is free on a GPU."""
+    free = free_bytes(device)
+    needed = weight_bytes(model)
+    if free is None or needed <= free:
+        return
+    half = weight_bytes(model, torch.bfloat16)
+    advice = "compute on the CPU (device cpu) or on a larger GPU"
+    if half < needed and half <= free:
+        advice = f"in bfloat16 (dtype bfloat16) they take {_gb(half)}, or {advice}"
+    raise InputError(f"{where}: its weights take {_gb(needed)}, but {device} has {_gb(free)} free; {advice}")
+
+
+def _gb(count: int) -> str:
+    return f"{count / 1e9:.1f} GB"
+
+
+def _best() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
