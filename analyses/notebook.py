@@ -44,15 +44,20 @@ class Explorer:
 
 
 def explore(
-    sources: Source | Sequence[Source], view: str = "", max_megabytes: float = MEGABYTES, height: int = 900
+    sources: Source | Sequence[Source],
+    view: str = "",
+    max_megabytes: float = MEGABYTES,
+    height: int = 900,
+    device: str = "auto",
+    dtype: str = "float32",
 ) -> Explorer:
     """The page about one or several scored runs.
 
     `view`: where it opens, as in the page's address (`#view=attention&head=3.1`); `max_megabytes`: up to which
-    attention is embedded; `height` of the frame in pixels. Raises InputError if a run was not scored. For prompts
-    of your own, which need the models at hand, there is `copyscope explore`.
+    attention is embedded; `height` of the frame in pixels; `device` and `dtype` as for `score`. Raises InputError if a
+    run was not scored. For prompts of your own, which need the models at hand, there is `copyscope explore`.
     """
-    return Explorer(report_page(open_runs(sources), max_megabytes, start=view), height)
+    return Explorer(report_page(open_runs(sources), max_megabytes, start=view, device=device, dtype=dtype), height)
 
 
 def formation_map(source: Source, measure: str = "prefix_matching_sum") -> go.Figure:

@@ -9,6 +9,9 @@ import typer
 from copyscope.analyses.commands.options import (
     AsJson,
     CacheLimit,
+    Device,
+    Dtype,
+    Memory,
     Order,
     Out,
     Samples,
@@ -16,6 +19,7 @@ from copyscope.analyses.commands.options import (
     Source,
     Steps,
     TokenizerFolder,
+    compute_options,
     echo_json,
     names,
     numbers,
@@ -36,6 +40,9 @@ def score(
     order: Order = None,
     tokenizer: TokenizerFolder = None,
     cache_limit: CacheLimit = None,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+    memory: Memory = None,
     as_json: AsJson = False,
     silent: Silent = False,
 ) -> None:
@@ -67,8 +74,9 @@ def score(
             seeds=numbers(seeds, "--seeds"),
             samples=samples,
             cache_limit=cache_limit,
+            **compute_options(device, dtype, memory),
         )
-        measure_text(run)
+        measure_text(run, device)
     above, folder = above_null(result.heads), run.folder / "results"
     failed = {c.step for c in selected(run, chosen)} & read_failed(run).keys()
     if as_json:
@@ -138,7 +146,9 @@ def ablate(
         typer.Option(help="With heads or pairs: only these, as in L2H1,L3 (L3: all of layer 3).  [default: all]"),
     ] = None,
     prompts: Annotated[int, typer.Option(min=1, help="Prompts for the copying loss; fewer is faster.")] = 32,
-    memory: Annotated[int, typer.Option(min=1, help="Memory for activations, in MB, beside the model.")] = 64,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+    memory: Memory = None,
     out: Out = None,
     order: Order = None,
     tokenizer: TokenizerFolder = None,
@@ -178,8 +188,8 @@ def ablate(
                 samples=samples,
                 loss_prompts=prompts,
                 heads=heads,
-                max_bytes=memory * 2**20,
                 cache_limit=cache_limit,
+                **compute_options(device, dtype, memory),
             )
             for kind in kinds(names(what) or [])
         }

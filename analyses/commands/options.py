@@ -37,6 +37,16 @@ CacheLimit = Annotated[
     float | None,
     typer.Option(help="GB that weights fetched from a hub may take; then the oldest are deleted.  [default: any]"),
 ]
+Device = Annotated[str, typer.Option(help="Where to compute: auto (the GPU that is there), cpu, cuda, cuda:1 or mps.")]
+Dtype = Annotated[
+    str, typer.Option(help="Precision: float32, or bfloat16 (half the memory, results within what docs/measures says).")
+]
+Memory = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Memory for activations, in MB, beside the model.  [default: 64 on a CPU; of a GPU what is free]"
+    ),
+]
 Silent = Annotated[bool, typer.Option("--quiet", help="Print no progress (standard error).")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 
@@ -72,6 +82,11 @@ def series_of(source: Path, out: Path | None, order: str | None, tokenizer: Path
     if order not in (None, "step", "name"):
         raise InputError(f"--order {order}: give step or name")
     return open_run(source, out=out, order=order, tokenizer=tokenizer)  # type: ignore[arg-type]
+
+
+def compute_options(device: str, dtype: str, memory: int | None) -> dict[str, Any]:
+    """Arguments `device`, `dtype` and `max_bytes` of the functions that measure."""
+    return {"device": device, "dtype": dtype, "max_bytes": None if memory is None else memory * 2**20}
 
 
 def names(text: str | None) -> list[str] | None:

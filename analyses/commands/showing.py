@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from copyscope.analyses.commands.options import AsJson, Silent, Source, echo_json, quiet
+from copyscope.analyses.commands.options import AsJson, Device, Dtype, Silent, Source, echo_json, quiet
 from copyscope.analyses.words.text import visible
 
 Scored = Annotated[
@@ -43,6 +43,8 @@ def report(
     max_megabytes: Annotated[
         float, typer.Option(min=0.0, help="Largest size of the file, in MB; attention patterns are left out beyond it.")
     ] = 8.0,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
     silent: Silent = False,
 ) -> None:
     """Write a self-contained HTML report: curves, formation maps, attention, claims, tables, config, versions.
@@ -57,7 +59,7 @@ def report(
     from copyscope.analyses.page.report import report as run_report
 
     with Console(silent) as console:
-        path = run_report(runs, out, max_megabytes, console.advance)
+        path = run_report(runs, out, max_megabytes, console.advance, device, dtype)
     typer.echo(str(path))
 
 
@@ -66,6 +68,8 @@ def explore(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 0,
     host: Annotated[str, typer.Option(help="Address to serve on; this machine only (127.0.0.0/8).")] = "127.0.0.1",
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")] = True,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
 ) -> None:
     """Serve the interactive page: everything in the report, and attention on any prompt at every checkpoint.
 
@@ -79,4 +83,4 @@ def explore(
     from copyscope.analyses.explorer.serve import explore as run_explore
 
     with Console():
-        run_explore(runs, port, host, browser)
+        run_explore(runs, port, host, browser, device, dtype)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from copyscope.analyses.commands.options import AsJson, Assignments, Silent, echo_json
+from copyscope.analyses.commands.options import AsJson, Assignments, Device, Dtype, Silent, echo_json
 from copyscope.analyses.studies import QUESTIONS
 from copyscope.analyses.words.text import visible
 
@@ -58,6 +58,8 @@ def sweep(
     options: Options = None,
     assignments: Assignments = None,
     samples: Samples = None,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
     update: Annotated[
         bool,
         typer.Option("--update", help="Accept a sweep file that was changed since; runs no longer in it are kept."),
@@ -89,6 +91,8 @@ def sweep(
             options=parse_options(options),
             values=parse_assignments(assignments or []),
             samples=samples,
+            device=device,
+            dtype=dtype,
             update=update,
             progress=console.advance,
         )
@@ -126,6 +130,8 @@ def study(
     ] = None,
     assignments: Assignments = None,
     samples: Samples = None,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
     analyse_only: Annotated[
         bool, typer.Option("--analyse-only", help="Do not train; analyse the runs that are finished.")
     ] = False,
@@ -158,6 +164,8 @@ def study(
             corpora=corpus or (),
             values=parse_assignments(assignments or []),
             samples=samples,
+            device=device,
+            dtype=dtype,
             train=not analyse_only,
             update=update,
             progress=console.advance,

@@ -22,13 +22,20 @@ def explore(
     port: int = 0,
     host: str = "127.0.0.1",
     browser: bool = True,
+    device: str = "auto",
+    dtype: str = "float32",
 ) -> None:
     """Serves the page about scored runs until it is interrupted; the address is logged.
 
-    `port` 0 takes a free one. Raises InputError: no such run, a host that is not this machine, a port that is taken,
+    `port` 0 takes a free one. `device` and `dtype` of the models that compute attention, as for `score`. Raises
+    InputError: no such run, a host that is not this machine, a port that is taken, a device that is not there,
     starlette or uvicorn not installed.
     """
-    explored = Explored(sources)
+    if (device, dtype) != ("auto", "float32"):  # which need no look, and so no torch before the page is there
+        from copyscope.interp.models.devices import Compute
+
+        Compute(device=device, dtype=dtype)
+    explored = Explored(sources, device, dtype)
     listening = listen(host, port)
     try:
         import uvicorn

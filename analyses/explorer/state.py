@@ -25,11 +25,14 @@ MAX_TYPED = 50
 class Explored:
     """Runs that are being looked at, perhaps while they are written."""
 
-    def __init__(self, sources: Sequence[str | Path]) -> None:
-        """Raises InputError for a source that is none or was not scored, or none at all."""
+    def __init__(self, sources: Sequence[str | Path], device: str = "auto", dtype: str = "float32") -> None:
+        """`device` and `dtype` of the models that compute attention, as for `score`.
+
+        Raises InputError for a source that is none or was not scored, or none at all.
+        """
         if not sources:
             raise InputError("no run given; name one or more scored runs")
-        self._sources = list(sources)
+        self._sources, self._where = list(sources), {"device": device, "dtype": dtype}
         self._lock = threading.RLock()
         self._runs = [open_run(source) for source in sources]
         for run in self._runs:
@@ -127,7 +130,7 @@ class Explored:
             if key[0] not in self._models:
                 from copyscope.analyses.page.attention import Models  # takes torch
 
-                self._models[key[0]] = Models(self._runs[key[0]])
+                self._models[key[0]] = Models(self._runs[key[0]], **self._where)
             models = self._models[key[0]]
         patterns = models.attention(key[2], shown.ids)  # waits for its own model only
         with self._lock:

@@ -3,6 +3,7 @@
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from jaxtyping import UInt8
 from copyscope.analyses.tables.as_trained import as_trained
 from copyscope.analyses.tables.run import Run, selected
 from copyscope.interp.measures.patterns import PatternBlock, read_patterns
+from copyscope.interp.models.devices import device_named, dtype_named
 from copyscope.interp.models.hooked import load_hooked, load_weights_into
 from copyscope.interp.models.lens import HookedModel
 from copyscope.training.checkpoints.series import Checkpoint
@@ -23,8 +25,10 @@ MODEL_BYTES = 1 << 30
 class Models:
     """The checkpoints of one run, as models; may be asked from several threads."""
 
-    def __init__(self, run: Run, most_bytes: int = MODEL_BYTES) -> None:
+    def __init__(self, run: Run, most_bytes: int = MODEL_BYTES, device: str = "auto", dtype: str = "float32") -> None:
+        """`device` and `dtype` as in `interp.models.Compute`; InputError for others."""
         self.run, self._most_bytes = run, most_bytes
+        self._where: dict[str, Any] = {"device": device_named(device), "dtype": dtype_named(dtype)}
         self._loaded: OrderedDict[int, HookedModel] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -42,7 +46,7 @@ class Models:
             return self._loaded[step]
         checkpoint = selected(self.run, [step])[0]
         if not self._full():
-            model = load_hooked(checkpoint.path, checkpoint.revision, prove=False)
+            model = load_hooked(checkpoint.path, checkpoint.revision, **self._where, prove=False)
         else:
             model = self._instead_of_the_oldest(checkpoint)
         self._loaded[step] = model

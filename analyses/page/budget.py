@@ -27,7 +27,12 @@ class Embedded(NamedTuple):
 
 
 def embed_attention(
-    runs: Sequence[Run], content: Payload, max_bytes: int, progress: Progress | None = None
+    runs: Sequence[Run],
+    content: Payload,
+    max_bytes: int,
+    progress: Progress | None = None,
+    device: str = "auto",
+    dtype: str = "float32",
 ) -> dict[str, bytes]:
     """The page's blocks with attention of the default prompts, as far as `max_bytes` reaches.
 
@@ -45,7 +50,7 @@ def embed_attention(
     for place, run in enumerate(runs):
         several = f"{content.entries[place].fields['name']}: " if len(runs) > 1 else ""
         try:
-            one = _of_run(run, place, content, room // (len(runs) - place), progress)
+            one = _of_run(run, place, content, room // (len(runs) - place), progress, (device, dtype))
         except InputError as error:
             content.index["left_out"].append(f"{several}all attention: {error}")
             continue
@@ -55,7 +60,9 @@ def embed_attention(
     return blocks
 
 
-def _of_run(run: Run, place: int, content: Payload, room: int, progress: Progress | None) -> Embedded:
+def _of_run(
+    run: Run, place: int, content: Payload, room: int, progress: Progress | None, where: tuple[str, str]
+) -> Embedded:
     texts = texts_of(run)
     prompts = default_prompts(run, texts)
     entry = content.entries[place]
@@ -66,7 +73,7 @@ def _of_run(run: Run, place: int, content: Payload, room: int, progress: Progres
     from copyscope.analyses.page.attention import Models  # takes torch
 
     room -= len(script_json([prompt.entry(texts, steps) for prompt in prompts]))
-    models = Models(run, most_bytes=0)  # each is needed once
+    models = Models(run, 0, *where)  # each is needed once
     blocks: dict[str, bytes] = {}
     shown: list[int] = []
     damaged: list[str] = []

@@ -25,6 +25,8 @@ def report(
     out: str | Path | None = None,
     max_megabytes: float = MEGABYTES,
     progress: Progress | None = None,
+    device: str = "auto",
+    dtype: str = "float32",
 ) -> Path:
     """Writes the report of one or several scored runs and returns its path.
 
@@ -34,7 +36,7 @@ def report(
     runs = open_runs(sources)
     if out is not None and not Path(out).parent.is_dir():  # said before anything is computed
         raise InputError(f"{out}: there is no folder {Path(out).parent}; create it, or choose another place")
-    html = report_page(runs, max_megabytes, progress)
+    html = report_page(runs, max_megabytes, progress, device=device, dtype=dtype)
     target = runs[0].folder / "report.html" if out is None else Path(out)
     write_text(target, html)
     return target
@@ -45,17 +47,20 @@ def report_page(
     max_megabytes: float = MEGABYTES,
     progress: Progress | None = None,
     start: str = "",
+    *,
+    device: str = "auto",
+    dtype: str = "float32",
 ) -> str:
     """The page about these runs as HTML that needs nothing else.
 
     Attention is embedded as far as `max_megabytes` reaches; what is left out is named in the page and logged.
-    `start`: the view it opens with, as in the page's address (`#view=attention&step=500`). Raises InputError if a run
-    was not scored.
+    `start`: the view it opens with, as in the page's address (`#view=attention&step=500`). `device`, `dtype`: where and
+    how precisely attention is computed, as for `score`. Raises InputError if a run was not scored.
     """
     if not 0 <= max_megabytes < 1e6:
         raise InputError(f"--max-megabytes {max_megabytes:g}: give a size such as 8")
     content = payload(runs)
-    blocks = embed_attention(runs, content, round(max_megabytes * 1e6), progress)
+    blocks = embed_attention(runs, content, round(max_megabytes * 1e6), progress, device, dtype)
     for line in content.index["left_out"]:
         logger.info(f"left out: {line}")
     return page(content.index | {"start": start}, blocks)

@@ -64,6 +64,8 @@ def study(
     corpora: Sequence[str] = (),
     values: Mapping[str, Any] | None = None,
     samples: int | None = None,
+    device: str = "auto",
+    dtype: str = "float32",
     train: bool = True,
     update: bool = False,
     progress: Progress | None = None,
@@ -71,7 +73,8 @@ def study(
     """Trains what the study needs in `out` (None: `runs/study-<name>`), or goes on, and answers its question.
 
     `size`: `laptop` or `paper`. `corpora`: for the study `corpus` two or more, for others one in place of the preset's.
-    `values` go over the preset's fields, `samples` (of the copying test) over its own. `train` False: only the
+    `values` go over the preset's fields, `samples` (of the copying test) over its own. `device` and
+    `dtype` of scoring. `train` False: only the
     analysis, of the runs that are finished. The cost is said before anything is trained. Runs that diverged or failed
     are named, and the others judged. Raises InputError as `sweep` does, and for a study or size that is not there;
     `Stopped` when interrupted.
@@ -87,7 +90,8 @@ def study(
         )
         if todo:
             _log_cost(todo, planned.samples, jobs)
-        sweep(planned, out, engine, jobs, options=options, update=update, progress=progress)
+        how = {"device": device, "dtype": dtype, "update": update, "progress": progress}
+        sweep(planned, out, engine, jobs, options=options, **how)
     runs = gather_study(outcomes(planned, out))
     if not any(run.outcome.status.state == FINISHED for run in runs):
         why = next((f" ({run.label}: {run.reason})" for run in runs if run.reason), "")

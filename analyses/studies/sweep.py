@@ -7,6 +7,7 @@ from typing import Any
 
 import polars as pl
 
+from copyscope.analyses.studies.scored_run import arguments as scored_with
 from copyscope.training.data.corpora import check_corpus
 from copyscope.training.engines import make_engine
 from copyscope.training.engines.protocol import Engine
@@ -26,13 +27,16 @@ def sweep(
     options: Mapping[str, Any] | None = None,
     values: Mapping[str, Any] | None = None,
     samples: int | None = None,
+    device: str = "auto",
+    dtype: str = "float32",
     update: bool = False,
     progress: Progress | None = None,
 ) -> list[Outcome]:
     """Trains every run of a sweep file in folder `out` (scored while it trains, if the file says so), or goes on.
 
     `engine`: `local`, `ray`, `slurm` or one of your own; `jobs` at a time; `options` as the engine's own. `values` and
-    `samples` (of the copying test) go over what the file says. `update`: takes a changed file. Returns how each run
+    `samples` (of the copying test) go over what the file says. `device` and `dtype` of scoring, where the runs are: a
+    device is looked for there. `update`: takes a changed file. Returns how each run
     ended; one that diverged or failed does not hold up the others. Raises InputError before anything is trained for a
     file, field, corpus, engine or folder that cannot be used, and `Stopped` when interrupted.
     """
@@ -42,8 +46,7 @@ def sweep(
     check(planned, out)
     chosen = make_engine(engine, out, jobs, options) if isinstance(engine, str) else engine
     claim(planned, out, update)
-    arguments = () if planned.samples is None else (str(planned.samples),)
-    module, arguments = (SCORED, arguments) if planned.score else (PLAIN, ())
+    module, arguments = (SCORED, scored_with(planned.samples, device, dtype)) if planned.score else (PLAIN, ())
     return run_sweep(planned, out, chosen, module, arguments, progress)
 
 

@@ -38,7 +38,6 @@ class Ablation:
     model: HookedModel
     prompts: Prompts
     methods: list[str]
-    max_bytes: int | None = None
     progress: Progress | None = None
     """Called with (done, of how many), and where a kind has several parts, with which one."""
     heads: list[Head] | None = None
@@ -51,7 +50,7 @@ class Ablation:
     @property
     def shared(self) -> dict[str, Any]:
         """Arguments of all sweeps."""
-        return {"repeated": self.prompts.repeated, "seed": self.prompts.seed, "max_bytes": self.max_bytes}
+        return {"repeated": self.prompts.repeated, "seed": self.prompts.seed}
 
 
 def heads(ablation: Ablation) -> pl.DataFrame:
@@ -104,7 +103,6 @@ def sets(ablation: Ablation) -> pl.DataFrame:
                 unit,
                 method=method,
                 seed=ablation.prompts.seed,
-                max_bytes=ablation.max_bytes,
                 progress=ablation.progress and partial(ablation.progress, note=f"{unit} to {search}"),
             )
             for unit in ("heads", "layers")
@@ -135,7 +133,6 @@ def paths(ablation: Ablation) -> pl.DataFrame:
                 ablation.prompts.repeated,
                 method=method,
                 seed=ablation.prompts.seed,
-                max_bytes=ablation.max_bytes,
             )
             tables.append(paths_beside_composition(ablation.model, patched))
     previous = scores.filter(pl.col("measure") == "previous_token").select(

@@ -25,6 +25,7 @@ from copyscope.analyses.tables.stored import computed_with, is_stored, result_ke
 from copyscope.interp.ablation.parts import Part, check_parts
 from copyscope.interp.head_names import parse_heads
 from copyscope.interp.measures.heads import check_names
+from copyscope.interp.models.devices import Compute
 from copyscope.training.checkpoints.series import Checkpoint, Source, step_folder
 from copyscope.training.errors import InputError
 from copyscope.training.progress import Progress
@@ -47,6 +48,8 @@ def ablate(
     heads: str | Sequence[Part] | None = None,
     max_bytes: int | None = None,
     cache_limit: float | None = None,
+    device: str = "auto",
+    dtype: str = "float32",
 ) -> pl.DataFrame:
     """Removes parts of the model and returns the effects, with columns run, step and tokens in front.
 
@@ -62,7 +65,8 @@ def ablate(
         loss_prompts: of the copying loss.
         heads: text such as `L3H1,L2`, or pairs: (layer, head), (layer, "attention") for all of a layer. Only these
             are removed, in turn or in pairs. None for all.
-        max_bytes: memory for activations beside the model.
+        max_bytes: memory for activations beside the model; None for what the device gives.
+        device, dtype: as for `score`.
         cache_limit: gigabytes that weights fetched from the hub may take; None for no limit.
 
     Tables are in results/ablations (heads) and results/ablations/<what>; what is stored already under the same
@@ -77,8 +81,8 @@ def ablate(
         samples=samples,
         loss_prompts=loss_prompts,
         heads=heads,
-        max_bytes=max_bytes,
         cache_limit=cache_limit,
+        compute=Compute(device=device, dtype=dtype, max_bytes=max_bytes),
     )
     chosen = selected(run, [c.step for c in run.series.checkpoints[-1:]] or [-1] if steps is None else list(steps))
     if what == "paths" and any(held(run, checkpoint) for checkpoint in chosen):
@@ -103,8 +107,8 @@ class Ablater(Measurer):
         samples: int = COPYING_SAMPLES,
         loss_prompts: int = LOSS_PROMPTS,
         heads: str | Sequence[Part] | None = None,
-        max_bytes: int = MAX_BYTES,
         cache_limit: float | None = None,
+        compute: Compute | None = None,
     ) -> None:
         check_names([what], list(KINDS), "kind of ablation")
         wanted = default_methods(what) if methods is None else list(methods)
@@ -116,8 +120,8 @@ class Ablater(Measurer):
             if count < 1:
                 raise InputError(f"{name}={count}: at least 1 is needed")
         self.doing, self._what = f"ablating {what}", what
-        self._samples, self._loss_prompts, self._max_bytes = samples, loss_prompts, max_bytes
-        self.models = SeriesModels(None, samples, loss_prompts, cache_limit)
+        self._samples, self._loss_prompts = samples, loss_prompts
+        self.models = SeriesModels(None, samples, loss_prompts, cache_limit, compute)
         self._chosen: Sequence[Checkpoint] = ()
         self._progress: Progress | None = None
 
@@ -139,20 +143,21 @@ class Ablater(Measurer):
             model=model,
             prompts=prompts,
             methods=self._methods,
-            max_bytes=self._max_bytes,
             progress=self._progress_of(checkpoint),
             heads=None if self._heads is None else check_parts(model, self._heads).pairs,
         )
         with as_trained(model, run, checkpoint):
             table = labelled(KINDS[self._what](ablation), run, checkpoint)
-            store_table(table, path, key, _metadata(run, ablation, self._what))
+            facts = _metadata(run, ablation, self._what) | self.models.compute.facts
+            store_table(table, path, key, facts)
         self.models.done_with(checkpoint)
 
     def _key(self, run: Run, checkpoint: Checkpoint) -> str:
         fewer = () if self._loss_prompts == LOSS_PROMPTS else (self._loss_prompts,)
         named = () if self._heads is None else (sorted(map(str, self._heads)),)
         parts = (VERSION, self._what, self._methods, run.eval_seed, self._samples, *fewer, *named)
-        return result_key(self.models.key_of(run, checkpoint), *parts, *held_key(run, checkpoint))
+        more = (*held_key(run, checkpoint), *self.models.compute.key)
+        return result_key(self.models.key_of(run, checkpoint), *parts, *more)
 
     def _progress_of(self, checkpoint: Checkpoint) -> Progress | None:
         progress, count = self._progress, len(self._chosen)

@@ -16,7 +16,9 @@ from copyscope.analyses.tables.fetch_ahead import FetchAhead
 from copyscope.analyses.tables.opening import write_about
 from copyscope.analyses.tables.run import Run
 from copyscope.analyses.tables.run_prompts import COPYING_SAMPLES, LOSS_PROMPTS, Prompts, run_prompts
+from copyscope.interp.forward.memory import limit_memory
 from copyscope.interp.models.config import read_config
+from copyscope.interp.models.devices import Compute, dtype_named, has_room_for_another
 from copyscope.interp.models.hooked import load_hooked, load_weights_into
 from copyscope.interp.models.lens import HookedModel
 from copyscope.interp.models.tokenizer import read_tokenizer
@@ -64,8 +66,10 @@ class SeriesModels:
         samples: int = COPYING_SAMPLES,
         loss_prompts: int = LOSS_PROMPTS,
         cache_limit: float | None = None,
+        compute: Compute | None = None,
     ) -> None:
         """`cache_limit`: gigabytes that downloaded weights may take, for a series on the hub; None for no limit."""
+        self.compute = Compute() if compute is None else compute
         self._seeds, self._samples, self._loss_prompts = seeds, samples, loss_prompts
         self._cache = CacheLimit(cache_limit)
         self._model: HookedModel | None = None
@@ -111,11 +115,14 @@ class SeriesModels:
         config = _plain_config(place)
         fetched = revision is not None and (self._ahead.fetched(checkpoint.path, revision) or not has_weights(place))
         try:
-            if self._model is not None and config is not None and config == self._config:
+            same = self._model is not None and config is not None and config == self._config
+            if same and self._model is not None and has_room_for_another(self._model):
                 self._model = load_weights_into(self._model, checkpoint.path, revision, prove=prove)
             else:
                 self._model = None  # two at a time may be more than the memory holds
-                self._model = load_hooked(checkpoint.path, revision, prove=prove)
+                where = {"device": self.compute.device, "dtype": dtype_named(self.compute.dtype)}
+                self._model = load_hooked(checkpoint.path, revision, **where, prove=prove)
+                limit_memory(self._model, self.compute.max_bytes)
                 self._config = config
         finally:  # what cannot be measured takes room in the cache too
             if fetched:

@@ -28,6 +28,7 @@ from copyscope.interp.measures.behavior import (
 )
 from copyscope.interp.measures.circuits import composition_table
 from copyscope.interp.measures.heads import HEAD_PROMPTS, MEASURES, check_names, score_heads
+from copyscope.interp.models.devices import Compute
 from copyscope.interp.models.hooked import logit_difference
 from copyscope.interp.models.lens import HookedModel
 from copyscope.training.checkpoints.series import Checkpoint, Source, step_folder
@@ -49,19 +50,24 @@ def score(
     seeds: Sequence[int] | None = None,
     samples: int = COPYING_SAMPLES,
     cache_limit: float | None = None,
+    device: str = "auto",
+    dtype: str = "float32",
+    max_bytes: int | None = None,
 ) -> Scores:
     """Scores a series and returns the tables of heads and model of all its steps.
 
     `measures`: of heads, by name; None for all. `seeds` of the random tokens; None for the run's own. `samples` of the
     copying test, for each seed: most of the time that a large model takes. `cache_limit`: gigabytes that weights
-    fetched from the hub may take. What is stored already is not computed again, so an interrupted call can simply be
-    repeated.
+    fetched from the hub may take. `device`: auto (the GPU that is there), cpu, cuda, cuda:1 or mps; `dtype`: float32 or
+    bfloat16; `max_bytes` of activations at once beside the model. What is stored already is not computed again, so an
+    interrupted call can simply be repeated.
 
     A checkpoint that cannot be measured is named in a warning and noted (`run.read_failed`); the others are scored.
     Raises InputError for a source, step or measure that is not there, for a place that cannot be written, and if no
     checkpoint can be measured.
     """
-    run, scorer = open_run(source), Scorer(measures, seeds=seeds, samples=samples, cache_limit=cache_limit)
+    run, compute = open_run(source), Compute(device=device, dtype=dtype, max_bytes=max_bytes)
+    scorer = Scorer(measures, seeds=seeds, samples=samples, cache_limit=cache_limit, compute=compute)
     run.series.log_left_out()
     measure_series(run, scorer, selected(run, steps), progress)
     scorer.log_check()
@@ -103,10 +109,11 @@ class Scorer(Measurer):
         seeds: Sequence[int] | None = None,
         samples: int = COPYING_SAMPLES,
         cache_limit: float | None = None,
+        compute: Compute | None = None,
     ) -> None:
         self._measures = check_names(MEASURES if measures is None else list(measures), MEASURES, "measure")
         self._seeds, self._samples = seeds, samples
-        self.models = SeriesModels(seeds, samples, cache_limit=cache_limit)
+        self.models = SeriesModels(seeds, samples, cache_limit=cache_limit, compute=compute)
         self._checked: list[float] = []
 
     def begin(self, run: Run, chosen: Sequence[Checkpoint], progress: Progress | None) -> Progress | None:
@@ -150,6 +157,7 @@ class Scorer(Measurer):
             "loss_prompts": LOSS_PROMPTS,
             "windows": 0 if prompts.natural is None else len(prompts.natural),
             "vocabulary": prompts.vocabulary,
+            **self.models.compute.facts,
         }
         for kind in reversed([kind for kind in KINDS if kind in tables]):  # heads last: then all is there
             if not tables[kind].is_empty():
@@ -165,7 +173,8 @@ class Scorer(Measurer):
 
     def _key(self, run: Run, checkpoint: Checkpoint) -> str:
         seeds, key = self._seeds or run.eval_seed, self.models.key_of(run, checkpoint)
-        return result_key(key, SCORES_VERSION, self._measures, seeds, self._samples, *held_key(run, checkpoint))
+        more = (*held_key(run, checkpoint), *self.models.compute.key)
+        return result_key(key, SCORES_VERSION, self._measures, seeds, self._samples, *more)
 
     @staticmethod
     def _paths(run: Run, checkpoint: Checkpoint) -> dict[str, Path]:

@@ -32,11 +32,11 @@ MAX_PAIRS = 1 << 24
 """Largest square of a vocabulary for which held-out windows are chosen as those of training are."""
 
 
-def measure_text(run: Run) -> TextRead | None:
+def measure_text(run: Run, device: str = "auto") -> TextRead | None:
     """Looks up what the run had read by its last checkpoint, takes two losses, and keeps both in results/text.json.
 
-    None for a series that copyscope did not train, or that keeps no checkpoints. Stored results are not computed again.
-    Raises InputError where the run's tokens are gone.
+    `device` as for `score`. None for a series that copyscope did not train, or that keeps no checkpoints. Stored
+    results are not computed again. Raises InputError where the run's tokens are gone.
     """
     if not run.data or not run.config or not run.series.checkpoints:
         return None
@@ -46,7 +46,7 @@ def measure_text(run: Run) -> TextRead | None:
         return stored_text(run)
     store = open_store(run.store)
     read = share_read(run.config, store, last.step)
-    losses = _losses(run, run.config, store, last.path)
+    losses = _losses(run, run.config, store, last.path, device)
     write_json(path, {"key": key, **asdict(read), **losses})
     return stored_text(run)
 
@@ -110,8 +110,8 @@ def _chosen_start(store: TokenStore, seed: int, group: int, k: int, total: int, 
     return starts[int(repeat_value(tokens, weights).argmax())]
 
 
-def _losses(run: Run, config: RunConfig, store: TokenStore, checkpoint: str) -> Mapping[str, float | None]:
-    model = load_hooked(checkpoint, prove=False)
+def _losses(run: Run, config: RunConfig, store: TokenStore, checkpoint: str, device: str) -> Mapping[str, float | None]:
+    model = load_hooked(checkpoint, device=device, prove=False)
     length, k = config.model.n_ctx - 1, config.data.repeat_choice
     text = windows(store.train, length, WINDOWS, run.eval_seed)
     losses: dict[str, float | None] = {"loss_training_text": natural_losses(model, text).mean().item()}

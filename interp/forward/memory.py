@@ -34,7 +34,7 @@ ABLATION_BYTES = 64 * 2**20
 GPU_BYTES = 4 * 2**30
 """Memory for activations on a GPU, where twice as much is free. Always the same there, since a GPU's products round
 differently at other sizes."""
-MIN_BYTES = 2**24
+MIN_BYTES = 2**20
 """Less is not tried: not even one prompt fits."""
 
 P = ParamSpec("P")
@@ -105,9 +105,7 @@ def queries_at_once(model: HookedModel) -> int:
 def ablation_bytes(model: HookedModel) -> int:
     """Memory for the activations of ablations."""
     limit = _limit(model).bytes
-    if limit is None:
-        return ABLATION_BYTES
-    return min(limit, ABLATION_BYTES) if _on_cpu(model) else limit
+    return ABLATION_BYTES if limit is None else limit
 
 
 def within_memory(

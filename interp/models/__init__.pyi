@@ -1,3 +1,4 @@
+from .devices import Compute as Compute
 from .files import ModelFiles as ModelFiles
 from .hooked import load_hooked as load_hooked
 from .hooked import load_weights_into as load_weights_into

@@ -1,5 +1,6 @@
 """Where a model computes and in which precision, by name; and whether it fits there."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -8,6 +9,33 @@ from copyscope.training.errors import InputError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 """The precisions that measures are tested in."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compute:
+    """Where and how precisely a series is measured."""
+
+    device: str = "auto"
+    dtype: str = "float32"
+    max_bytes: int | None = None
+    """Of activations at once, beside the model; None for what the device gives."""
+
+    def __post_init__(self) -> None:
+        """Raises InputError for a device that is not there, or another dtype."""
+        device_named(self.device)
+        dtype_named(self.dtype)
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """For the keys of results: the precision changes them, the device only their last digits."""
+        return () if self.dtype == "float32" else (self.dtype,)
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """For the metadata of results."""
+        device = device_named(self.device)
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+        return {"device": name, "dtype": self.dtype}
 
 
 def device_named(name: str | torch.device = "auto") -> torch.device:
@@ -64,6 +92,12 @@ def check_room(model: Any, device: torch.device, where: object) -> None:
     if half < needed and half <= free:
         advice = f"in bfloat16 (dtype bfloat16) they take {_gb(half)}, or {advice}"
     raise InputError(f"{where}: its weights take {_gb(needed)}, but {device} has {_gb(free)} free; {advice}")
+
+
+def has_room_for_another(model: Any) -> bool:
+    """Whether the device of a loaded model has room for its weights a second time, and some more."""
+    free = free_bytes(torch.device(model.cfg.device or "cpu"))
+    return free is None or 1.2 * weight_bytes(model) <= free
 
 
 def _gb(count: int) -> str:
