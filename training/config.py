@@ -179,6 +179,10 @@ class TrainConfig(_Section):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Of matrix products; weights, optimiser and the loss over the vocabulary stay fp32. auto: bf16 where it is
     faster (a GPU, or a CPU with AMX), fp32 elsewhere."""
+    compile: bool = False
+    """Compile the training loss (`torch.compile`), on a GPU; refused on a CPU. Faster, but less exact: results differ
+    in their last bits from those without it, and between versions of PyTorch and types of GPU. Only without it does
+    a resumed run end with the same bits."""
     log_every: int = Field(default=25, ge=1)
     """Updates between lines of metrics.jsonl."""
     validate_every: int = Field(default=100, ge=1)
@@ -197,6 +201,10 @@ class TrainConfig(_Section):
                 f"gradient_accumulation {self.gradient_accumulation} must divide batch_size {self.batch_size}"
             )
         return self
+
+    def canonical(self) -> dict[str, Any]:
+        """What counts for hashes: runs that are not compiled keep the names they had before there was a choice."""
+        return self.model_dump(mode="json", exclude=None if self.compile else {"compile"})
 
 
 class CheckpointConfig(_Section):
@@ -322,7 +330,7 @@ class RunConfig(_Section):
         experiment whether or not the file spells out that there is no intervention, or that AdamW trains it."""
         plain = {"intervention"} if self.intervention == InterventionConfig() else None
         fields = self.model_dump(mode="json", exclude=plain)
-        fields |= {section: getattr(self, section).canonical() for section in ("model", "data", "optimizer")}
+        fields |= {section: getattr(self, section).canonical() for section in ("model", "data", "optimizer", "train")}
         canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 FILE = "environment.json"
 
 
-def environment(device: "torch.device", processes: int, precision: "torch.dtype") -> dict[str, Any]:
-    """Versions, device, processor and its instructions, processes, the threads of each, precision of the products."""
+def environment(device: "torch.device", processes: int, precision: "torch.dtype", compiled: bool) -> dict[str, Any]:
+    """Versions, device, processor and its instructions, processes, the threads of each, precision of the products, and
+    whether the loss was `compiled` (which leaves the order of its sums to the version of PyTorch)."""
     import torch  # which those who only read a run's do without
 
     on_cpu = device.type == "cpu"
@@ -31,6 +32,7 @@ def environment(device: "torch.device", processes: int, precision: "torch.dtype"
         "threads": torch.get_num_threads(),
         "processes": processes,
         "precision": str(precision).removeprefix("torch."),
+        "compiled": compiled,
     }
 
 

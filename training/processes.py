@@ -1,5 +1,6 @@
 """Several processes that share each batch: which sequences are whose, and values that all of them know."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,17 @@ from copyscope.training.errors import InputError
 def accelerator_of(config: RunConfig, out: Path, track: bool = True) -> Accelerator:
     """Device, processes and, unless `track` is false, the run's trackers.
 
-    Precision is ours (`NextTokenLoss`): autocast casts each weight at each use.
+    Precision is ours (`NextTokenLoss`): autocast casts each weight at each use. Raises InputError where the device
+    cannot do what `config` asks.
     """
+    on_cpu = not torch.cuda.is_available()
+    if on_cpu and config.train.compile:
+        raise InputError(
+            "train.compile: for GPUs, and PyTorch finds none here; leave it out (on a CPU, training has operations "
+            "written for it)"
+        )
     return Accelerator(
-        cpu=not torch.cuda.is_available(),  # unless told, accelerate shares work between GPUs only
+        cpu=on_cpu,  # unless told, accelerate shares work between GPUs only
         mixed_precision="no",
         log_with=list(config.train.track) if track and config.train.track else None,
         project_dir=out / "tracking",
@@ -43,6 +51,38 @@ def summed(accelerator: Accelerator, value: torch.Tensor) -> torch.Tensor:
     return total
 
 
-def any_of(accelerator: Accelerator, flag: bool) -> bool:
-    """Whether the flag is set in any process."""
-    return bool(summed(accelerator, torch.tensor(float(flag))) > 0)
+class Stopping:
+    """Whether any process has been asked to stop; all of them get the same answer at the same update.
+
+    Processes on GPUs get it one update late, since none waits for its GPU.
+    """
+
+    def __init__(self, accelerator: Accelerator):
+        self._accelerator = accelerator
+        self._before: Callable[[], list[float]] | None = None
+
+    def any(self, asked: bool) -> bool:
+        """To be called once an update, with whether this process has been asked."""
+        if self._accelerator.num_processes == 1:
+            return asked
+        now = copied(summed(self._accelerator, torch.tensor([float(asked)])))
+        if self._accelerator.device.type == "cpu":
+            return now()[0] > 0
+        before, self._before = self._before, now
+        return before is not None and before()[0] > 0
+
+
+def copied(values: torch.Tensor) -> Callable[[], list[float]]:
+    """A copy of the values to the CPU, begun now. The result waits until it is there (for nothing queued on the device
+    since), and gives the values."""
+    if values.device.type != "cuda":
+        return values.tolist
+    copy = values.to("cpu", non_blocking=True)  # into pinned memory
+    there = torch.cuda.Event()
+    there.record()
+
+    def wait() -> list[float]:
+        there.synchronize()
+        return copy.tolist()
+
+    return wait

@@ -109,7 +109,8 @@ def _store_for_tensorboard(tracker: Any, scalars: dict[str, Any]) -> None:
 
 def _note(line: dict[str, Any]) -> str:
     if "loss" in line:
-        return f"loss {line['loss']:.3f}, {line['tokens_per_second']:,.0f} tokens/s"
+        share = f", MFU {line['mfu']:.0%}" if "mfu" in line else ""
+        return f"loss {line['loss']:.3f}, {line['tokens_per_second']:,.0f} tokens/s{share}"
     return f"validation loss {line['validation_loss']:.3f}" if "validation_loss" in line else ""
 
 

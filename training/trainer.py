@@ -4,7 +4,7 @@ import hashlib
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from copyscope.training.checkpoints.series import Checkpoint, step_folder
 from copyscope.training.config import RunConfig
 from copyscope.training.data.batches import batch, windows
+from copyscope.training.data.prefetch import batches_on
 from copyscope.training.data.store import TokenStore
 from copyscope.training.environment import environment, note_environment
 from copyscope.training.errors import Stopped
@@ -26,11 +27,12 @@ from copyscope.training.model.loss import NextTokenLoss
 from copyscope.training.model.machine import fast_bf16, keep_freed_memory
 from copyscope.training.model.optimizers import build_optimizers
 from copyscope.training.model.threads import all_threads, one_share_each
-from copyscope.training.processes import accelerator_of, any_of, own_rows, summed
+from copyscope.training.processes import Stopping, accelerator_of, copied, own_rows, summed
 from copyscope.training.progress import Progress
 from copyscope.training.run_folder import check_folder, claim_folder, diverged, fill_checkpoint, store_of
 from copyscope.training.schedule import checkpoint_steps, kept_steps, learning_rate
 from copyscope.training.signals import stop_signals
+from copyscope.training.speed import flops_per_token, mfu, peak_flops
 from copyscope.training.state import load_state, save_state, states
 from copyscope.training.tracking import RunLog, check_trackers
 
@@ -71,7 +73,7 @@ def train(
     accelerator = accelerator_of(config, out)
     with accelerator.main_process_first():
         store = store_of(config, out)
-        _read(config, store, 0)  # a corpus too small is refused before the folder is claimed
+        _reader(config, store)(0)  # a corpus too small is refused before the folder is claimed
         if accelerator.is_main_process:
             claim_folder(config, out, store)
     plan = Plan(last=config.train.steps, saved=frozenset(checkpoint_steps(config)), kept=frozenset(kept_steps(config)))
@@ -100,7 +102,8 @@ def run_updates(
     step = load_state([*states(out / "resume"), *plan.start_from], run.model, run.optimizers)
     run.loss_of.intervention = active(config.intervention, step)
     if run.main and step < plan.last:
-        note_environment(out, step, environment(run.device, run.accelerator.num_processes, run.loss_of.dtype))
+        facts = environment(run.device, run.accelerator.num_processes, run.loss_of.dtype, config.train.compile)
+        note_environment(out, step, facts)
     log = RunLog(config, out, step, plan.last, run.accelerator, progress) if run.main else None
     tokens_a_step = config.train.batch_size * config.model.n_ctx
 
@@ -110,26 +113,30 @@ def run_updates(
             log.write(step=0, tokens=0, validation_loss=_validation_loss(run))
         else:
             _validation_loss(run)
-    recent = _Recent(step)
-    with stop_signals() as stop, closing(log) if log else nullcontext(), one_share_each():
+    recent, finite, stopping = _Recent(step), _Finite(run), Stopping(run.accelerator)
+    with (
+        stop_signals() as stop,
+        closing(log) if log else nullcontext(),
+        one_share_each(),
+        batches_on(run.device, _reader(config, store, run.rows), range(step, plan.last)) as batches,
+    ):
         while step < plan.last:
             rate = learning_rate(config, step)
-            loss, left_out = _forward_and_backward(run, step)
-            norm = float(torch.nn.utils.clip_grad_norm_(run.model.parameters(), config.optimizer.clip))
-            if not math.isfinite(norm):  # the same in all processes; a loss that is not finite has no finite gradient
-                raise diverged(out, run.main, step, loss=float(loss), gradient_norm=norm)
-            for optimizer in run.optimizers:
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
-                optimizer.step()
-                optimizer.zero_grad()
+            loss, left_out = _forward_and_backward(run, next(batches), step)
+            norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), config.optimizer.clip)
+            finite.check(step, loss, norm)
+            step_optimizers(run.optimizers, rate)
             recent.add(loss, left_out)
             step += 1
 
             line: dict[str, Any] = {}
             if step % config.train.log_every == 0 or step == plan.last:
-                line |= recent.line(run.accelerator, step, rate, norm, tokens_a_step)
+                finite.settle()
+                line |= recent.line(run.accelerator, step, rate, float(norm), tokens_a_step)
+                if run.peak_flops:
+                    line["mfu"] = mfu(line["tokens_per_second"], run.flops_per_token, run.peak_flops)
             if step in plan.saved or step % config.train.validate_every == 0:
+                finite.settle()
                 line["validation_loss"] = _validation_loss(run)
                 if not math.isfinite(line["validation_loss"]):  # before it is saved
                     raise diverged(out, run.main, step, validation_loss=line["validation_loss"])
@@ -138,10 +145,11 @@ def run_updates(
                     _save_checkpoint(run, step, plan, on_checkpoint)
             if line and log:
                 log.write(step=step, tokens=step * tokens_a_step, **line)
-            stopping = any_of(run.accelerator, stop.is_set())
-            if step % config.checkpoints.resume_every == 0 or step == plan.last or stopping:
+            is_stopping = stopping.any(stop.is_set())
+            if step % config.checkpoints.resume_every == 0 or step == plan.last or is_stopping:
+                finite.settle()
                 _save_full_state(run, step)
-            if stopping and step < plan.last:
+            if is_stopping and step < plan.last:
                 raise Stopped(
                     f"stopped at step {step} of {plan.last}, saved in {out}; rerun the same command to resume"
                 )
@@ -163,6 +171,9 @@ class _Run:
     rows: range
     """Which sequences of a batch this process computes."""
     held_out: torch.Tensor
+    flops_per_token: float
+    peak_flops: float | None
+    """Of all processes' GPUs, in bf16; None where it is not known, or products are not in bf16."""
 
     @property
     def main(self) -> bool:
@@ -179,8 +190,13 @@ def _prepare(config: RunConfig, out: Path, store: TokenStore, accelerator: Accel
     model: Any = build_model(config, store.index["vocab_size"])
     model.to(accelerator.device)
     precision = torch.bfloat16 if _bf16(config) else torch.float32
-    loss_of = NextTokenLoss(model, m.n_ctx, precision, m.attention_dropout, m.residual_dropout)
+    loss_of = NextTokenLoss(
+        model, m.n_ctx, precision, m.attention_dropout, m.residual_dropout, compiled=config.train.compile
+    )
     loss_of.to(accelerator.device)
+    peak = None
+    if accelerator.device.type == "cuda" and precision is torch.bfloat16:
+        peak = peak_flops(torch.cuda.get_device_name(accelerator.device))
     return _Run(
         config=config,
         out=out,
@@ -192,15 +208,18 @@ def _prepare(config: RunConfig, out: Path, store: TokenStore, accelerator: Accel
         optimizers=build_optimizers(config.optimizer, model),
         rows=rows,
         held_out=windows(store.validation, m.n_ctx, config.train.validation_sequences, config.seeds.eval),
+        flops_per_token=flops_per_token(m, store.index["vocab_size"]),
+        peak_flops=peak and peak * accelerator.num_processes,
     )
 
 
-def _forward_and_backward(run: _Run, step: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+def _forward_and_backward(run: _Run, sequences: torch.Tensor, step: int) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Mean loss of this process's part of the batch, with gradients of the whole batch in the parameters; and the share
     of its tokens that the intervention leaves out of the loss (None where it never does)."""
     config, parts = run.config, run.config.train.gradient_accumulation
-    sequences = _read(config, run.store, step, run.rows).to(run.device)
-    run.loss_of.intervention = active(config.intervention, step)
+    intervention = active(config.intervention, step)
+    if intervention != run.loss_of.intervention:  # another object, though equal, would be compiled again
+        run.loss_of.intervention = intervention
     left_out = None
     if config.intervention.skip_predictable:
         left_out = predictable(sequences).double().mean() * (run.loss_of.intervention is not None)
@@ -214,6 +233,15 @@ def _forward_and_backward(run: _Run, step: int) -> tuple[torch.Tensor, torch.Ten
             part_loss.backward()
         loss += part_loss.detach()
     return loss, left_out
+
+
+def step_optimizers(optimizers: Sequence[torch.optim.Optimizer], rate: float) -> None:
+    """One update at this learning rate; the gradients are used up."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+        optimizer.zero_grad()
 
 
 def _validation_loss(run: _Run) -> float:
@@ -248,6 +276,38 @@ def _save_full_state(run: _Run, step: int) -> None:
         every = run.config.checkpoints.state_every
         save_state(run.out / "resume", run.model, run.optimizers, step, run.config.run_id, every)
     run.accelerator.wait_for_everyone()
+
+
+class _Finite:
+    """Stops a run whose gradients are no longer finite.
+
+    On the CPU before such an update is done. Reading a value waits for a GPU, so there the norm of an update is read
+    once the next is queued, or earlier: `settle` is called before anything is logged, validated or saved. What such an
+    update made of the weights is never seen.
+    """
+
+    def __init__(self, run: _Run):
+        self._run = run
+        self._pending: tuple[int, Callable[[], list[float]]] | None = None
+
+    def check(self, step: int, loss: torch.Tensor, norm: torch.Tensor) -> None:
+        """Raises InputError if the norm of update `step` is not finite, or on a GPU that of the one before. It is the
+        same in all processes, and a loss that is not finite has no finite gradient."""
+        values = copied(torch.stack([loss, norm]))  # begun now, before the update is queued
+        if norm.device.type == "cuda":
+            self.settle()
+        self._pending = (step, values)
+        if norm.device.type != "cuda":
+            self.settle()
+
+    def settle(self) -> None:
+        """Raises InputError if a norm that has not been read yet is not finite."""
+        if self._pending is None:
+            return
+        (step, values), self._pending = self._pending, None
+        loss, norm = values()
+        if not math.isfinite(norm):
+            raise diverged(self._run.out, self._run.main, step, loss=loss, gradient_norm=norm)
 
 
 @dataclass
@@ -287,10 +347,15 @@ class _Recent:
         self.started += time.perf_counter() - before
 
 
-def _read(config: RunConfig, store: TokenStore, step: int, rows: range | None = None) -> torch.Tensor:
-    sizes = (config.model.n_ctx, config.train.batch_size)
-    choice = config.data.repeat_choice
-    return batch(store.train, *sizes, config.seeds.data, step, choice, store.surprisal if choice > 1 else None, rows)
+def _reader(config: RunConfig, store: TokenStore, rows: range | None = None) -> Callable[[int], torch.Tensor]:
+    """Reads the batch of an update, or `rows` of it."""
+    sizes, choice = (config.model.n_ctx, config.train.batch_size), config.data.repeat_choice
+    surprisal = store.surprisal if choice > 1 else None  # here, so that threads which read need not make it
+
+    def read(step: int) -> torch.Tensor:
+        return batch(store.train, *sizes, config.seeds.data, step, choice, surprisal, rows)
+
+    return read
 
 
 def _seed(*numbers: int) -> int:

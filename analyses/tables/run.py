@@ -200,7 +200,7 @@ def chance(run: Run) -> float:
 def read_metrics(run: Run) -> pl.DataFrame:
     """metrics.jsonl as a table; empty for a series that copyscope did not train."""
     path = run.folder / "metrics.jsonl"
-    columns = ("step", "tokens", "loss", "validation_loss", "lr", "grad_norm", "tokens_per_second")
+    columns = ("step", "tokens", "loss", "validation_loss", "lr", "grad_norm", "tokens_per_second", "mfu")
     schema = {name: pl.Int64 if name in ("step", "tokens") else pl.Float64 for name in columns}
     if not path.is_file():
         return pl.DataFrame(schema=schema)

@@ -8,7 +8,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from copyscope.training.config import InterventionConfig
-from copyscope.training.data.repeats import pair_occurred_earlier
 
 
 class Intervention(NamedTuple):
@@ -46,7 +45,12 @@ class Intervention(NamedTuple):
             mixed[:, :, chosen] = torch.cat([values[:, :1], values[:, :-1]], dim=1)
         else:
             visible = torch.arange(1, pos + 1, device=values.device)[:, None, None]
-            mixed[:, :, chosen] = (values.float().cumsum(dim=1) / visible).to(values.dtype)
+            if values.device.type == "cpu":
+                sums = values.float().cumsum(dim=1)
+            else:  # where cumsum need not add up in the same order each time
+                earlier = torch.ones(pos, pos, device=values.device).tril()
+                sums = torch.einsum("qk,bkhd->bqhd", earlier, values.float())
+            mixed[:, :, chosen] = (sums / visible).to(values.dtype)
         return mixed
 
 
@@ -64,5 +68,9 @@ def active(config: InterventionConfig, step: int) -> Intervention | None:
 
 def predictable(sequences: Int[Tensor, "batch pos_plus_1"]) -> Bool[Tensor, "batch pos"]:
     """Which next tokens a perfect induction head could get right: entry p says whether the pair of tokens p, p + 1
-    occurred earlier in the sequence."""
-    return torch.from_numpy(pair_occurred_earlier(sequences.cpu().numpy())).to(sequences.device)
+    occurred earlier in the sequence. `data.repeats.pair_occurred_earlier`, where the tokens are."""
+    pairs = sequences[:, :-1] << 32 | sequences[:, 1:]
+    order = pairs.argsort(dim=1, stable=True)  # equal pairs side by side, the earliest first
+    ranked = pairs.gather(1, order)
+    earlier = torch.zeros_like(pairs, dtype=torch.bool)
+    return earlier.scatter_(1, order[:, 1:], ranked[:, 1:] == ranked[:, :-1])

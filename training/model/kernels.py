@@ -2,9 +2,11 @@
 
 On a CPU the step of a small model goes into moving memory rather than into products. These compute the same values and
 gradients as plain operations under autograd (the reference in tests) with fewer and smaller intermediate tensors, in
-layouts whose innermost dimension is long.
+layouts whose innermost dimension is long. On a GPU, and inside `torch.compile`, they are plain operations, which have
+fused kernels there; only the loss over the vocabulary has a backward pass of its own there too, to bound its memory.
 """
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -12,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd import Function
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 QUERY_BLOCK = 128
 """Queries a block: smaller ones waste the products, larger ones compute more of the masked triangle."""
@@ -19,12 +22,20 @@ _ROWS_AT_ONCE = 256
 """Rows of logits held in fp32 at once: fewer waste the products, more leave the processor's cache."""
 _LOGIT_BYTES = 32 << 20
 """Gradients of logits held at once."""
+_GPU_LOGITS = 1 << 28
+"""Logits held at once on a GPU: 1 GiB in fp32, and half as much twice in bf16."""
+LEFT_OUT = -100
+"""The target of a row that does not count (off the CPU; PyTorch's own number for it)."""
+_REPEATABLE = (SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH)
+"""Ways to compute attention whose backward pass can be told to add up in the same order each time; cuDNN's cannot."""
 
 
 def rms_norm(
     x: Float[Tensor, "*rows d_model"], weight: Float[Tensor, " d_model"], eps: float
 ) -> Float[Tensor, "*rows d_model"]:
     """weight · x / sqrt(mean(x²) + eps) (Zhang and Sennrich 2019); the mean is in fp32 (or wider)."""
+    if not _on_cpu(x):
+        return F.rms_norm(x, (len(weight),), weight, eps)
     result: Any = _RmsNorm.apply(x, weight, eps)
     return result
 
@@ -41,15 +52,29 @@ def causal_attention(
 
     `w_qkv` holds, d_head rows each, the heads' queries, then `kv_heads` keys, then as many values; position p turns
     components i and i + d_head/2 by the angle whose cosine is `cos[i, p]`. `dropout` is on the attention probabilities.
+
+    On a GPU this is `scaled_dot_product_attention`. Outside `torch.compile` its backward pass adds up in the same order
+    each time (by default flash attention's does not), so that training can be repeated bit for bit.
     """
-    if x.device.type == "cpu":
+    if _on_cpu(x):
         result: Any = _Attention.apply(x, w_qkv, cos, sin, kv_heads, dropout)
         return result
     qkv = F.linear(x, w_qkv).unflatten(2, (-1, 2 * len(cos))).transpose(1, 2)  # (batch, head, pos, d_head)
     heads = qkv.shape[1] - 2 * kv_heads
-    q, k, v = qkv.split([heads, kv_heads, kv_heads], dim=1)
-    q, k = (torch.addcmul(y * cos.t().repeat(1, 2), _turned(y), sin.t().repeat(1, 2)) for y in (q, k))
-    mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout, enable_gqa=heads != kv_heads)
+    qk, v = qkv.split([heads + kv_heads, kv_heads], dim=1)
+    qk = torch.addcmul(qk * cos.t().repeat(1, 2), _turned(qk), sin.t().repeat(1, 2))
+    q, k = qk.split([heads, kv_heads], dim=1)
+    if heads != kv_heads and x.dtype == torch.float32:  # for which only bf16 has a fused kernel
+        k, v = (y.repeat_interleave(heads // kv_heads, dim=1) for y in (k, v))
+    grouped = k.shape[1] != heads
+    repeatable = x.is_cuda and not torch.compiler.is_compiling()
+    with sdpa_kernel(list(_REPEATABLE)) if repeatable else nullcontext():
+        if repeatable and x.requires_grad:
+            before = torch.are_deterministic_algorithms_enabled()
+            q, k, v = _set_determinism_in_backward(before, q, k, v)
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout, enable_gqa=grouped)
+        if repeatable and x.requires_grad:
+            (mixed,) = _set_determinism_in_backward(True, mixed)
     return mixed.transpose(1, 2)
 
 
@@ -60,6 +85,8 @@ def gated_mlp(
     w_down: Float[Tensor, "d_model d_mlp"],
 ) -> Float[Tensor, "*rows d_model"]:
     """(silu(x·w_gateᵀ) · x·w_upᵀ)·w_downᵀ."""
+    if not _on_cpu(x):
+        return F.linear(F.silu(F.linear(x, w_gate)) * F.linear(x, w_up), w_down)
     result: Any = _GatedMlp.apply(x, w_gate, w_up, w_down)
     return result
 
@@ -68,7 +95,17 @@ def vocabulary_loss(
     x: Float[Tensor, "row d_model"], w_u: Float[Tensor, "d_vocab d_model"], target: Int[Tensor, " row"]
 ) -> Float[Tensor, ""]:
     """Mean cross-entropy in nats of `target` under logits x·w_uᵀ. Products are in the inputs' type, sums in fp32 (or
-    theirs, if wider); the logits of the whole batch are never held in fp32."""
+    theirs, if wider); the logits of the whole batch are never held in fp32.
+
+    Off the CPU a row whose target is `LEFT_OUT` counts as loss 0. Inside `torch.compile` the logits of all rows are
+    held in the inputs' type.
+    """
+    if torch.compiler.is_compiling():
+        logits = F.linear(x, w_u).to(_wide(x))
+        return F.cross_entropy(logits, target, reduction="sum", ignore_index=LEFT_OUT) / len(x)
+    if not _on_cpu(x):
+        on_gpu: Any = _VocabularyLossOnGpu.apply(x, w_u, target)
+        return on_gpu
     result: Any = _VocabularyLoss.apply(x, w_u, target)
     return result
 
@@ -227,6 +264,63 @@ class _VocabularyLoss(Function):
         d_x, d_w = ctx.saved_tensors
         share = grads[0] / len(d_x)
         return d_x * share.to(d_x.dtype), (d_w * share).to(ctx.w_dtype), None
+
+
+class _VocabularyLossOnGpu(Function):
+    """As `_VocabularyLoss`, in blocks that are large enough to fill a GPU, with few passes over each."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w_u: Tensor, target: Tensor) -> Tensor:
+        learn = any(ctx.needs_input_grad[:2])
+        loss = torch.zeros((), dtype=_wide(x), device=x.device)
+        d_x, d_w = torch.empty_like(x), torch.zeros_like(w_u, dtype=_wide(x))
+        block = max(1, _GPU_LOGITS // len(w_u))
+        for some, wanted, d_some in zip(x.split(block), target.split(block), d_x.split(block), strict=True):
+            kept, index = (wanted != LEFT_OUT)[:, None], wanted.clamp(min=0)[:, None]
+            logits = F.linear(some, w_u)
+            share = logits.softmax(dim=-1, dtype=_wide(x))
+            # log Σ exp(logits) by way of the largest logit, whose share is never too small for a logarithm
+            largest, where = logits.max(dim=-1, keepdim=True)
+            log_sum = largest.to(_wide(x)) - share.gather(1, where).log()
+            loss += ((log_sum - logits.gather(1, index).to(_wide(x))) * kept).sum()
+            if learn:
+                share.scatter_add_(1, index, share.new_full((len(share), 1), -1.0))
+                d_logits = logits.copy_(share)
+                torch.mm(d_logits, w_u, out=d_some)
+                d_some *= kept
+                d_w += d_logits.t() @ (some * kept)
+        ctx.save_for_backward(d_x, d_w)
+        ctx.w_dtype = w_u.dtype
+        return loss / len(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return _VocabularyLoss.backward(ctx, *grads)
+
+
+class _SetDeterminism(Function):
+    """The tensors as they are; its backward pass says how later operations of the backward pass add up."""
+
+    @staticmethod
+    def forward(ctx: Any, deterministic: bool, *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.deterministic = deterministic
+        return tuple(tensor.view_as(tensor) for tensor in tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        # Only around attention: for products PyTorch would want CUBLAS_WORKSPACE_CONFIG set before the first of them.
+        torch._C._set_deterministic_algorithms(ctx.deterministic, warn_only=False)
+        return None, *grads
+
+
+def _set_determinism_in_backward(deterministic: bool, *tensors: Tensor) -> tuple[Tensor, ...]:
+    result: Any = _SetDeterminism.apply(deterministic, *tensors)
+    return result
+
+
+def _on_cpu(x: Tensor) -> bool:
+    """Whether the hand-written operations are the fast ones."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def _wide(x: Tensor) -> torch.dtype:

@@ -2,7 +2,7 @@
 
 transformers' forward is the reference (a test holds the two together). Here query, key and value are one product, and
 what is left are the operations of `training.model.kernels`. On a CPU the batch is shared between threads
-(`training.model.threads`), each of which goes through the model on its own.
+(`training.model.threads`), each of which goes through the model on its own. On a GPU it can be compiled.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from copyscope.training.model.interventions import Intervention, predictable
-from copyscope.training.model.kernels import causal_attention, gated_mlp, rms_norm, vocabulary_loss
+from copyscope.training.model.kernels import LEFT_OUT, causal_attention, gated_mlp, rms_norm, vocabulary_loss
 from copyscope.training.model.threads import loss_in_parts
 
 _EMBEDDING = "model.embed_tokens.weight"
@@ -25,7 +25,8 @@ class NextTokenLoss(torch.nn.Module):
     """Mean cross-entropy in nats of every next token. Holds the model, so that data parallelism can wrap it.
 
     Products are in `dtype`; the sum over the vocabulary is in fp32 whatever it is. Dropout, on attention probabilities
-    and on what attention and MLP write into the residual stream, is active while `training`.
+    and on what attention and MLP write into the residual stream, is active while `training`. With `compiled` the loss
+    that is trained on goes through `torch.compile`; values outside `training` are computed as without.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class NextTokenLoss(torch.nn.Module):
         dtype: torch.dtype,
         attention_dropout: float = 0.0,
         residual_dropout: float = 0.0,
+        compiled: bool = False,
     ):
         super().__init__()
         self.model, self.dtype = model, dtype
@@ -49,13 +51,19 @@ class NextTokenLoss(torch.nn.Module):
         self.sin: Tensor
         self.register_buffer("cos", angles.cos().to(dtype), persistent=False)
         self.register_buffer("sin", angles.sin().to(dtype), persistent=False)
+        self._compiled_loss = torch.compile(self._loss_of_batch, dynamic=False) if compiled else None
 
     def forward(self, sequences: Int[Tensor, "batch pos_plus_1"]) -> Float[Tensor, ""]:
         parameters = dict(self.model.named_parameters())
+        if self._compiled_loss and self.training:
+            return self._compiled_loss(parameters, sequences)
         if sequences.device.type == "cpu" and torch.is_grad_enabled():
             # Random numbers come from one generator, whose order two threads would not keep.
             random = self.training and bool(self.attention_dropout or self.residual_dropout)
             return loss_in_parts(self._loss, sequences, parameters, self._in_dtype, most_parts=1 if random else None)
+        return self._loss_of_batch(parameters, sequences)
+
+    def _loss_of_batch(self, parameters: Mapping[str, Tensor], sequences: Tensor) -> Tensor:
         return self._loss(self._in_dtype(parameters), sequences)
 
     def _in_dtype(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -82,6 +90,8 @@ class NextTokenLoss(torch.nn.Module):
         rows, targets = x.flatten(0, 1), sequences[:, 1:].flatten()
         if self.intervention and self.intervention.skip_predictable and self.training:
             kept = ~predictable(sequences).flatten()
+            if rows.device.type != "cpu":  # where choosing rows would wait for their number
+                return vocabulary_loss(rows, w_u, targets.masked_fill(~kept, LEFT_OUT))
             if not kept.any():
                 return rows.sum() * 0.0
             return vocabulary_loss(rows[kept], w_u, targets[kept]) * kept.float().mean()
