@@ -19,6 +19,7 @@ from copyscope.analyses.page.report import MEGABYTES, report_page
 from copyscope.analyses.tables.averages import with_averages
 from copyscope.analyses.tables.opening import open_run, open_runs
 from copyscope.analyses.tables.run import chance, read_metrics, read_tables, score_tables
+from copyscope.analyses.tables.story import STORY_MAPS, story_of
 from copyscope.training.checkpoints.series import Source
 from copyscope.training.errors import InputError
 from copyscope.training.files import write_text
@@ -85,11 +86,13 @@ def curves(source: Source) -> go.Figure:
     return figures.curves(model, metrics, _known(loss_settled, metrics), _known(copying_formation, model, chance(run)))
 
 
-def story(source: Source, measures: Sequence[str] = ("previous_token", "prefix_matching_sum")) -> go.Figure:
-    """Curves and formation maps on one step axis. Raises InputError: not scored, no such measure."""
+def story(source: Source, measures: Sequence[str] = STORY_MAPS, whole: bool = False) -> go.Figure:
+    """Curves and formation maps on one step axis, as the page opens: the story in a line over it, and the steps around
+    what formed; `whole`: all steps. Raises InputError: not scored, no such measure."""
     run = open_run(source)
     heads, model = score_tables(run)
     metrics = read_metrics(run)
+    told = _known(story_of, run)
     return figures.story_figure(
         heads,
         with_averages(run, model),
@@ -97,6 +100,8 @@ def story(source: Source, measures: Sequence[str] = ("previous_token", "prefix_m
         settled=_known(loss_settled, metrics),
         copying=_known(copying_formation, model, chance(run)),
         maps={measure: _known(formation_steps, heads, measure) for measure in measures},
+        span=None if told is None or whole else told.span,
+        title=run.name if told is None else f"{run.name}: {told.line}",
     )
 
 

@@ -27,6 +27,10 @@ class StepAxis(NamedTuple):
         middle = np.nan if self.zero is None else sum(self.zero) / 2
         return np.where(steps > 0, np.log10(np.maximum(steps, 1e-9)), middle)
 
+    def at(self, step: int, otherwise: float) -> float:
+        """Where a positive step goes, within the axis; `otherwise` for step 0."""
+        return min(max(float(np.log10(step)), self.low), self.high) if step > 0 else otherwise
+
     def edges(self, steps: Int[np.ndarray, " step"]) -> Float[np.ndarray, " edge"]:
         """Edges of the cells of ascending positive `steps`, one more than steps: the geometric mean between neighbours,
         and the ends as far out as the next edge is in (0.15 decades at most)."""
@@ -63,6 +67,11 @@ def step_label(step: int) -> str:
         if step >= size:
             return f"{step / size:.4g}{letter}" if step < 10 * size else f"{step / size:.3g}{letter}"
     return str(step)
+
+
+def step_word(step: int) -> str:
+    """A step beside a mark: in full up to 10,000, so that it reads as in every table."""
+    return f"{step:,}" if step < 10_000 else step_label(step)
 
 
 def step_axis(steps: Iterable[int]) -> StepAxis:

@@ -87,13 +87,15 @@ def story_figure(
     settled: LossSettled | None = None,
     copying: pl.DataFrame | None = None,
     maps: Mapping[str, pl.DataFrame | None] | None = None,
+    span: tuple[int, int] | None = None,
+    title: str = "",
 ) -> go.Figure:
     """The whole run on one step axis: loss, copying accuracy, copying losses, then one formation map a measure.
 
     `settled`: from `loss_settled`; `copying`: from `copying_formation`; `maps`: measure → table of `formation_steps`
-    (or None for no markers). Training loss beyond 400 points is drawn as medians of short stretches. Steps that one
-    table has and another lacks show as gaps. Raises InputError: an empty model table and empty metrics, unknown
-    measures.
+    (or None for no markers); `span`: first and last step shown (None: all); `title`: a line over everything. Training
+    loss beyond 400 points is drawn as medians of short stretches. Steps that one table has and another lacks show as
+    gaps. Raises InputError: an empty model table and empty metrics, unknown measures.
     """
     maps = {} if maps is None or heads is None else maps
     tables = [table for table in (model, heads) if table is not None]
@@ -123,6 +125,12 @@ def story_figure(
             draw_copying(panels[2], axis, row, low=True)
     for panel, (measure, grid) in zip(panels[3:], grids.items(), strict=True):
         draw_map(panel, axis, grid, maps[measure])
+    if span is not None:
+        last = axis.high if measured and span[1] >= measured[-1] else axis.at(span[1], axis.high)
+        figure.update_xaxes(range=[axis.at(span[0], axis.low), last])
+    if title:
+        place = {"x": 0, "xref": "paper", "y": 1, "yref": "container", "yanchor": "top", "pad": {"t": 8}}
+        figure.update_layout(title={"text": escape(title), "font": {"size": 13}, **place}, margin={"t": TOP + 26})
     return figure
 
 

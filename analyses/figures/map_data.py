@@ -8,7 +8,7 @@ import polars as pl
 from jaxtyping import Float, Int
 from plotly.colors import get_colorscale
 
-from copyscope.analyses.figures.axis import StepAxis, step_label
+from copyscope.analyses.figures.axis import StepAxis, step_word
 from copyscope.analyses.formation.heads import FormationMap
 from copyscope.analyses.formation.step_text import step_number, step_text
 from copyscope.analyses.words.glossary import describe
@@ -103,7 +103,7 @@ def marks(grid: FormationMap, axis: StepAxis, formation: pl.DataFrame) -> list[M
             fell = ", fell back later" if row["fell_back"] else ""
             step, hover = step_number(row), f"{head_name(*name)} formed at step {step_text(row)}{fell}"
             x = float(axis.positions(np.array([step]))[0])
-            out.append(Mark(i, x, step_label(step) + ("↓" if row["fell_back"] else ""), hover))
+            out.append(Mark(i, x, step_word(step) + ("↓" if row["fell_back"] else ""), hover))
     return out
 
 

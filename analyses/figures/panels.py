@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 import polars as pl
 from plotly.subplots import make_subplots
 
-from copyscope.analyses.figures.axis import StepAxis, step_label
+from copyscope.analyses.figures.axis import StepAxis, step_word
 from copyscope.analyses.figures.map_data import (
     NO_SCORE,
     Band,
@@ -215,7 +215,7 @@ def draw_loss(panel: Panel, axis: StepAxis, metrics: pl.DataFrame, settled: Loss
         if rows.height:
             panel.add(_curve(axis, rows, "validation_loss", "validation", BLUE, "circle"))
     if settled is not None and settled.step is not None:
-        words = f"plateaued at {step_label(settled.step)} (a doubling brings < {settled.share:.0%})"
+        words = f"plateaued at {step_word(settled.step)} (a doubling brings < {settled.share:.0%})"
         _mark(panel, axis, settled.step, words)
     panel.figure.update_yaxes(title_text="nats per token", row=panel.row, col=1)
     _legend(panel)
@@ -380,6 +380,6 @@ def _draw_formation(panel: Panel, axis: StepAxis, grid: FormationMap, formation:
 def draw_copying(panel: Panel, axis: StepAxis, row: dict[str, Any], low: bool = False) -> None:
     """Mark what `copying_formation` found: half-way up, or else where it began; nothing for "not yet"."""
     if row["step"] is not None:
-        _mark(panel, axis, step_number(row), f"half-way at {step_label(step_number(row))}", low)
+        _mark(panel, axis, step_number(row), f"half-way at {step_word(step_number(row))}", low)
     elif row["onset"] is not None:
-        _mark(panel, axis, row["onset"], f"begun at {step_label(row['onset'])}", low)
+        _mark(panel, axis, row["onset"], f"begun at {step_word(row['onset'])}", low)

@@ -39,6 +39,7 @@ from copyscope.analyses.page.tables import (
 from copyscope.analyses.tables.ablation_text import in_words
 from copyscope.analyses.tables.averages import with_averages
 from copyscope.analyses.tables.run import Run, chance, read_failed, read_metrics, read_tables, score_tables
+from copyscope.analyses.tables.story import STORY_MAPS, story_of
 from copyscope.analyses.tables.summary import provenance, summary_lines
 from copyscope.analyses.words.json_values import number, table
 from copyscope.training.errors import InputError
@@ -96,6 +97,7 @@ def run_entry(run: Run, place: int) -> Entry:
         "ablations": removed,
         "pairs": _pairs(run, grid, band, notes),
         "tables": tables,
+        "story": _story(notes, run, grid),
         "summary": summary_lines(run),
         "config": run.config.to_toml() if run.config else "",
         "provenance": provenance(run),
@@ -150,6 +152,30 @@ def _copying(copying: pl.DataFrame | None) -> dict[str, Any] | None:
         "end": number(change.high, 7),
         "level": number(row["threshold"], 7),
         "rule": change.rule,
+    }
+
+
+def _story(notes: list[str], run: Run, grid: Grid) -> dict[str, Any]:
+    """`story_of` with heads by their number; `maps`: the measures whose maps tell it; `from` and `to`: the steps shown
+    at first, null for all."""
+    told = _tried(notes, lambda: story_of(run)) if len(grid.steps) > CONFIRM else None
+    events = [] if told is None else told.events
+    low, high = (0, grid.steps[-1]) if told is None or told.span is None else told.span
+    return {
+        "events": [
+            {
+                "kind": event.kind,
+                "text": event.text,
+                "detail": event.detail,
+                "step": event.step,
+                "head": None if event.head is None or event.layer is None else event.layer * grid.n_heads + event.head,
+                "measure": event.measure,
+            }
+            for event in events
+        ],
+        "maps": list(STORY_MAPS),
+        "from": low if low > min(grid.steps) else None,
+        "to": high if high < grid.steps[-1] else None,
     }
 
 

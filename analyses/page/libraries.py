@@ -4,13 +4,10 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from plotly.offline import get_plotlyjs
-
 from copyscope.training.errors import InputError
 
-LIBRARIES = ("plotly", "circuitsvis")
+LIBRARIES = ("circuitsvis",)
 NOTICES = {
-    "plotly": """plotly.js: copyright 2012 on, Plotly, Inc.; MIT licence. Its own notices are in its code.""",
     "circuitsvis": """CircuitsVis: copyright 2022 Alan Cooney; MIT licence. Its bundle holds React, React DOM, scheduler
 and prop-types (Meta Platforms), Chart.js, react-chartjs-2 and chartjs-chart-matrix, Popper and react-popper,
 react-grid-system, tinycolor2, colord, seedrandom and @kurkle/color (all MIT licence), TensorFlow.js (Google) and
@@ -32,9 +29,7 @@ apache.org/licenses/LICENSE-2.0."""
 
 @cache
 def library(name: str) -> str:
-    """The code of `plotly` or `circuitsvis`. Raises InputError if the installed package does not hold it."""
-    if name == "plotly":
-        return get_plotlyjs()
+    """The code of `circuitsvis`. Raises InputError for another, or if the installed package does not hold it."""
     if name != "circuitsvis":
         raise InputError(f"no JavaScript library {name!r}; there are {', '.join(LIBRARIES)}")
     spec = find_spec("circuitsvis")  # found, not imported: importing it takes torch

@@ -24,7 +24,6 @@ PACKAGES = {
     "torch": "torch",
     "transformers": "transformers",
     "transformer_lens": "transformer-lens",
-    "plotly": "plotly",
     "circuitsvis": "circuitsvis",
 }
 

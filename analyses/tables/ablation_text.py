@@ -44,11 +44,9 @@ def removal_lines(last: pl.DataFrame, clean: float | None) -> list[str]:
 
     `last`: ablations of single heads at one step; `clean`: copying accuracy of the whole model.
     """
-    method = str(last["method"][0])
-    wide = _wide(last.filter(pl.col("method") == method))
-    if "copying_loss" not in wide.columns:
+    method, strongest = removed_heads(last)
+    if "copying_loss" not in strongest.columns:
         return []
-    strongest = wide.sort("copying_loss", descending=True)
     how = f"Removing one head ({METHODS.get(method, method)})"
     if clean is not None and clean < COPIES:
         best = strongest.row(0, named=True)
@@ -56,15 +54,23 @@ def removal_lines(last: pl.DataFrame, clean: float | None) -> list[str]:
             f"{how}: the model hardly copies, so this says little; largest effect on copying loss "
             f"{_name(best)} {best['copying_loss']:+.2f} nats."
         ]
-    names = _listed([_name(row) for row in breaking(wide, clean).iter_rows(named=True)])
+    names = _listed([_name(row) for row in breaking(strongest, clean).iter_rows(named=True)])
     breaks = f"{names} {'each break' if ' and ' in names else 'breaks'}" if names else "no single head breaks"
     lines = [f"{how}: {breaks} copying (under a tenth of its accuracy left)."]
     said = []
     for row in strongest.head(3).iter_rows(named=True):
         said.append(f"{_name(row)} {row['copying_loss']:+.2f}{_beside(row)}")
-    alone = _by_attention_alone(last, wide)
+    alone = _by_attention_alone(last, strongest)
     steering = f" {_listed(alone)} only steer{'s' * (len(alone) == 1)} later heads' attention." if alone else ""
     return [*lines, f"Cost in copying loss, nats: {'; '.join(said)}.{steering}"]
+
+
+def removed_heads(last: pl.DataFrame) -> tuple[str, pl.DataFrame]:
+    """The first method of a table of single heads removed at one step, and its rows: a row a head, a column a measure,
+    the head whose removal costs most copying loss first (where that was measured)."""
+    method = str(last["method"][0])
+    wide = _wide(last.filter(pl.col("method") == method))
+    return method, wide.sort("copying_loss", descending=True) if "copying_loss" in wide.columns else wide
 
 
 def breaking(wide: pl.DataFrame, clean: float | None) -> pl.DataFrame:

@@ -5,17 +5,16 @@ from typing import Any
 import polars as pl
 
 from copyscope.analyses.formation.emergence import emergence
-from copyscope.analyses.formation.heads import copying_formation, formation_steps, loss_settled, order_of_appearance
+from copyscope.analyses.formation.heads import copying_formation, formation_steps, loss_settled
 from copyscope.analyses.formation.loss import LossSettled
 from copyscope.analyses.formation.step_rule import CONFIRM
 from copyscope.analyses.formation.step_text import step_text
 from copyscope.analyses.tables.ablation_text import removal_lines
 from copyscope.analyses.tables.averages import averaged
-from copyscope.analyses.tables.run import Run, chance, read_metrics, read_tables, score_tables, scored_table
-from copyscope.analyses.tables.stored import computed_with
+from copyscope.analyses.tables.run import Run, chance, read_metrics, score_tables, scored_table
+from copyscope.analyses.tables.story import last_removals, stages_of
 from copyscope.analyses.tables.text_read import TextRead, stored_text, training_loss
 from copyscope.interp.head_names import head_name
-from copyscope.training.checkpoints.series import step_folder
 from copyscope.training.environment import environments
 from copyscope.training.errors import InputError
 
@@ -110,7 +109,7 @@ def _of_averages(run: Run) -> str:
 
 
 def _order(run: Run, heads: pl.DataFrame, model: pl.DataFrame) -> list[str]:
-    stages = order_of_appearance(heads, model, chance=chance(run)).drop_nulls("step").sort("step", maintain_order=True)
+    stages = stages_of(run, heads, model).drop_nulls("step").sort("step", maintain_order=True)
     if stages.is_empty():
         return ["Order of formation: nothing formed yet."]
     said = " → ".join(
@@ -160,18 +159,10 @@ def _final_heads(run: Run, heads: pl.DataFrame, model: pl.DataFrame) -> list[str
 
 
 def _removal(run: Run, heads: pl.DataFrame, model: pl.DataFrame) -> list[str]:
-    if not any((run.folder / "results" / "ablations").glob("step*.parquet")):
+    removals = last_removals(run, model)
+    if removals is None:
         return ["No head was ablated."]
-    table = read_tables(run, "ablations")
-    if table.is_empty():
-        return ["No head was ablated."]
-    last = table.filter(pl.col("step") == pl.col("step").max())
-    step = int(last["step"][0])
-    at = pl.col("step") == step
-    clean = computed_with(run.folder / "results" / "ablations" / f"{step_folder(step)}.parquet").get("clean", {})
-    scored = dict(model.filter(at).select("measure", "value").iter_rows())
-    accuracy = clean.get("copying_accuracy_token", scored.get("copying_accuracy_token"))
-    return removal_lines(last, accuracy)
+    return removal_lines(removals.table, removals.accuracy)
 
 
 def _plateau(run: Run, heads: pl.DataFrame, model: pl.DataFrame) -> list[str]:

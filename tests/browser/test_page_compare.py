@@ -25,10 +25,10 @@ def test_b_minus_a(tab: Tab, address: str, small: Made) -> None:
 
 def test_two_runs_are_aligned(tab: Tab, written: Callable[[Made], str]) -> None:
     tab.open(written(made(runs=2)) + "#view=compare&runb=1&align=tokens")
-    x = tab.run("return document.getElementById('runs-plot').data[0].x")
+    x = tab.run("return Copyscope.runsShown[0].x")
     assert x[:4] == pytest.approx([0, 1024, 2048, 4096], rel=1e-3)
     tab.go(align="formation")
-    x = tab.run("return document.getElementById('runs-plot').data[0].x")
+    x = tab.run("return Copyscope.runsShown[0].x")
     assert x[STEPS.index(448)] == pytest.approx(1)
     numbers = tab.go(run=1)
     assert numbers["run"] == "</script>"

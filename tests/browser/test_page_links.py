@@ -28,7 +28,7 @@ def some_state(seed: int) -> dict[str, object]:
         "sort": pick.choice(["layer", "now", "final", "formation", "effect"]),
         "filter": pick.choice(["all", "formed"]),
         "rows": pick.choice(["heads", "layers"]),
-        "beside": pick.choice(["", "previous_token"]),
+        "beside": pick.choice(["none", "previous_token"]),
         "curve": pick.choice(["copying", "copying_loss", "heads"]),
         "flip": pick.choice(["", "1"]),
         "from": low,

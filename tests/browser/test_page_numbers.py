@@ -21,10 +21,9 @@ def at(tab: Tab, row: int, step: int) -> tuple[float, float]:
     return tuple(
         tab.run(
             """const [row, step] = arguments;
-            const frame = Copyscope.frame(document.querySelector('#map-one .stage').clientWidth);
-            const axis = Copyscope.currentAxis();
-            const [a, b] = axis.cells(Copyscope.run().steps).find((cell) => Copyscope.run().steps[cell[2]] === step);
-            return [axis.x((a + b) / 2, frame.left, frame.plot), 18 + (row + 0.5) * 22]""",
+            const { axis, frame, top, height, steps } = copyscope.maps().one;
+            const [a, b] = axis.cells(steps).find((cell) => steps[cell[2]] === step);
+            return [axis.x((a + b) / 2, frame.left, frame.plot), top + (row + 0.5) * height]""",
             row,
             step,
         )
@@ -35,7 +34,7 @@ def at(tab: Tab, row: int, step: int) -> tuple[float, float]:
 def test_a_click_on_a_cell_shows_that_head_at_that_step(
     tab: Tab, address: str, small: Made, row: int, step: int
 ) -> None:
-    tab.open(address)
+    tab.open(f"{address}#from=")
     tab.mouse(MAP, *at(tab, row, step), "move", "press", "release")
     numbers = tab.numbers()
     assert (numbers["head"], numbers["step"]) == (f"{row // 4}.{row % 4}", step)
@@ -47,7 +46,7 @@ def test_a_click_on_a_cell_shows_that_head_at_that_step(
 
 
 def test_hovering_reads_a_cell_without_choosing_it(tab: Tab, address: str, small: Made) -> None:
-    tab.open(address)
+    tab.open(f"{address}#from=")
     before = tab.numbers()
     tab.mouse(MAP, *at(tab, 11, 448), "move")
     tip = tab.text("#tip")
@@ -75,7 +74,8 @@ def test_dragging_zooms_and_a_double_click_is_undone_by_its_button(tab: Tab, add
     state = tab.run("return copyscope.state()")
     assert state["from"] == pytest.approx(64, rel=0.05)
     assert state["to"] == pytest.approx(640, rel=0.05)
-    low, high = tab.run("const a = document.getElementById('curves').layout.xaxis.range; return a")
+    shown = tab.run("return Copyscope.curvesShown()")
+    low, high = shown["low"], shown["high"]
     assert (10**low, 10**high) == (pytest.approx(state["from"], rel=0.01), pytest.approx(state["to"], rel=0.01))
     tab.run("document.getElementById('zoom-out').click()")
     tab.wait()
@@ -180,7 +180,7 @@ def test_the_matrix_holds_the_pattern_pixel_by_pixel(tab: Tab, address: str, sma
 
 
 def test_the_map_is_coloured_by_score_and_grey_where_nothing_was_measured(tab: Tab, address: str, small: Made) -> None:
-    tab.open(f"{address}#step=0")
+    tab.open(f"{address}#step=0&from=")
 
     def color(row: int, step: int) -> list[int]:
         x, y = at(tab, row, step)

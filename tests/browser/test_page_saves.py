@@ -49,11 +49,11 @@ def test_the_attention_is_saved_pair_by_pair(tab: Tab, address: str, small: Made
 
 def test_curves_hold_the_index_and_are_saved_as_pictures(tab: Tab, address: str, small: Made) -> None:
     tab.open(address)
-    drawn = tab.run("return document.getElementById('curves').data.map((line) => [line.name, line.customdata, line.y])")
+    drawn = [line for panel in tab.run("return Copyscope.curvesShown()")["panels"] for line in panel["lines"]]
     curves = small.index["runs"][0]["curves"]
-    accuracy = next(line for line in drawn if line[0] == "per token")
-    assert accuracy[1] == STEPS
-    assert accuracy[2] == pytest.approx(curves["copying_accuracy_token"]["values"])
+    accuracy = next(line for line in drawn if line["name"] == "per token")
+    assert accuracy["steps"] == STEPS
+    assert accuracy["values"] == pytest.approx(curves["copying_accuracy_token"]["values"])
     buttons = "#curves-saves button"
     tab.run("document.querySelectorAll(arguments[0])[0].click()", buttons)
     assert tab.numbers()["lastSaved"]["content"].startswith("<svg")

@@ -187,6 +187,8 @@ def _run(
             "level": 0.5,
             "rule": "10–90 % of the rise",
         },
+        "story": _story(early, at, steps, heads - 1),
+        "summary": [f"Summary of {name}.", HOSTILE[1] if hostile else "Nothing else."],
         "measures": list(tables),
         "formation": {"prefix_matching_sum": formed, "previous_token": first},
         "above_null": {"prefix_matching_sum": [heads - 1]},
@@ -207,6 +209,30 @@ def _run(
         },
         "config": '[model]\nname = "</script>"',
         "provenance": {"where": HOSTILE[1]},
+    }
+
+
+def _story(early: int, at: int, steps: list[int], last: int) -> dict[str, Any]:
+    """As `copyscope.analyses.page.entry` writes it, with steps 16 to 896 shown at first."""
+    event = {"detail": "", "head": None, "step": None, "measure": ""}
+    return {
+        "events": [
+            event | {"kind": "previous-token", "text": f"previous-token L0H1 at {early}", "step": early, "head": 1},
+            event
+            | {"kind": "induction", "text": f"induction at {at:,}", "detail": "300-500", "step": at, "head": last},
+            event | {"kind": "copying", "text": "no copying"},
+            event
+            | {
+                "kind": "removal",
+                "text": f"removing it {HOSTILE[1]}",
+                "step": steps[-1],
+                "head": last,
+                "measure": "zero:copying_accuracy_token",
+            },
+        ],
+        "maps": ["previous_token", "prefix_matching_sum"],
+        "from": 16 if steps[-1] > 896 else None,
+        "to": 896 if steps[-1] > 896 else None,
     }
 
 

@@ -51,6 +51,9 @@ const Copyscope = {};
     return element;
   }
 
+  /** Buttons that save something, folded under one word. */
+  C.saveMenu = (label, ...buttons) => C.el("details", { class: "menu" }, C.el("summary", { "aria-label": label, title: label }, "Save"), C.el("span", { class: "saves", role: "group", "aria-label": label }, buttons));
+
   C.fill = (element, ...children) => element.replaceChildren(...children.flat(Infinity).filter((c) => c !== null && c !== undefined));
 
   /** Sets the options of a <select> only when they changed, so that an open menu stays open. groups: [[label, [[value, text]]]] */
@@ -95,19 +98,18 @@ const Copyscope = {};
     return String(Math.round(step * 100) / 100);
   };
 
+  /** The same beside a mark: whole numbers up to 10,000. */
+  C.stepWord = (step) => (step < 10000 ? C.number(Math.round(step)) : C.stepLabel(step));
+
   /** A token as text one can see: spaces, line ends and tabs get a sign; all else is shown as it is. */
   C.tokenText = (token) => (token === "" ? "∅" : token.replace(/ /g, "␣").replace(/\n/g, "↵").replace(/\t/g, "⇥"));
 
   /** At most `most` characters, for labels. */
   C.shortText = (text, most) => (text.length > most ? text.slice(0, most - 1) + "…" : text);
 
-  /** Plotly reads text as a little HTML. */
-  C.plotlyText = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
-
   /** A colour of the style sheet, such as "ink". */
   C.color = (name) => getComputedStyle(document.documentElement).getPropertyValue("--" + name).trim();
 
-  C.isDark = () => window.matchMedia("(prefers-color-scheme: dark)").matches;
   C.isNarrow = () => window.innerWidth < 640;
 
   /** Calls `make` again only when `key` differs from the last time for this element. */

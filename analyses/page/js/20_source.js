@@ -85,7 +85,7 @@
   };
 
   const libraries = {};
-  /** Loads "plotly" or "circuitsvis" once, when first needed. */
+  /** Loads "circuitsvis" once, when first needed. */
   C.library = function (name) {
     if (!libraries[name]) libraries[name] = C.data.source.library(name);
     return libraries[name];

@@ -183,6 +183,8 @@
 
   data.headName = (run, head) => `L${Math.floor(head / run.n_heads)}H${head % run.n_heads}`;
   data.formation = (run, measure, head) => ((run.formation || {})[measure] || []).find((row) => row.head === head) || null;
+  /** Whether it is known of a measure when heads formed. */
+  data.formationKnown = (run, measure) => Boolean((run.formation || {})[measure]);
   data.isAbove = function (run, measure, head) {
     const known = (run.above_null || {})[measure];
     return known ? known.includes(head) : null;

@@ -42,18 +42,18 @@
     return 0.299 * r + 0.587 * g + 0.114 * b > 140 ? "#111" : "#fff";
   };
 
-  /** A colour bar with its ends in words. */
-  C.colorBar = function (place, range, unit, title) {
-    C.once(place, JSON.stringify([range, unit, title]), () => {
+  /** A colour bar with its ends in words; `formed`: whether diamonds mark formation steps. */
+  C.colorBar = function (place, range, unit, formed) {
+    C.once(place, JSON.stringify([range, unit, formed]), () => {
       const stops = C.scaleOf(range).rgb.filter((_, i) => i % 15 === 0).map((rgb) => `rgb(${rgb.join(",")})`);
       C.fill(
         place,
-        title ? C.el("span", { class: "bar-title" }, title) : null,
         C.el("span", {}, C.number(range.low)),
         C.el("span", { class: "bar-colors", role: "img", "aria-label": "colour scale", style: `background:linear-gradient(90deg,${stops})` }),
         C.el("span", {}, C.number(range.high) + (unit ? " " + unit : "")),
         C.el("span", { class: "bar-missing" }),
-        C.el("span", {}, "not measured")
+        C.el("span", { class: "wordy" }, "not measured"),
+        formed ? C.el("span", { class: "bar-formed" }, "◆", C.el("span", { class: "wordy" }, " formed at")) : null
       );
     });
   };
@@ -92,7 +92,11 @@
     context.putImageData(image, 0, 0);
   };
 
+  /** Light or dark: as chosen, else as the system has it. */
+  C.isDark = () => (C.state().theme || (window.matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
+
   C.readTheme = function () {
+    document.documentElement.dataset.theme = C.isDark() ? "dark" : "light";
     C.maskedColor = C.packColor(C.color("masked"));
   };
 })(Copyscope);

@@ -94,12 +94,12 @@
   }
 
   function logTicks(low, high, most) {
-    for (const factors of [[1, 2, 5], [1]]) {
+    for (const factors of [...(high - low < 1.7 ? [[1, 1.5, 2, 3, 5, 7]] : []), [1, 2, 5], [1]]) {
       const out = [];
       for (let exponent = Math.floor(low); exponent <= Math.ceil(high); exponent++)
         for (const factor of factors) {
           const at = exponent + Math.log10(factor);
-          if (at >= low - 1e-9 && at <= high + 1e-9 && exponent >= 0) out.push([at, C.stepLabel(factor * 10 ** exponent)]);
+          if (at >= low - 1e-9 && at <= high + 1e-9) out.push([at, C.stepLabel(factor * 10 ** exponent)]);
         }
       if (factors.length === 1 && out.length < 2) return linearTicks(10 ** low, 10 ** high, most).filter(([v]) => v > 0).map(([v, text]) => [Math.log10(v), text]);
       if (out.length <= most && out.length > 1) return out;

@@ -6,7 +6,7 @@
   C.FILTERS = [["all", "all heads"], ["formed", "formed"], ["null", "above their null"], ["pinned", "pinned"]];
   C.ROWS = [["heads", "every head"], ["layers", "layers (highest head)"]];
   const NUMBERS = ["run", "step", "a", "b", "runb", "query", "from", "to"];
-  const TEXTS = ["measure", "head", "prompt", "axis", "view", "pins", "sort", "filter", "rows", "beside", "curve", "align", "flip"];
+  const TEXTS = ["measure", "head", "prompt", "axis", "view", "pins", "sort", "filter", "rows", "beside", "curve", "align", "flip", "theme"];
   const PREFERRED = ["prefix_matching_sum", "induction_score", "induction_attention"];
 
   let state = {};
@@ -70,7 +70,9 @@
       s.axis = "log";
     }
     for (const [field, names] of [["sort", C.SORTS], ["filter", C.FILTERS], ["rows", C.ROWS]]) pick(field, names.map(([v]) => v), names[0][0]);
-    pick("beside", ["", ...scores, ...effects], "");
+    const pair = (run.story || {}).maps || [];
+    pick("beside", ["none", ...scores, ...effects], (pair.includes(s.measure) && pair.find((m) => m !== s.measure && scores.includes(m))) || "none");
+    pick("theme", ["", "light", "dark"], "");
     pick("align", ["step", "tokens", "formation"], "step");
     pick("flip", ["", "1"], "");
     pick("curve", Object.keys(C.curveGroups(run)), Object.keys(C.curveGroups(run))[0] || "");
@@ -85,6 +87,7 @@
         s[field] = near;
       }
     }
+    if (s.from === undefined && s.to === undefined) Object.assign(s, C.storyRange(run));
     for (const field of ["from", "to"]) if (typeof s[field] !== "number" || !(s[field] >= 0)) s[field] = null;
     if (s.from !== null && s.to !== null && s.from >= s.to) [s.from, s.to] = [null, null];
     const head = C.headNumber(run, s.head);
@@ -114,7 +117,8 @@
     const out = {};
     for (const [key, value] of new URLSearchParams(hash.replace(/^#/, ""))) {
       if (NUMBERS.includes(key)) {
-        if (value !== "" && Number.isFinite(Number(value))) out[key] = Number(value);
+        if (value === "" && (key === "from" || key === "to")) out[key] = null; // all steps, where the page would begin with some
+        else if (value !== "" && Number.isFinite(Number(value))) out[key] = Number(value);
         else said.push(`${key}=${value} is not a number.`);
       } else if (TEXTS.includes(key)) out[key] = value;
     }
@@ -125,6 +129,7 @@
     const parts = [];
     for (const key of [...NUMBERS.slice(0, 2), ...TEXTS, ...NUMBERS.slice(2)]) {
       const value = state[key];
+      if (key === "from" && value === null && state.to === null && C.storyRange(C.run()).from !== null) parts.push("from=");
       if (value === null || value === undefined || value === "") continue;
       if ((key === "run" || key === "runb") && C.data.index.runs.length < 2) continue;
       if (["sort", "filter", "rows", "align"].includes(key) && ["layer", "all", "heads", "step"].includes(value)) continue;
@@ -134,19 +139,21 @@
   };
 
   let timer = null;
-  function remember() {
+  function remember(view) {
     clearTimeout(timer);
-    timer = setTimeout(() => {
+    const write = (how) => {
       try {
-        history.replaceState(null, "", C.writeHash());
+        history[how](null, "", C.writeHash());
       } catch {
         // a sandboxed frame has no history; the page works without
       }
-    }, 150); // browsers refuse more than a few changes a second
+    };
+    if (view) write("pushState"); // so that Back leads to the view before, not out of the page
+    else timer = setTimeout(() => write("replaceState"), 150); // browsers refuse more than a few changes a second
   }
 
-  /** Changes what is looked at and draws; `said`: words about what was wrong with the wish. */
-  C.go = function (patch, said = []) {
+  /** Changes what is looked at and draws; `said`: words about what was wrong with the wish; `back`: the address has it already. */
+  C.go = function (patch, said = [], back = false) {
     const before = state;
     const wanted = { ...state, ...patch };
     if (patch.run !== undefined && patch.run !== before.run) {
@@ -157,26 +164,23 @@
         if (before.runb === before.run && patch.runb === undefined) wanted.runb = patch.run; // B was in the same run and stays so
         if (!run.prompts.some((p) => p.id === wanted.prompt)) wanted.prompt = undefined;
         const { scores, effects } = C.choices(run);
-        for (const field of ["measure", "beside"]) if (![...scores, ...effects].includes(wanted[field])) wanted[field] = undefined;
+        for (const field of ["measure", "beside"]) if (![...scores, ...effects, "none"].includes(wanted[field])) wanted[field] = undefined;
+        const story = C.storyRange(C.data.index.runs[before.run] || run);
+        if (patch.from === undefined && patch.to === undefined && before.from === story.from && before.to === story.to) wanted.from = wanted.to = undefined;
         if (C.headNumber(run, wanted.head) === null) wanted.head = undefined;
         if (!Object.keys(C.curveGroups(run)).includes(wanted.curve)) wanted.curve = undefined;
       }
     }
     const runB = C.data.index.runs[wanted.runb];
     if (runB && wanted.runb !== before.runb && patch.b === undefined && wanted.b !== undefined) wanted.b = C.data.nearest(runB.steps, wanted.b);
+    if (patch.measure !== undefined && patch.measure === before.beside && patch.beside === undefined) wanted.beside = before.measure; // not the same map twice
     if (wanted.prompt !== before.prompt && patch.query === undefined) wanted.query = undefined;
     state = C.normal(wanted, said);
-    if (before.view !== undefined && state.view !== before.view) C.toTabs();
+    const turned = before.view !== undefined && state.view !== before.view;
+    if (turned) window.scrollTo(0, 0); // another view begins at its top
     C.notice(said.join(" "), "note");
-    remember();
+    remember(turned && !back);
     C.redraw();
-  };
-
-  /** Another view begins at its top: a page scrolled past the tabs goes back to them. */
-  C.toTabs = function () {
-    const bar = document.querySelector(".bar").offsetHeight;
-    const above = C.byId("tabs").getBoundingClientRect().top + window.scrollY - bar;
-    if (window.scrollY > above) window.scrollTo(0, above);
   };
 
   C.run = () => C.data.index.runs[state.run];

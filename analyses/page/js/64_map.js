@@ -2,7 +2,8 @@
 // The formation map on canvas: a row a head (or layer), a column a checkpoint. A base picture that changes rarely, and
 // over it the cursor, which changes with every step.
 (function (C) {
-  const [TOP, BOTTOM] = [18, 36];
+  const TOP = 3;
+  const [BARE, LABELLED] = [6, 34]; // pixels under a map, without and with the labels of the axis
 
   /** Builds a map's elements inside a <figure>, once. */
   C.makeMap = function (figure, field) {
@@ -11,8 +12,8 @@
     map.stage = C.el("div", { class: "stage" }, map.base, map.over);
     map.read = C.el("p", { class: "readout", "aria-live": "polite" });
     const save = (kind, label) => C.el("button", { type: "button", "data-save": kind, onclick: () => C.saveMap(map, kind) }, label);
-    map.saves = C.el("span", { class: "saves", role: "group", "aria-label": "Download this map" }, save("csv", "CSV"), save("json", "JSON"), save("svg", "SVG"), save("png", "PNG"));
-    C.fill(figure, C.el("div", { class: "head-line" }, map.title, map.saves), map.stage, C.el("figcaption", {}, map.bar), map.read);
+    map.saves = C.saveMenu("Download this map", save("csv", "CSV"), save("json", "JSON"), save("svg", "SVG"), save("png", "PNG"));
+    C.fill(figure, C.el("div", { class: "head-line" }, map.title, map.bar, map.saves), map.stage, map.read);
     C.mapInput(map);
     return map;
   };
@@ -41,11 +42,8 @@
     return best || { head: row.heads[0], value: null };
   };
 
-  function rowHeight(count) {
-    return Math.max(1, Math.min(22, Math.floor(560 / Math.max(count, 1)) || 1, count > 64 ? 4 : 22));
-  }
-
-  C.drawMap = function (map, measure) {
+  /** Draws the map of `measure`; `labels`: whether the steps stand under it, as they do under the lowest. */
+  C.drawMap = function (map, measure, labels = true) {
     const [s, run] = [C.state(), C.run()];
     const scores = C.data.scores(s.run, measure);
     const words = C.data.words(measure);
@@ -59,14 +57,14 @@
     const axis = C.currentAxis();
     const frame = C.frame(map.stage.clientWidth);
     const rows = C.mapRows(run, scores);
-    const height = rowHeight(rows.length);
+    const height = C.viewHeights(rows.length).row;
     const range = C.data.range(s.run, measure);
-    Object.assign(map, { axis, frame, rows, height, range, scores, top: TOP, steps: scores.steps });
-    C.colorBar(map.bar, range, words.unit, "");
+    Object.assign(map, { axis, frame, rows, height, range, scores, labels, top: TOP, bottom: labels ? LABELLED : BARE, steps: scores.steps });
+    C.colorBar(map.bar, range, words.unit, C.data.formationKnown(run, measure));
     if (!rows.length) {
       map.read.textContent = "No heads match the filter.";
     } else if (map.read.textContent.startsWith("No heads") || map.read.textContent.startsWith("Reading")) map.read.textContent = "";
-    const key = JSON.stringify([s.run, measure, s.axis, s.from, s.to, s.rows, s.flip, s.sort, rows.map((r) => r.label), frame.width, C.isDark(), C.generation, C.pins()]);
+    const key = JSON.stringify([s.run, measure, s.axis, s.from, s.to, s.rows, s.flip, s.sort, rows.map((r) => r.label), frame.width, height, labels, C.isDark(), C.generation, C.pins()]);
     C.once(map.base, key, () => paintBase(map, run, s));
     map.over.setAttribute("aria-label", `${words.title}: ${rows.length} rows, ${scores.steps.length} checkpoints. Arrow keys move between heads and steps; Enter shows the attention. The Heads tab has the numbers.`);
     paintCursor(map, run, s);
@@ -74,10 +72,10 @@
 
   function paintBase(map, run, s) {
     const { axis, frame, rows, height, range, scores } = map;
-    const total = TOP + rows.length * height + BOTTOM;
+    const total = TOP + rows.length * height + map.bottom;
     const context = C.sized(map.base, frame.width, total);
     map.stage.style.height = total + "px";
-    context.font = "11px system-ui, sans-serif";
+    context.font = `${labelSize(height)}px system-ui, sans-serif`;
     context.textBaseline = "middle";
     const columns = axis.cells(scores.steps).filter(([a, b]) => b > axis.low && a < axis.high);
     context.drawImage(cellPicture(map, columns), frame.left, TOP, frame.plot, rows.length * height);
@@ -89,6 +87,8 @@
     if (band) outline(context, axis.x(band[0], frame.left, frame.plot), axis.x(band[1], frame.left, frame.plot), rows.length * height);
     formation(context, map, run);
   }
+
+  const labelSize = (height) => Math.max(9, Math.min(11, height));
 
   /** Cells as a picture one pixel a plot column wide and one pixel a row high, so that 150 × 144 takes a millisecond. */
   function cellPicture(map, columns) {
@@ -116,7 +116,7 @@
     const { rows, height, frame } = map;
     context.textAlign = "right";
     const pins = C.pins();
-    const layers = height < 10 && s.sort === "layer" && s.rows === "heads";
+    const layers = height < 8 && s.sort === "layer" && s.rows === "heads";
     let last = -Infinity;
     rows.forEach((row, r) => {
       let y = TOP + (r + 0.5) * height;
@@ -127,7 +127,7 @@
         y = TOP + (r + count / 2) * height;
         text = `L${row.layer}`;
       }
-      if (y - last < 11) return;
+      if (y - last < labelSize(height)) return;
       last = y;
       context.fillText((pins.includes(row.head) ? "● " : "") + text, frame.left - 6, y);
     });
@@ -150,9 +150,9 @@
       const x = axis.x(at, frame.left, frame.plot);
       if (x < frame.left - 1 || x > frame.left + frame.plot + 1) continue;
       context.fillRect(x - 0.5, y, 1, 4);
-      context.fillText(text, x, y + 11);
+      if (map.labels) context.fillText(text, x, y + 11);
     }
-    context.fillText(axis.title, frame.left + frame.plot / 2, y + 27);
+    if (map.labels) context.fillText(axis.title, frame.left + frame.plot / 2, y + 26);
   }
 
   function outline(context, low, high, tall) {
@@ -170,24 +170,17 @@
     const { axis, frame, rows, height } = map;
     context.textAlign = "left";
     let last = -Infinity;
-    let any = false;
     rows.forEach((row, r) => {
       const found = row.heads.map((h) => C.data.formation(run, map.measure, h)).filter((f) => f && f.step !== null).sort((a, b) => a.step - b.step)[0];
       if (!found) return;
-      any = true;
       const y = TOP + (r + 0.5) * height;
       const x = axis.x(axis.position(found.step), frame.left, frame.plot);
       if (x >= frame.left && x <= frame.left + frame.plot) diamond(context, x, y, Math.max(3, Math.min(5, height / 2 + 1)));
-      if (y - last < 11) return;
+      if (y - last < labelSize(height)) return;
       last = y;
       context.fillStyle = C.color("found");
-      context.fillText(C.stepLabel(found.step) + (/fell/.test(found.state || "") ? "↓" : ""), frame.left + frame.plot + 6, y);
+      context.fillText(C.stepWord(found.step) + (/fell/.test(found.state || "") ? "↓" : ""), frame.left + frame.plot + 6, y);
     });
-    if (any) {
-      context.fillStyle = C.color("found");
-      context.textAlign = "right";
-      context.fillText(frame.narrow ? "◆" : "◆ formed at", frame.width - (frame.narrow ? 8 : 2), 8);
-    }
   }
 
   function diamond(context, x, y, size) {
@@ -208,18 +201,14 @@
   function paintCursor(map, run, s) {
     const { axis, frame, rows, height } = map;
     const tall = rows.length * height;
-    const context = C.sized(map.over, frame.width, TOP + tall + BOTTOM);
+    const context = C.sized(map.over, frame.width, TOP + tall + map.bottom);
     const x = axis.x(axis.position(s.step), frame.left, frame.plot);
     const inside = x >= frame.left && x <= frame.left + frame.plot;
     if (inside) {
       context.fillStyle = "#fff";
       context.fillRect(x - 1.5, TOP, 3, tall);
       context.fillStyle = "#111";
-      context.fillRect(x - 0.5, TOP - 4, 1, tall + 8);
-      context.fillStyle = C.color("ink");
-      context.font = "600 11px system-ui, sans-serif";
-      context.textAlign = x > frame.left + frame.plot - 60 ? "right" : "left";
-      context.fillText(`step ${C.number(s.step)}`, x + (context.textAlign === "right" ? -4 : 4), 9);
+      context.fillRect(x - 0.5, TOP - 3, 1, tall + 6);
     }
     const at = rows.findIndex((row) => row.heads.includes(C.head()));
     if (at >= 0) {

@@ -45,52 +45,27 @@
       return { x, head: C.cellOf(map.scores, map.rows[r], cell[2]).head, step: map.steps[cell[2]] };
     }
 
-    over.addEventListener("pointermove", (event) => {
-      if (map.drag) {
-        const box = over.getBoundingClientRect();
-        map.drag.to = Math.max(map.frame.left, Math.min(map.frame.left + map.frame.plot, event.clientX - box.left));
-        C.paintMapCursor(map);
-        return;
-      }
-      const cell = cellAt(event);
-      C.hovered = cell && { measure: map.measure, head: cell.head, step: cell.step };
-      if (cell) C.tip(C.cellWords(map.measure, cell.head, cell.step), event.clientX, event.clientY);
-      else C.tip(null);
-    });
-    over.addEventListener("pointerleave", () => {
-      C.hovered = null;
-      C.tip(null);
-    });
-    over.addEventListener("pointerdown", (event) => {
-      const box = over.getBoundingClientRect();
-      const x = event.clientX - box.left;
-      if (event.button !== 0 || event.pointerType !== "mouse" || !map.frame || x < map.frame.left || x > map.frame.left + map.frame.plot) return;
-      map.drag = { from: x, to: x };
-      try {
-        over.setPointerCapture(event.pointerId);
-      } catch {
-        // a made-up event has no pointer to capture
-      }
-    });
-    over.addEventListener("pointerup", (event) => {
-      const drag = map.drag;
-      map.drag = null;
-      if (drag && Math.abs(drag.to - drag.from) > 8) {
-        map.dragged = true;
+    C.onAxis(over, () => map.scores && map.frame, {
+      hover(x, event) {
+        const cell = cellAt(event);
+        C.hovered = cell && { measure: map.measure, head: cell.head, step: cell.step };
+        C.tip(cell && C.cellWords(map.measure, cell.head, cell.step), event.clientX, event.clientY);
+      },
+      leave() {
+        C.hovered = null;
+        C.tip(null);
+      },
+      click(x, event) {
+        const cell = cellAt(event);
+        if (cell) choose(cell.head, cell.step);
+      },
+      drag(low, high, done, moved) {
+        map.drag = done ? null : { from: low, to: high };
         const at = (x) => map.axis.at(x, map.frame.left, map.frame.plot);
-        C.zoom(map.axis, at(drag.from), at(drag.to));
-      }
+        if (done && moved) C.zoom(map.axis, at(low), at(high));
+        else C.paintMapCursor(map);
+      },
     });
-    over.addEventListener("pointercancel", () => (map.drag = null));
-    over.addEventListener("click", (event) => {
-      if (map.dragged) {
-        map.dragged = false;
-        return;
-      }
-      const cell = cellAt(event);
-      if (cell) choose(cell.head, cell.step);
-    });
-    over.addEventListener("dblclick", () => C.go({ from: null, to: null }));
 
     function choose(head, step) {
       const run = C.run();

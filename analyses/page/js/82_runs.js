@@ -31,36 +31,22 @@
     const words = C.data.words(curve);
     const drawn = [];
     const left = [];
-    runs.forEach((run, i) => {
+    runs.forEach((run) => {
       const line = (run.curves || {})[curve];
       const x = line && places(run, line, s.align);
-      if (x) drawn.push({ run, i, x, y: line.values });
+      if (x) drawn.push({ name: run.name, steps: x, values: line.values, se: null });
       else left.push(run.name);
     });
     const place = C.byId("runs-plot");
-    C.once(place, JSON.stringify([curve, s.align, place.clientWidth, C.isDark(), C.generation]), () =>
-      C.working(
-        C.library("plotly").then(() => {
-          const grid = C.color("line");
-          const traces = drawn.map(({ run, i, x, y }) => {
-            const [color, symbol, dash] = C.lineLooks[i % C.lineLooks.length];
-            return { x, y, name: C.plotlyText(run.name), mode: x.length > 150 ? "lines" : "lines+markers", line: { color, dash }, marker: { symbol, size: 5, color }, hovertemplate: `${C.plotlyText(run.name)}: %{y:.4g} at %{x:,.4g}<extra></extra>` };
-          });
-          const title = { step: "step", tokens: "tokens", formation: "step ÷ the run's own formation step" }[s.align];
-          const frame = C.frame(place.clientWidth);
-          return Plotly.react(
-            place,
-            traces,
-            {
-              width: frame.width, height: 260, margin: { l: frame.left, r: 20, t: 30, b: 44 }, template: "none", paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", showlegend: true,
-              font: { size: 12, family: "system-ui, sans-serif", color: C.color("soft") }, legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom" },
-              xaxis: { type: "log", title: { text: title }, gridcolor: grid, exponentformat: "SI" }, modebar: C.modebar(), yaxis: { gridcolor: grid, zeroline: false, title: { text: C.plotlyText(words.unit || words.scale || "") } },
-            },
-            C.plotlyConfig
-          );
-        })
-      )
-    );
+    C.runsShown = drawn.map(({ name, steps, values }) => ({ name, x: steps, y: values }));
+    C.once(place, JSON.stringify([curve, s.align, place.clientWidth, C.isDark(), C.generation]), () => {
+      if (!drawn.length) return C.fill(place, C.el("p", { class: "note" }, "No run can be aligned this way."));
+      // What lies along the axis are no steps of one run, but all the places of all runs.
+      const axis = C.axis({ steps: [...new Set(drawn.flatMap((line) => line.steps))].sort((x, y) => x - y) }, "log");
+      axis.title = { step: "step (log scale)", tokens: "tokens (log scale)", formation: "step ÷ the run's own formation step (log scale)" }[s.align];
+      const title = words.title + (words.unit || words.scale ? `, ${words.unit || words.scale}` : "");
+      return C.fill(place, C.lineChart({ panels: [{ title, lines: drawn }], axis, frame: C.frame(place.clientWidth), height: 190, name: `${words.title} of every run` }).svg);
+    });
     const found = (run) => run.copying || {};
     C.table(C.byId("runs-table"), {
       title: "When copying formed", name: "runs",

@@ -58,7 +58,7 @@
         if (line.name) picture.append(C.svg("text", { x: frame.left - 6, y: y + 4, fill: C.color(chosen ? "ink" : "soft"), "font-weight": chosen ? 700 : 400, "text-anchor": "end", "font-size": 11 }, line.name));
         const end = x(Math.max(line.high || 0, line.step)) + 8;
         const inside = end < width - 40;
-        picture.append(C.svg("text", { x: inside ? end : x(Math.min(line.low ?? line.step, line.step)) - 8, y: y + 4, "text-anchor": inside ? "start" : "end", fill: soft, "font-size": 11 }, C.stepLabel(line.step)));
+        picture.append(C.svg("text", { x: inside ? end : x(Math.min(line.low ?? line.step, line.step)) - 8, y: y + 4, "text-anchor": inside ? "start" : "end", fill: soft, "font-size": 11 }, C.stepWord(line.step)));
       });
       return C.fill(place, picture);
     });

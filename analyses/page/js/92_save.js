@@ -86,7 +86,7 @@
       if (found && found.step !== null) {
         const [cx, cy] = [x(axis.position(found.step)), top + (r + 0.5) * height];
         out.append(C.svg("path", { d: `M${cx},${cy - 5} l5,5 l-5,5 l-5,-5 Z`, fill: "#d55e00", stroke: "#fff" }));
-        if (height >= 9) out.append(C.svg("text", { x: frame.left + frame.plot + 6, y: cy + 4, fill: "#b34700" }, C.stepLabel(found.step)));
+        if (height >= 9) out.append(C.svg("text", { x: frame.left + frame.plot + 6, y: cy + 4, fill: "#b34700" }, C.stepWord(found.step)));
       }
     });
     for (const [at, text] of axis.ticks(10)) out.append(C.svg("text", { x: x(at), y: top + tall + 14, "text-anchor": "middle" }, text));
@@ -97,13 +97,27 @@
 
   const fileName = (text) => text.replace(/[^A-Za-z0-9_.-]+/g, "-");
 
-  /** The curves as Plotly draws them. */
-  C.saveCurves = async function (kind) {
-    const plot = C.byId("curves");
-    const address = await Plotly.toImage(plot, { format: kind, width: plot.layout.width, height: plot.layout.height, scale: kind === "png" ? 2 : 1 });
-    const name = fileName(C.run().name + "_curves") + "." + kind;
-    if (kind === "svg") C.save(name, "image/svg+xml", decodeURIComponent(address.slice(address.indexOf(",") + 1)));
-    else C.save(name, "image/png", new Blob([C.bytesOf(address.slice(address.indexOf(",") + 1))], { type: "image/png" }));
+  /** An SVG as a PNG, twice as large. */
+  async function drawn(text, width, height) {
+    const picture = new Image();
+    picture.src = "data:image/svg+xml;charset=utf-8," + encodeURIComponent(text);
+    await picture.decode();
+    const canvas = C.el("canvas", { width: 2 * width, height: 2 * height });
+    canvas.getContext("2d").drawImage(picture, 0, 0, canvas.width, canvas.height);
+    return new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
+  }
+
+  /** Saves a picture that is SVG, as it is or as PNG. */
+  C.saveSvgText = async function (name, kind, text, width, height) {
+    if (kind === "svg") C.save(name + ".svg", "image/svg+xml", text);
+    else C.save(name + ".png", "image/png", await drawn(text, width, height));
+  };
+
+  /** The curves with the axis that they share with the maps. */
+  C.saveCurves = function (kind) {
+    const { svg, tall } = C.curvesPicture();
+    svg.setAttribute("xmlns", "http://www.w3.org/2000/svg");
+    return C.saveSvgText(fileName(C.run().name + "_curves"), kind, new XMLSerializer().serializeToString(svg), Number(svg.getAttribute("width")), tall);
   };
 
   /** The chosen head's attention: a row a pair of query and key, or the matrix at 16 pixels a token. */

@@ -14,16 +14,23 @@
     on("step-back", "click", () => C.moveStep(-1));
     on("step-on", "click", () => C.moveStep(1));
     on("play", "click", play);
-    for (const id of ["measure", "head", "sort", "filter", "axis", "curve", "rows", "beside", "prompt", "align"]) value(id, id);
+    for (const id of ["measure", "head", "sort", "filter", "axis", "curve", "rows", "beside", "prompt", "align", "theme"]) value(id, id);
     for (const id of ["run", "from", "to", "a", "b", "runb"]) value(id, id, true);
     for (const id of ["prompt-side", "prompt-compare"]) value(id, "prompt");
     on("runs-curve", "change", (e) => C.runsCurve(e.target.value));
     on("flip", "change", (e) => C.go({ flip: e.target.checked ? "1" : "" }));
     on("pin", "click", () => C.togglePin(C.head()));
     on("zoom-out", "click", () => C.go({ from: null, to: null }));
-    on("zoom-rise", "click", () => {
-      const { start, end } = C.run().copying;
-      C.go({ from: Math.floor(start / 2), to: Math.ceil(end * 2) });
+    on("zoom-rise", "click", () => C.go(C.riseRange(C.run())));
+    on("zoom-story", "click", () => C.go(C.storyRange(C.run())));
+    const options = C.byId("options");
+    document.addEventListener("pointerdown", (event) => {
+      for (const menu of document.querySelectorAll("details.menu[open], #options[open]")) if (!menu.contains(event.target)) menu.open = false;
+    });
+    options.addEventListener("keydown", (event) => {
+      if (event.key !== "Escape") return;
+      options.open = false;
+      options.querySelector("summary").focus();
     });
     on("swap", "click", () => C.go({ a: C.state().b, b: C.state().a, ...(C.state().runb !== C.state().run ? { run: C.state().runb, runb: C.state().run } : {}) }));
     on("b-like-a", "click", C.likeA);
@@ -123,7 +130,7 @@
     const named = (names) => names.map((m) => [m, C.data.words(m).title]);
     const groups = [[effects.length ? "Scores" : "", named(scores)], ...(effects.length ? [["Effect of ablating a head", named(effects)]] : [])];
     C.options(C.byId("measure"), groups, s.measure);
-    C.options(C.byId("beside"), [["", [["", "none"]]], ...groups], s.beside);
+    C.options(C.byId("beside"), [["", [["none", "none"]]], ...groups], s.beside);
     const heads = [...Array(run.n_layers * run.n_heads).keys()];
     C.options(C.byId("head"), [["", heads.map((h) => [C.headText(run, h), C.data.headName(run, h)])]], s.head);
     C.options(C.byId("sort"), [["", C.SORTS]], s.sort);
@@ -137,16 +144,15 @@
     const withOwn = (own) => [["", [["", "–"], ...(own === null || run.steps.includes(own) ? [] : [[own, C.number(own)]]), ...steps]]];
     C.options(C.byId("from"), withOwn(s.from), s.from === null ? "" : String(s.from));
     C.options(C.byId("to"), withOwn(s.to), s.to === null ? "" : String(s.to));
-    C.byId("zoom-out").disabled = s.from === null && s.to === null;
-    C.byId("zoom-rise").hidden = !(run.copying && run.copying.start !== null && run.copying.start !== undefined);
+    C.options(C.byId("theme"), [["", [["", "as the system"], ["light", "light"], ["dark", "dark"]]]], s.theme);
     C.byId("flip").checked = s.flip === "1";
     const slider = C.byId("step");
     slider.max = String(run.steps.length - 1);
     slider.value = String(run.steps.indexOf(s.step));
-    const tokens = C.data.tokensAt(run, s.step);
-    const words = `step ${C.number(s.step)}${tokens === null || tokens === undefined ? "" : `, ${C.stepLabel(tokens)} tokens`}`;
+    const words = C.stepWords(run, s.step);
     slider.setAttribute("aria-valuetext", words);
-    C.byId("step-words").textContent = words;
+    const [step, ...tokens] = words.split(", "); // the tokens are left out where there is no room
+    C.fill(C.byId("step-words"), step, C.el("span", { class: "wordy" }, tokens.map((t) => ", " + t)));
     const button = C.byId("play");
     button.textContent = C.isPlaying() ? "❚❚ Stop" : "▶ Play";
     button.setAttribute("aria-pressed", String(C.isPlaying()));
@@ -154,7 +160,7 @@
     C.byId("pin").textContent = pinned ? "Unpin" : "Pin";
     C.byId("pin").setAttribute("aria-pressed", String(pinned));
     const about = C.data.words(s.measure);
-    C.byId("measure-name").textContent = "About this measure";
+    C.byId("measure-name").textContent = about.title + ".";
     C.byId("measure-meaning").textContent = [about.meaning, about.cannot_tell && `Cannot tell: ${about.cannot_tell}.`, about.source && `Source: ${about.source}.`, about.scale && `Range: ${about.scale}.`].filter(Boolean).join(" ") || "No description.";
     for (const [view] of C.VIEWS) {
       const chosen = view === s.view;

@@ -39,11 +39,18 @@
   const VIEWS = {
     map() {
       const [s, run] = [C.state(), C.run()];
+      C.drawStory();
       C.drawCurves();
-      parts.two.figure.hidden = !s.beside;
+      const two = s.beside !== "none";
+      parts.two.figure.hidden = !two;
+      // Previous-token heads come first, so their map stands first, whichever of the two menus asked for it.
+      const [, second] = (run.story || {}).maps || [];
+      const above = two && s.measure === second;
+      const [upper, lower] = above ? [parts.two, parts.one] : [parts.one, parts.two];
+      if (C.byId("maps").firstChild !== upper.figure) C.byId("maps").prepend(upper.figure);
       timed("map", () => {
-        C.drawMap(parts.one, s.measure);
-        if (s.beside) C.drawMap(parts.two, s.beside);
+        C.drawMap(parts.one, s.measure, !two || parts.one === lower);
+        if (two) C.drawMap(parts.two, s.beside, parts.two === lower);
       });
       const band = run.copying && run.copying.start !== null && run.copying.start !== undefined;
       C.byId("band-words").textContent = band ? `Dashed outline: the phase change, from step ${C.number(Math.round(run.copying.start))} to ${C.number(Math.round(run.copying.end))} (${C.ruleWords(run.copying.rule || "10 to 90 % of the rise of copying")}).` : "No phase change to outline: copying did not form in this run, or there are too few checkpoints to tell when.";
@@ -80,10 +87,6 @@
   function setUp() {
     const { index, source } = C.data;
     C.byId("app").hidden = false;
-    const lines = index.summary || [];
-    C.fill(C.byId("summary-lines"), lines.map((line) => C.el("li", {}, line)));
-    C.byId("summary-first").textContent = lines[0] || "";
-    C.byId("summary").hidden = !lines.length;
     parts.one = C.makeMap(C.byId("map-one"), "measure");
     parts.two = C.makeMap(C.byId("map-two"), "beside");
     parts.side = C.makeMatrix(C.byId("side-attention"), 300);
@@ -92,9 +95,10 @@
     parts.tokens = C.makeTokens(C.byId("tokens"));
     C.makeGrid(C.byId("grid"));
     C.setUpControls();
+    C.setUpCurves();
     const button = (words, action) => C.el("button", { type: "button", onclick: action }, words);
     const group = (name, ...buttons) => C.el("div", { class: "saves", role: "group", "aria-label": `Download ${name}` }, buttons);
-    C.fill(C.byId("curves-saves"), C.el("span", { class: "note" }, "curves:"), button("SVG", () => C.working(C.saveCurves("svg"))), button("PNG", () => C.working(C.saveCurves("png"))));
+    C.fill(C.byId("curves-saves"), C.el("span", { class: "note" }, "Curves:"), button("SVG", () => C.working(C.saveCurves("svg"))), button("PNG", () => C.working(C.saveCurves("png"))));
     C.byId("matrix").after(group("this attention", button("CSV", () => C.saveAttention("csv")), button("JSON", () => C.saveAttention("json")), button("PNG", () => C.saveAttention("png"))));
     const saver = (id, name) => C.byId(id).after(group(name, button("SVG", () => C.saveSvg(C.byId(id), name))));
     saver("order-figure", "formation-order");
@@ -107,12 +111,12 @@
     });
     window.addEventListener("hashchange", () => {
       const said = [];
-      C.go({ ...BLANK, ...C.readHash(location.hash, said) }, said);
+      C.go({ ...BLANK, ...C.readHash(location.hash, said) }, said, true);
     });
     window.addEventListener("resize", C.redraw);
     window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", C.redraw);
   }
-  const BLANK = Object.fromEntries(["run", "step", "measure", "head", "prompt", "axis", "view", "pins", "sort", "filter", "rows", "beside", "curve", "align", "flip", "a", "b", "runb", "query", "from", "to"].map((key) => [key, undefined]));
+  const BLANK = Object.fromEntries(["run", "step", "measure", "head", "prompt", "axis", "view", "pins", "sort", "filter", "rows", "beside", "curve", "align", "flip", "theme", "a", "b", "runb", "query", "from", "to"].map((key) => [key, undefined]));
 
   async function ask() {
     const answer = C.byId("prompt-answer");
@@ -186,6 +190,6 @@
     };
   }
 
-  window.copyscope = { ready: null, state: () => ({ ...C.state() }), numbers, go: C.go, idle, look };
+  window.copyscope = { ready: null, state: () => ({ ...C.state() }), numbers, go: C.go, idle, look, maps: () => parts };
   window.copyscope.ready = start().catch((error) => C.failed(error));
 })(Copyscope);

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from synthetic_run import checkpoint_steps, model_table, series_table, synthetic_run
 
 from copyscope.analyses.figures import figures
-from copyscope.analyses.figures.axis import step_axis, step_label
+from copyscope.analyses.figures.axis import step_axis, step_label, step_word
 from copyscope.analyses.formation.heads import copying_formation, formation_map, formation_steps, loss_settled
 from copyscope.analyses.formation.step_text import step_number, step_text
 from copyscope.training.errors import InputError
@@ -108,7 +108,7 @@ def test_formation_markers_stand_at_the_formation_steps() -> None:
     assert 10 ** np.asarray(marks.x) == pytest.approx(steps)
     assert marks.marker.color == figures.VERMILLION
     words = [note.text for note in figure.layout.annotations]  # type: ignore[union-attr]
-    assert {step_label(step) for step in steps} <= set(words)
+    assert {step_word(step) for step in steps} <= set(words)
     assert all(step_text(row) in hover for row, hover in zip(formed.iter_rows(named=True), marks.text, strict=True))
 
 
@@ -122,8 +122,18 @@ def test_the_story_shares_one_step_axis() -> None:
     assert len({json.dumps(axis["range"]) for axis in axes}) == 1
     assert sum(axis.get("matches") is not None for axis in axes) == 4
     words = " ".join(note["text"] for note in layout["annotations"])
-    assert f"at {step_label(settled.step or -1)} (" in words
-    assert f"half-way at {step_label(step_number(copying.row(0, named=True)))}" in words
+    assert f"at {step_word(settled.step or -1)} (" in words
+    assert f"half-way at {step_word(step_number(copying.row(0, named=True)))}" in words
+
+
+def test_the_story_may_begin_at_the_steps_around_what_formed() -> None:
+    last = int(RUN.heads["step"].max())  # type: ignore[arg-type]
+    draw = lambda span: figures.story_figure(RUN.heads, RUN.model, RUN.metrics, maps={}, span=span, title="a <b> c")  # noqa: E731
+    layout = draw((100, 1000)).layout
+    assert layout.xaxis.range == layout.xaxis3.range == pytest.approx((2, 3))  # type: ignore[union-attr]
+    assert layout.title.text == "a &lt;b&gt; c"  # type: ignore[union-attr]
+    whole, ends = draw(None).layout.xaxis.range, draw((0, last)).layout.xaxis.range  # type: ignore[union-attr]
+    assert ends == pytest.approx(whole)
 
 
 def test_long_metrics_are_thinned_not_distorted() -> None:
