@@ -288,16 +288,17 @@ class _Finite:
 
     def __init__(self, run: _Run):
         self._run = run
+        self.is_late = run.device.type == "cuda"
         self._pending: tuple[int, Callable[[], list[float]]] | None = None
 
     def check(self, step: int, loss: torch.Tensor, norm: torch.Tensor) -> None:
         """Raises InputError if the norm of update `step` is not finite, or on a GPU that of the one before. It is the
         same in all processes, and a loss that is not finite has no finite gradient."""
         values = copied(torch.stack([loss, norm]))  # begun now, before the update is queued
-        if norm.device.type == "cuda":
+        if self.is_late:
             self.settle()
         self._pending = (step, values)
-        if norm.device.type != "cuda":
+        if not self.is_late:
             self.settle()
 
     def settle(self) -> None:

@@ -48,7 +48,7 @@ def test_what_a_run_was_computed_with(run: Path) -> None:
     assert (first["from_step"], first["threads"]) == (0, 1)
     assert (second["from_step"], second["threads"]) == (6, 2)
     assert (first["torch"], first["device"], first["processes"]) == (torch.__version__, "cpu", 1)
-    assert first["precision"] == "float32"
+    assert (first["precision"], first["compiled"]) == ("float32", False)
     assert [at_step(run, step)["threads"] for step in (0, 5, 6, 20)] == [1, 1, 2, 2]
     assert differences(first, second) == "threads 1 and 2"
     train(open_run(run).config, run)  # type: ignore[arg-type]

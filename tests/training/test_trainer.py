@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from copyscope.training import trainer
 from copyscope.training.checkpoints.series import Checkpoint, CheckpointSeries, step_folder
 from copyscope.training.checkpoints.verify import verify
 from copyscope.training.config import RunConfig
@@ -171,6 +172,42 @@ def test_no_checkpoint_of_a_diverged_model_and_no_line_that_is_not_json(corpus: 
         train(wild, tmp_path / "run")
     assert [c.step for c in CheckpointSeries.open(tmp_path / "run").checkpoints] == [0]
     assert "NaN" not in (tmp_path / "run" / "metrics.jsonl").read_text()
+
+
+@pytest.mark.parametrize("lr", [1e30, 1e39])
+def test_divergence_seen_late_is_the_same_divergence(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lr: float
+) -> None:
+    """As on a GPU, where an update is queued before its gradient's norm is read."""
+
+    class Late(trainer._Finite):
+        def __init__(self, run: Any):
+            super().__init__(run)
+            self.is_late = True
+
+    wild = config(corpus, **{"optimizer.lr": lr, "optimizer.warmup_steps": 0, "train.precision": "fp32"})
+    said = []
+    for name in ("at once", "late"):
+        with pytest.raises(InputError) as error:
+            train(wild, tmp_path / name)
+        said.append(str(error.value).removeprefix(str(tmp_path / name)))
+        monkeypatch.setattr(trainer, "_Finite", Late)
+    assert said[0] == said[1]
+    once, late = tmp_path / "at once", tmp_path / "late"
+    assert hashes(late) == hashes(once)
+    assert (late / "diverged.json").read_text() == (once / "diverged.json").read_text()
+    assert [line["step"] for line in lines(late)] == [line["step"] for line in lines(once)]
+    assert not list(late.glob("resume/*"))
+
+
+def test_compiling_is_refused_where_there_is_no_gpu(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(InputError, match=r"train\.compile: .* leave it out") as error:
+        train(config(corpus, **{"train.compile": True}), tmp_path / "run")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_file_in_the_place_of_the_folder_is_refused(corpus: Path, tmp_path: Path) -> None:

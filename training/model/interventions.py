@@ -1,6 +1,6 @@
 """Interventions during training: heads silenced or clamped, and the loss of predictable tokens left out."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -33,25 +33,40 @@ class Intervention(NamedTuple):
         chosen = self.heads.get(layer)
         if not chosen:
             return mixed
-        _, pos, n_heads, d_head = mixed.shape
+        _, _, n_heads, d_head = mixed.shape
         per_value = n_heads // (len(w_v) // d_head)
         mixed = mixed.clone()
-        if self.mode == "zero":
-            mixed[:, :, chosen] = 0.0
-            return mixed
-        rows = w_v.unflatten(0, (-1, d_head))[[head // per_value for head in chosen]].flatten(0, 1)
-        values = F.linear(normed, rows).unflatten(2, (len(chosen), d_head))
-        if self.mode == "previous_token":
-            mixed[:, :, chosen] = torch.cat([values[:, :1], values[:, :-1]], dim=1)
-        else:
-            visible = torch.arange(1, pos + 1, device=values.device)[:, None, None]
-            if values.device.type == "cpu":
-                sums = values.float().cumsum(dim=1)
-            else:  # where cumsum need not add up in the same order each time
-                earlier = torch.ones(pos, pos, device=values.device).tril()
-                sums = torch.einsum("qk,bkhd->bqhd", earlier, values.float())
-            mixed[:, :, chosen] = (sums / visible).to(values.dtype)
+        for heads, value_heads in _indices(chosen, per_value, mixed.device):
+            if self.mode == "zero":
+                mixed[:, :, heads] = 0.0
+                continue
+            rows = w_v.unflatten(0, (-1, d_head))[value_heads].flatten(0, 1)
+            values = F.linear(normed, rows).unflatten(2, (-1, d_head))
+            if self.mode == "previous_token":
+                mixed[:, :, heads] = torch.cat([values[:, :1], values[:, :-1]], dim=1)
+            else:
+                mixed[:, :, heads] = _running_mean(values)
         return mixed
+
+
+def _indices(chosen: list[int], per_value: int, device: torch.device) -> list[tuple[Any, Any]]:
+    """Which heads, and their value heads, at a time: all at once on a CPU; on a GPU, to which a list of them would be
+    copied while the CPU waits, one by one."""
+    if device.type == "cpu":
+        return [(chosen, [head // per_value for head in chosen])]
+    return [(slice(head, head + 1), slice(head // per_value, head // per_value + 1)) for head in chosen]
+
+
+def _running_mean(values: Float[Tensor, "batch pos head d_head"]) -> Float[Tensor, "batch pos head d_head"]:
+    """At each position the mean of the values up to it."""
+    pos = values.shape[1]
+    if values.device.type == "cpu":
+        sums = values.float().cumsum(dim=1)
+    else:  # where cumsum need not add up in the same order each time
+        earlier = torch.ones(pos, pos, device=values.device).tril()
+        sums = torch.einsum("qk,bkhd->bqhd", earlier, values.float())
+    visible = torch.arange(1, pos + 1, device=values.device)[:, None, None]
+    return (sums / visible).to(values.dtype)
 
 
 def active(config: InterventionConfig, step: int) -> Intervention | None:

@@ -34,7 +34,7 @@ def rms_norm(
     x: Float[Tensor, "*rows d_model"], weight: Float[Tensor, " d_model"], eps: float
 ) -> Float[Tensor, "*rows d_model"]:
     """weight · x / sqrt(mean(x²) + eps) (Zhang and Sennrich 2019); the mean is in fp32 (or wider)."""
-    if not _on_cpu(x):
+    if not on_cpu(x):
         return F.rms_norm(x, (len(weight),), weight, eps)
     result: Any = _RmsNorm.apply(x, weight, eps)
     return result
@@ -56,7 +56,7 @@ def causal_attention(
     On a GPU this is `scaled_dot_product_attention`. Outside `torch.compile` its backward pass adds up in the same order
     each time (by default flash attention's does not), so that training can be repeated bit for bit.
     """
-    if _on_cpu(x):
+    if on_cpu(x):
         result: Any = _Attention.apply(x, w_qkv, cos, sin, kv_heads, dropout)
         return result
     qkv = F.linear(x, w_qkv).unflatten(2, (-1, 2 * len(cos))).transpose(1, 2)  # (batch, head, pos, d_head)
@@ -85,7 +85,7 @@ def gated_mlp(
     w_down: Float[Tensor, "d_model d_mlp"],
 ) -> Float[Tensor, "*rows d_model"]:
     """(silu(x·w_gateᵀ) · x·w_upᵀ)·w_downᵀ."""
-    if not _on_cpu(x):
+    if not on_cpu(x):
         return F.linear(F.silu(F.linear(x, w_gate)) * F.linear(x, w_up), w_down)
     result: Any = _GatedMlp.apply(x, w_gate, w_up, w_down)
     return result
@@ -103,7 +103,7 @@ def vocabulary_loss(
     if torch.compiler.is_compiling():
         logits = F.linear(x, w_u).to(_wide(x))
         return F.cross_entropy(logits, target, reduction="sum", ignore_index=LEFT_OUT) / len(x)
-    if not _on_cpu(x):
+    if not on_cpu(x):
         on_gpu: Any = _VocabularyLossOnGpu.apply(x, w_u, target)
         return on_gpu
     result: Any = _VocabularyLoss.apply(x, w_u, target)
@@ -318,7 +318,7 @@ def _set_determinism_in_backward(deterministic: bool, *tensors: Tensor) -> tuple
     return result
 
 
-def _on_cpu(x: Tensor) -> bool:
+def on_cpu(x: Tensor) -> bool:
     """Whether the hand-written operations are the fast ones."""
     return x.device.type == "cpu" and not torch.compiler.is_compiling()
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from copyscope.training.model.interventions import Intervention, predictable
-from copyscope.training.model.kernels import LEFT_OUT, causal_attention, gated_mlp, rms_norm, vocabulary_loss
+from copyscope.training.model.kernels import LEFT_OUT, causal_attention, gated_mlp, on_cpu, rms_norm, vocabulary_loss
 from copyscope.training.model.threads import loss_in_parts
 
 _EMBEDDING = "model.embed_tokens.weight"
@@ -90,7 +90,7 @@ class NextTokenLoss(torch.nn.Module):
         rows, targets = x.flatten(0, 1), sequences[:, 1:].flatten()
         if self.intervention and self.intervention.skip_predictable and self.training:
             kept = ~predictable(sequences).flatten()
-            if rows.device.type != "cpu":  # where choosing rows would wait for their number
+            if not on_cpu(rows):  # where choosing rows would wait for their number
                 return vocabulary_loss(rows, w_u, targets.masked_fill(~kept, LEFT_OUT))
             if not kept.any():
                 return rows.sum() * 0.0
