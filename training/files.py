@@ -123,6 +123,41 @@ def alone_in(folder: Path, waiting: Callable[[], object]) -> Iterator[None]:
         os.close(descriptor)
 
 
+@contextlib.contextmanager
+def together_in(
+    folder: Path, waiting: Callable[[], object], first: Callable[[], object], last: Callable[[], object]
+) -> Iterator[None]:
+    """Holds a folder together with all who hold it so, while whoever wants it alone waits (`alone_in`).
+
+    `first` is called on the way in, and `last` on the way out of a body that raised nothing, if nobody else holds it.
+    Where it is held alone, calls `waiting` and waits. On one machine, as `alone_in`; elsewhere everybody is the first
+    and the last.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        if _lock(descriptor, fcntl.LOCK_EX):
+            first()
+        if not _lock(descriptor, fcntl.LOCK_SH):
+            waiting()
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield
+        if _lock(descriptor, fcntl.LOCK_EX):
+            last()
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, kind: int) -> bool:
+    """Takes a lock if nobody is in the way, also where the file system has none."""
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
 def sha256_of(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

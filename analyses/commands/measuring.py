@@ -11,7 +11,9 @@ from copyscope.analyses.commands.options import (
     CacheLimit,
     Device,
     Dtype,
+    EngineOptions,
     Memory,
+    OnEngine,
     Order,
     Out,
     Samples,
@@ -19,10 +21,12 @@ from copyscope.analyses.commands.options import (
     Source,
     Steps,
     TokenizerFolder,
+    Workers,
     compute_options,
     echo_json,
     names,
     numbers,
+    parse_options,
     quiet,
     series_of,
 )
@@ -43,13 +47,17 @@ def score(
     device: Device = "auto",
     dtype: Dtype = "float32",
     memory: Memory = None,
+    engine: OnEngine = None,
+    jobs: Workers = None,
+    options: EngineOptions = None,
     as_json: AsJson = False,
     silent: Silent = False,
 ) -> None:
     """Score every head and the whole model at every checkpoint; writes results/heads and results/model.
 
     Prints for each measure how many heads are strong at the last step (above their random-target null by 0.3 of the
-    room up to 1, p <= 0.05 corrected for the number of heads), and how many are above the null at all.
+    room up to 1, p <= 0.05 corrected for the number of heads), and how many are above the null at all. With --jobs
+    several processes each score whichever checkpoint is free; the tables are the same.
 
     \b
     Example: copyscope score runs/demo --measures previous_token,prefix_matching_sum
@@ -75,6 +83,9 @@ def score(
             samples=samples,
             cache_limit=cache_limit,
             **compute_options(device, dtype, memory),
+            engine=engine,
+            jobs=jobs,
+            options=parse_options(options),
         )
         measure_text(run, device)
     above, folder = above_null(result.heads), run.folder / "results"
@@ -153,6 +164,9 @@ def ablate(
     order: Order = None,
     tokenizer: TokenizerFolder = None,
     cache_limit: CacheLimit = None,
+    engine: OnEngine = None,
+    jobs: Workers = None,
+    options: EngineOptions = None,
     as_json: AsJson = False,
     silent: Silent = False,
 ) -> None:
@@ -190,6 +204,9 @@ def ablate(
                 heads=heads,
                 cache_limit=cache_limit,
                 **compute_options(device, dtype, memory),
+                engine=engine,
+                jobs=jobs,
+                options=parse_options(options),
             )
             for kind in kinds(names(what) or [])
         }

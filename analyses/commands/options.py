@@ -2,6 +2,7 @@
 
 import json
 import os
+import tomllib
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
@@ -47,8 +48,47 @@ Memory = Annotated[
         min=1, help="Memory for activations, in MB, beside the model.  [default: 64 on a CPU; of a GPU what is free]"
     ),
 ]
+OnEngine = Annotated[
+    str | None,
+    typer.Option(
+        "--engine",
+        help="Share the checkpoints among processes: local, ray or slurm.  [default: local with --jobs, else none]",
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        "--jobs",
+        help="Number of checkpoints at a time.  [default: 1; with --engine local one a GPU, or half the cores; on a "
+        "cluster as many as fit]",
+    ),
+]
+EngineOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option",
+        help="Engine option NAME=VALUE: address, cpus, gpus (ray; gpus=0.125 packs eight processes on a GPU), or what "
+        "submitit takes, such as slurm_partition; may be repeated.",
+    ),
+]
 Silent = Annotated[bool, typer.Option("--quiet", help="Print no progress (standard error).")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+
+
+def parse_options(texts: list[str] | None) -> dict[str, Any]:
+    """`["gpus=0.5"]` to `{"gpus": 0.5}`; values are TOML, bare words are strings."""
+    from copyscope.training.errors import InputError
+
+    options: dict[str, Any] = {}
+    for text in texts or []:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise InputError(f"--option {text}: write it as name=value, as in gpus=0.5")
+        try:
+            options[name] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            options[name] = value
+    return options
 
 
 def preset_names(typed: str) -> list[str]:

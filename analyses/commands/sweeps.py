@@ -1,12 +1,20 @@
 """Commands that train many runs."""
 
-import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from copyscope.analyses.commands.options import AsJson, Assignments, Device, Dtype, Silent, echo_json
+from copyscope.analyses.commands.options import (
+    AsJson,
+    Assignments,
+    Device,
+    Dtype,
+    EngineOptions,
+    Silent,
+    echo_json,
+    parse_options,
+)
 from copyscope.analyses.studies import QUESTIONS
 from copyscope.analyses.words.text import visible
 
@@ -14,15 +22,6 @@ Engine = Annotated[str, typer.Option(help="Where runs are computed: local, ray o
 Jobs = Annotated[
     int | None, typer.Option(help="Number of runs at a time.  [default: half the cores; on a cluster as many as fit]")
 ]
-Options = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--option",
-        help="Engine option NAME=VALUE: address, cpus, gpus (ray; gpus=0.125 packs eight runs on a GPU), or what "
-        "submitit takes, such as slurm_partition; may be repeated.",
-    ),
-]
-
 Samples = Annotated[
     int | None,
     typer.Option(min=1, help="Samples of the copying test; fewer is faster.  [default: what the file says, or 500]"),
@@ -34,28 +33,12 @@ def study_names(typed: str) -> list[str]:
     return [name for name in QUESTIONS if name.startswith(typed)]
 
 
-def parse_options(texts: list[str] | None) -> dict[str, Any]:
-    """`["gpus=0.5"]` to `{"gpus": 0.5}`; values are TOML, bare words are strings."""
-    from copyscope.training.errors import InputError
-
-    options: dict[str, Any] = {}
-    for text in texts or []:
-        name, equals, value = text.partition("=")
-        if not equals or not name:
-            raise InputError(f"--option {text}: write it as name=value, as in gpus=0.5")
-        try:
-            options[name] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            options[name] = value
-    return options
-
-
 def sweep(
     file: Annotated[Path, typer.Argument(help="Sweep file (TOML): base, [values], [grid], [[runs]].")],
     out: Annotated[Path | None, typer.Option(help="Folder for all runs.  [default: runs/FILE]")] = None,
     engine: Engine = "local",
     jobs: Jobs = None,
-    options: Options = None,
+    options: EngineOptions = None,
     assignments: Assignments = None,
     samples: Samples = None,
     device: Device = "auto",
@@ -121,7 +104,7 @@ def study(
     out: Annotated[Path | None, typer.Option(help="Folder for its runs.  [default: runs/study-NAME]")] = None,
     engine: Engine = "local",
     jobs: Jobs = None,
-    options: Options = None,
+    options: EngineOptions = None,
     corpus: Annotated[
         list[str] | None,
         typer.Option(

@@ -1,7 +1,7 @@
 """Ablations at chosen checkpoints of a series, stored as one table a step and kind, with all that a number needs to be
 computed again in the file's metadata."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,19 @@ from copyscope.analyses.tables.ablation_kinds import (
 )
 from copyscope.analyses.tables.as_trained import as_trained, held, held_key
 from copyscope.analyses.tables.loading import SeriesModels
-from copyscope.analyses.tables.measured import Measurer, measure_series
+from copyscope.analyses.tables.measured import measure_series
+from copyscope.analyses.tables.measurer import Measurer
 from copyscope.analyses.tables.opening import open_run
 from copyscope.analyses.tables.run import Run, gone, labelled, selected
 from copyscope.analyses.tables.run_prompts import COPYING_SAMPLES, LOSS_PROMPTS, Prompts
 from copyscope.analyses.tables.stored import computed_with, is_stored, result_key, store_table
+from copyscope.analyses.tables.workers import workers_of
 from copyscope.interp.ablation.parts import Part, check_parts
 from copyscope.interp.head_names import parse_heads
 from copyscope.interp.measures.heads import check_names
 from copyscope.interp.models.devices import Compute
 from copyscope.training.checkpoints.series import Checkpoint, Source, step_folder
+from copyscope.training.engines.protocol import Engine
 from copyscope.training.errors import InputError
 from copyscope.training.progress import Progress
 
@@ -50,6 +53,9 @@ def ablate(
     cache_limit: float | None = None,
     device: str = "auto",
     dtype: str = "float32",
+    engine: str | Engine | None = None,
+    jobs: int | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> pl.DataFrame:
     """Removes parts of the model and returns the effects, with columns run, step and tokens in front.
 
@@ -68,13 +74,15 @@ def ablate(
         max_bytes: memory for activations beside the model; None for what the device gives.
         device, dtype: as for `score`.
         cache_limit: gigabytes that weights fetched from the hub may take; None for no limit.
+        engine, jobs, options: where and how many checkpoints are ablated at a time, as for `score`.
 
     Tables are in results/ablations (heads) and results/ablations/<what>; what is stored already under the same
     conditions is not computed again. A checkpoint that cannot be measured is named in a warning and noted, as by
     `score`. Raises InputError for a source, step, method or kind that is not there, a place that cannot be written, and
     if no checkpoint can be measured.
     """
-    run = open_run(source)
+    workers, run = workers_of(engine, jobs, options, device), open_run(source)
+    methods = None if methods is None else list(methods)
     ablater = Ablater(
         what,
         methods,
@@ -87,7 +95,7 @@ def ablate(
     chosen = selected(run, [c.step for c in run.series.checkpoints[-1:]] or [-1] if steps is None else list(steps))
     if what == "paths" and any(held(run, checkpoint) for checkpoint in chosen):
         raise InputError(f"{run.folder}: its heads are held (intervention.heads); leave paths out of --what")
-    measure_series(run, ablater, chosen, progress)
+    measure_series(run, ablater, chosen, progress, workers)
     return read(run, what)
 
 
@@ -106,7 +114,7 @@ class Ablater(Measurer):
         *,
         samples: int = COPYING_SAMPLES,
         loss_prompts: int = LOSS_PROMPTS,
-        heads: str | Sequence[Part] | None = None,
+        heads: str | Sequence[Part | list[Any]] | None = None,
         cache_limit: float | None = None,
         compute: Compute | None = None,
     ) -> None:
@@ -115,6 +123,8 @@ class Ablater(Measurer):
         self._methods = check_names(wanted, usable_methods(what), "ablation method")
         if heads is not None and what not in CHOOSABLE:
             raise InputError(f"heads: only {' and '.join(CHOOSABLE)} can be of chosen heads, not {what}")
+        if heads is not None and not isinstance(heads, str):
+            heads = [tuple(part) for part in heads]  # JSON, which a worker is told them in, has lists only
         self._heads = None if heads is None else parse_heads(heads)
         for name, count in (("samples", samples), ("loss_prompts", loss_prompts)):
             if count < 1:

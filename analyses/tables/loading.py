@@ -6,9 +6,9 @@ context, the smallest vocabulary; so that they are the same whatever order check
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from copyscope.training.checkpoints.revisions import CacheLimit, commits, fetch_
 from copyscope.training.checkpoints.series import Checkpoint
 from copyscope.training.checkpoints.tokenizer_files import has_tokenizer
 from copyscope.training.errors import InputError
-from copyscope.training.files import alone_in, check_writable
+from copyscope.training.files import alone_in, check_writable, together_in
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +97,24 @@ class SeriesModels:
             self._shared = _shared(held[:1] if run.config else held, self._commits)
         return self._shared
 
+    def known(self, run: Run, checkpoint: Checkpoint) -> dict[str, Any]:
+        """What was asked of the hub and read of all checkpoints, as JSON: workers need not ask again (`take_over`)."""
+        with suppress(InputError):  # said by whoever loads it
+            self.key_of(run, checkpoint)
+        shared = None if self._shared is None else asdict(self._shared)
+        for name in ("tokenizer", "config"):
+            if shared and shared[name] is not None:
+                shared[name] = str(shared[name])
+        return {"commits": self._commits, "shared": shared}
+
+    def take_over(self, known: Mapping[str, Any]) -> None:
+        """Begins with what another process knew of the series, except for a cache that is not on this machine."""
+        self._commits |= known["commits"]
+        if (held := known["shared"]) is not None:
+            places = {name: None if held[name] is None else Path(held[name]) for name in ("tokenizer", "config")}
+            if all(place is None or place.exists() for place in places.values()):
+                self._shared = Shared(held["n_ctx"], held["d_vocab"], **places)
+
     def load(self, run: Run, checkpoint: Checkpoint, prove: bool = True) -> tuple[HookedModel, Prompts]:
         """The model of a checkpoint, and the prompts of the series. `prove`: compare logits with transformers'.
 
@@ -164,11 +182,25 @@ class SeriesModels:
 @contextmanager
 def measuring(run: Run) -> Iterator[None]:
     """Holds the run's results while the body writes them. Raises InputError at once if they cannot be written."""
-    check_writable(run.folder / "results")
     place = run.folder / "results"
-    with alone_in(place, lambda: logger.info(f"{place}: another process writes results here; waiting for it")):
+    check_writable(place)
+    with alone_in(place, lambda: _tell_waiting(place)):
         write_about(run)
         yield
+
+
+@contextmanager
+def measuring_together(run: Run, first: Callable[[], object], last: Callable[[], object]) -> Iterator[None]:
+    """As `measuring`, but other drivers of workers may do the same meanwhile (`training.files.together_in`)."""
+    place = run.folder / "results"
+    check_writable(place)
+    with together_in(place, lambda: _tell_waiting(place), first, last):
+        write_about(run)
+        yield
+
+
+def _tell_waiting(place: Path) -> None:
+    logger.info(f"{place}: another process writes results here; waiting for it")
 
 
 def _those_there(repo: str, names: list[str], needed: str) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -104,6 +104,35 @@ class Run:
         """The folder of the tokens of a run of ours: beside the run, and so two above its means."""
         above = self.folder.absolute().parents
         return above[1 if (self.folder / ABOUT).is_file() else 0] / "tokens" / str(self.data.get("store"))
+
+
+def run_as_json(run: Run) -> dict[str, Any]:
+    """The run for another process, which then looks at no folder and asks no hub which checkpoints there are."""
+    return {
+        "name": run.name,
+        "folder": str(run.folder),
+        "source": run.series.source,
+        "unit": run.series.unit,
+        "checkpoints": [asdict(checkpoint) for checkpoint in run.series.checkpoints],
+        "config": None if run.config is None else run.config.model_dump(mode="json"),
+        "data": run.data,
+        "order": run.order,
+        "tokenizer": None if run.tokenizer is None else str(run.tokenizer),
+    }
+
+
+def run_from_json(held: Mapping[str, Any]) -> Run:
+    """What `run_as_json` gave."""
+    checkpoints = tuple(Checkpoint(**checkpoint) for checkpoint in held["checkpoints"])
+    return Run(
+        name=held["name"],
+        folder=Path(held["folder"]),
+        series=CheckpointSeries(held["source"], checkpoints, unit=held["unit"]),
+        config=None if held["config"] is None else RunConfig.parse(held["config"]),
+        data=held["data"],
+        order=held["order"],
+        tokenizer=None if held["tokenizer"] is None else Path(held["tokenizer"]),
+    )
 
 
 def read_tables(run: Run, kind: str) -> pl.DataFrame:

@@ -1,8 +1,9 @@
 """Scores of every head and of the whole model at every checkpoint of a series, stored as one table a step."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 from jaxtyping import Float
@@ -10,11 +11,13 @@ from torch import Tensor
 
 from copyscope.analyses.tables.as_trained import as_trained, held_key
 from copyscope.analyses.tables.loading import SeriesModels
-from copyscope.analyses.tables.measured import Measurer, measure_series
+from copyscope.analyses.tables.measured import measure_series
+from copyscope.analyses.tables.measurer import Measurer
 from copyscope.analyses.tables.opening import open_run
 from copyscope.analyses.tables.run import Run, Scores, gone, labelled, read_tables, selected
 from copyscope.analyses.tables.run_prompts import COPYING_SAMPLES, LOSS_PROMPTS, Prompts
 from copyscope.analyses.tables.stored import SCORES_VERSION, is_stored, result_key, scored_otherwise, store_table
+from copyscope.analyses.tables.workers import workers_of
 from copyscope.interp.measures.behavior import (
     CopyingAccuracy,
     copying_accuracy,
@@ -32,6 +35,7 @@ from copyscope.interp.models.devices import Compute
 from copyscope.interp.models.hooked import logit_difference
 from copyscope.interp.models.lens import HookedModel
 from copyscope.training.checkpoints.series import Checkpoint, Source, step_folder
+from copyscope.training.engines.protocol import Engine
 from copyscope.training.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -53,6 +57,9 @@ def score(
     device: str = "auto",
     dtype: str = "float32",
     max_bytes: int | None = None,
+    engine: str | Engine | None = None,
+    jobs: int | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> Scores:
     """Scores a series and returns the tables of heads and model of all its steps.
 
@@ -62,14 +69,20 @@ def score(
     bfloat16; `max_bytes` of activations at once beside the model. What is stored already is not computed again, so an
     interrupted call can simply be repeated.
 
+    `jobs` processes at a time on an `engine` (`local`, the default for several jobs, `ray` or `slurm`, with its own
+    `options`) each score whichever checkpoint is free; without both, this process scores one after another. The tables
+    are the same.
+
     A checkpoint that cannot be measured is named in a warning and noted (`run.read_failed`); the others are scored.
-    Raises InputError for a source, step or measure that is not there, for a place that cannot be written, and if no
-    checkpoint can be measured.
+    Raises InputError for a source, step, measure or engine that is not there, for a place that cannot be written, and
+    if no checkpoint can be measured; `Stopped` when interrupted while others work.
     """
+    workers = workers_of(engine, jobs, options, device)
+    measures = None if measures is None else list(measures)
     run, compute = open_run(source), Compute(device=device, dtype=dtype, max_bytes=max_bytes)
     scorer = Scorer(measures, seeds=seeds, samples=samples, cache_limit=cache_limit, compute=compute)
     run.series.log_left_out()
-    measure_series(run, scorer, selected(run, steps), progress)
+    measure_series(run, scorer, selected(run, steps), progress, workers)
     scorer.log_check()
     missing = sorted(gone(run, "heads"))
     if missing:
@@ -114,7 +127,6 @@ class Scorer(Measurer):
         self._measures = check_names(MEASURES if measures is None else list(measures), MEASURES, "measure")
         self._seeds, self._samples = seeds, samples
         self.models = SeriesModels(seeds, samples, cache_limit=cache_limit, compute=compute)
-        self._checked: list[float] = []
 
     def begin(self, run: Run, chosen: Sequence[Checkpoint], progress: Progress | None) -> Progress | None:
         """Says how many are scored again because measures or prompts have changed since."""
@@ -135,7 +147,7 @@ class Scorer(Measurer):
         model, prompts = self.models.load(run, checkpoint, prove)
         difference = logit_difference(model)
         if difference is not None:
-            self._checked.append(difference)
+            self.checked.append(difference)
         with as_trained(model, run, checkpoint):
             heads = score_heads(model, self._measures, prompts.seeds, vocab=prompts.vocab, bos_id=prompts.bos_id)
             losses = None if prompts.natural is None else natural_losses(model, prompts.natural)
@@ -166,10 +178,10 @@ class Scorer(Measurer):
 
     def log_check(self) -> None:
         """Says how far logits were from those of transformers, at how many checkpoints."""
-        if self._checked:
-            many = f" at {len(self._checked)} checkpoints" * (len(self._checked) > 1)
-            logger.info(f"logits checked against transformers{many} (largest difference {max(self._checked):.1e})")
-            self._checked.clear()
+        if self.checked:
+            many = f" at {len(self.checked)} checkpoints" * (len(self.checked) > 1)
+            logger.info(f"logits checked against transformers{many} (largest difference {max(self.checked):.1e})")
+            self.checked.clear()
 
     def _key(self, run: Run, checkpoint: Checkpoint) -> str:
         seeds, key = self._seeds or run.eval_seed, self.models.key_of(run, checkpoint)

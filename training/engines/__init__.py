@@ -12,12 +12,9 @@ ENGINES = ("local", "ray", "slurm")
 PACKAGES = {"ray": "ray", "slurm": "submitit"}
 
 
-def make_engine(name: str, out: Path, jobs: int | None = None, options: Mapping[str, Any] | None = None) -> Engine:
-    """The engine of this name, its own files under `out`; `options` as the engine's own (`address`, `gpus`, …).
-
-    Raises InputError for another name or option, a package that is missing, or a cluster that cannot be reached.
-    """
-    options = dict(options or {})
+def check_engine(name: str, jobs: int | None = None, options: Mapping[str, Any] | None = None) -> None:
+    """Raises InputError for what `make_engine` refuses before it reaches out: another name or option, a number of jobs,
+    a package that is missing."""
     if name not in ENGINES:
         raise InputError(f"--engine {name}: no such engine; use {', '.join(ENGINES)}")
     if jobs is not None and jobs < 1:
@@ -26,10 +23,19 @@ def make_engine(name: str, out: Path, jobs: int | None = None, options: Mapping[
     if package and find_spec(package) is None:
         raise InputError(f'--engine {name}: {package} is not installed; pip install "copyscope[{name}]"')
     known = {"local": (), "ray": ("address", "cpus", "gpus")}.get(name)
-    for option in options:
+    for option in options or {}:
         if known is not None and option not in known:
             has = f"has {', '.join(known)}" if known else "has no options"
             raise InputError(f"--option {option}: the engine {name} {has}")
+
+
+def make_engine(name: str, out: Path, jobs: int | None = None, options: Mapping[str, Any] | None = None) -> Engine:
+    """The engine of this name, its own files under `out`; `options` as the engine's own (`address`, `gpus`, …).
+
+    Raises InputError for another name or option, a package that is missing, or a cluster that cannot be reached.
+    """
+    check_engine(name, jobs, options)
+    options = dict(options or {})
     if name == "ray":
         from copyscope.training.engines.ray_cluster import RayEngine
 

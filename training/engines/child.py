@@ -52,6 +52,18 @@ def run_child(job: Job, environment: dict[str, str]) -> int:
     return child.wait()
 
 
+def stop_with_parent() -> None:
+    """Called by the child: SIGTERM reaches it when its standard input ends, that is, when it is asked to stop or its
+    parent has died."""
+    threading.Thread(target=_stop_at_end, daemon=True).start()
+
+
+def _stop_at_end() -> None:
+    while os.read(0, 1):  # not sys.stdin: Python waits for its lock when it ends
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def threads(cores: int, jobs: int) -> dict[str, str]:
     """Environment in which `jobs` processes share `cores` and do not fight: idle threads sleep instead of spinning."""
     share = {"OMP_NUM_THREADS": str(max(1, cores // jobs))}

@@ -38,8 +38,10 @@ class Busy(Exception):  # noqa: N818 - not an error: somebody else is doing the 
 
 
 @contextmanager
-def held(path: Path, lost: Callable[[], object], beat: float = BEAT, stale: float = STALE) -> Iterator[None]:
-    """Holds the lock file while in here. Raises `Busy` if somebody else does.
+def held(
+    path: Path, lost: Callable[[], object], beat: float = BEAT, stale: float = STALE, tries: int = _TRIES
+) -> Iterator[None]:
+    """Holds the lock file while in here. Raises `Busy` if somebody else does, after so many `tries` on one machine.
 
     On one machine the system's file lock decides, which it frees when a process dies, however it dies. Between
     machines, whose file system may not share such locks, the sign of life in the file decides: it has to stand still
@@ -48,7 +50,7 @@ def held(path: Path, lost: Callable[[], object], beat: float = BEAT, stale: floa
     """
     token = secrets.token_hex(8)
     with _opened(path) as lock:
-        _take(path, lock, token, stale)
+        _take(path, lock, token, stale, tries)
         done = threading.Event()
 
         def live() -> None:
@@ -71,6 +73,11 @@ def held(path: Path, lost: Callable[[], object], beat: float = BEAT, stale: floa
                 os.ftruncate(lock, 0)
 
 
+def held_elsewhere(path: Path) -> bool:
+    """Whether a process of another machine holds the lock, or held it when it died: to tell takes `held` a while."""
+    return path.exists() and _holder(path).get("host", machine()) != machine()
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[int]:
     try:
@@ -84,8 +91,8 @@ def _opened(path: Path) -> Iterator[int]:
         os.close(lock)
 
 
-def _take(path: Path, lock: int, token: str, stale: float) -> None:
-    locks = _system_lock(path, lock)
+def _take(path: Path, lock: int, token: str, stale: float, tries: int) -> None:
+    locks = _system_lock(path, lock, tries)
     holder = _holder(path)
     if holder and not (locks and holder.get("host") == machine()):
         _watch(path, holder, stale)
@@ -97,14 +104,14 @@ def _take(path: Path, lock: int, token: str, stale: float) -> None:
         _write(lock, token, 0)
 
 
-def _system_lock(path: Path, lock: int) -> bool:
+def _system_lock(path: Path, lock: int, tries: int) -> bool:
     """Takes the file lock; False where the file system has none."""
-    for attempt in range(_TRIES):
+    for attempt in range(tries):
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
         except BlockingIOError:
-            if attempt + 1 < _TRIES:
+            if attempt + 1 < tries:
                 time.sleep(_PAUSE)
         except OSError:
             return False

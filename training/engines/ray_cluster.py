@@ -1,5 +1,4 @@
-"""A Ray cluster (Ray Core): one task a run. Its machines share the folder of the work and have
-copyscope installed."""
+"""A Ray cluster (Ray Core): one task a job. Its machines share the folder of the work and have copyscope."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""A Slurm cluster, by submitit: one batch job a job. Its machines share the folder of the work and have copyscope."""
+"""A Slurm cluster, by submitit: one batch job each. Its machines share the folder of the work and have copyscope."""
 
 import os
 import shutil

@@ -6,11 +6,8 @@ works on it. So two drivers may share a folder, and one that comes back after a 
 
 import json
 import logging
-import signal
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +15,7 @@ from copyscope.training.engines.protocol import Ended, Engine, Job
 from copyscope.training.errors import Stopped
 from copyscope.training.files import disk_full, is_disk_full
 from copyscope.training.progress import Progress
+from copyscope.training.signals import interruptible
 from copyscope.training.sweeps.plan import PlannedRun, Sweep
 from copyscope.training.sweeps.worker import (
     BUSY_CODE,
@@ -64,7 +62,7 @@ def run_sweep(
     """
     shown: tuple[object, ...] = ()
     driver = _Driver(sweep, out, engine, Job(folder=out, module=module, arguments=tuple(arguments)))
-    with _interruptible():
+    with interruptible():
         try:
             while driver.waiting or driver.working:
                 driver.step()
@@ -197,22 +195,3 @@ def last_step(folder: Path) -> int:
         except (ValueError, KeyError, TypeError):
             continue  # cut off by a kill, or the middle of a line
     return -1
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """SIGTERM and SIGHUP (a closed terminal) interrupt as Ctrl-C does; what `nohup` had ignored stays ignored."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    heard = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
-    before = {number: signal.signal(number, interrupt) for number in heard}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -8,7 +8,6 @@ import json
 import os
 import signal
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from copyscope.training.config import RunConfig
+from copyscope.training.engines.child import stop_with_parent
 from copyscope.training.engines.locks import Busy, held
 from copyscope.training.errors import InputError, Stopped
 from copyscope.training.files import write_json
@@ -90,18 +90,12 @@ def _outcome(folder: Path, work: Work) -> tuple[str, str]:
 
 def as_child(folder: Path, work: Work) -> int:
     """`execute` as an engine's child does it: stops when its standard input ends. Returns the exit code."""
-    threading.Thread(target=_stop_at_end, daemon=True).start()
+    stop_with_parent()  # the trainer saves and stops; before it began there is nothing to save
     try:
         status = execute(folder, work)
     except Busy:
         return BUSY_CODE
     return 0 if status.state in DONE else 1
-
-
-def _stop_at_end() -> None:
-    while os.read(0, 1):  # not sys.stdin: Python waits for its lock when it ends
-        pass
-    os.kill(os.getpid(), signal.SIGTERM)  # the trainer saves and stops; before it began there is nothing to save
 
 
 def _train(config: RunConfig, folder: Path) -> None:
