@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Two test workers with two threads each on two cores would fight.
 ONE_THREAD := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE KMP_BLOCKTIME=0
 
-.PHONY: demo test test-fast test-search test-lens4 lint bench docs
+.PHONY: demo test test-fast test-search test-lens4 lint bench bench-gpu docs
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -47,6 +47,10 @@ bench: .venv/installed
 	$(BIN)/python tests/benchmarks/score_speed.py
 	$(BIN)/python tests/benchmarks/ablate_speed.py
 	$(BIN)/python tests/benchmarks/demo_speed.py
+
+# On a machine with an NVIDIA GPU.
+bench-gpu: .venv/installed
+	$(BIN)/python tests/benchmarks/gpu_train.py
 
 docs: .venv/installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build

@@ -35,7 +35,7 @@ def fake_gpu() -> Iterator[None]:
 def to_fake_gpu(module: torch.nn.Module) -> None:
     """Replaces parameters and buffers by fake ones of the same shapes and types. Inside `fake_gpu`."""
     for part in module.modules():
-        both: tuple[dict[str, Any], ...] = (part._parameters, part._buffers)
+        both: Any = (part._parameters, part._buffers)
         for tensors in both:
             for name, tensor in tensors.items():
                 if tensor is not None:

@@ -172,11 +172,12 @@ def test_the_compiled_loss_is_near() -> None:
     child = Path(__file__).parents[1] / "helpers" / "compiled_child.py"
     out = subprocess.run([sys.executable, str(child), "cuda"], capture_output=True, text=True, timeout=300)
     assert out.returncode == 0, out.stderr
-    for found in json.loads(out.stdout.splitlines()[-1]):
+    results = json.loads(out.stdout.splitlines()[-1])
+    assert sum(found["graphs"] for found in results) == 2  # a layer, whichever it is, and the loss
+    for found in results:
         assert found["loss"] == pytest.approx(found["eager_loss"], abs=0.02)
         assert found["gradients_apart"] < 0.03
         assert found["validation_loss"] == found["eager_validation_loss"]
-        assert found["graphs"] == 1
 
 
 def test_a_compiled_run_trains_and_says_so(tmp_path: Path) -> None:

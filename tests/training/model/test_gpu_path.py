@@ -144,8 +144,9 @@ def test_the_compiled_loss_is_near() -> None:
     child = Path(__file__).parents[2] / "helpers" / "compiled_child.py"
     out = subprocess.run([sys.executable, str(child), "cpu"], capture_output=True, text=True, timeout=300)
     assert out.returncode == 0, out.stderr
-    for found in json.loads(out.stdout.splitlines()[-1]):
+    results = json.loads(out.stdout.splitlines()[-1])
+    assert sum(found["graphs"] for found in results) == 2  # a layer, whichever it is, and the loss
+    for found in results:
         assert found["loss"] == pytest.approx(found["eager_loss"], abs=2e-3)
         assert found["gradients_apart"] < 0.02
         assert found["validation_loss"] == found["eager_validation_loss"]
-        assert found["graphs"] == 1
