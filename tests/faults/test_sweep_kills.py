@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from counted_run import BREAKS, DIES_ALWAYS, DIES_ONCE, DIVERGES, SLOW, SOUND, steps_done, workers
 from drive import counted_sweep
+from processes import alive, until
 
 from copyscope.training.engines.local import LocalEngine
 from copyscope.training.sweeps import driver as sweeps
@@ -43,20 +44,6 @@ def drivers() -> Iterator[Drivers]:
     for child in started:
         child.kill()
         child.communicate()
-
-
-def until(condition: Callable[[], bool], seconds: float = 120.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def test_each_run_ends_as_it_does_and_the_others_go_on(tmp_path: Path, logged: list[str]) -> None:

@@ -5,12 +5,12 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from counted_measurer import BREAKS, DIES, FAILS, SLOW, began, count, counted_run, table
+from processes import alive, until
 
 from copyscope.analyses.tables import workers as driver
 from copyscope.analyses.tables.workers import Workers
@@ -39,20 +39,6 @@ def drivers() -> Iterator[Drivers]:
     for child in started:
         child.kill()
         child.communicate()
-
-
-def until(condition: Callable[[], bool], seconds: float = 120.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def tables(folder: Path, steps: range | list[int]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Sweeps on Ray and Slurm: runs end as on one machine, a node that dies costs at most a step, stopping saves.
+"""Sweeps and series on Ray and Slurm: they end as on one machine, a node that dies costs a step or a checkpoint.
 
 Slurm is stood in for by submitit's own local executor: scripts, pickles and signals as on a cluster, but no queue.
 """
@@ -7,15 +7,21 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from counted_measurer import began, count, counted_run, table
 from counted_run import DIES_ONCE, SLOW, steps_done, workers
 from drive import counted_sweep
+from processes import alive, until
 
+from copyscope.analyses.tables import workers as series_workers
+from copyscope.analyses.tables.run import Run
+from copyscope.analyses.tables.workers import Workers
 from copyscope.training import engines
 from copyscope.training.engines import make_engine
 from copyscope.training.errors import InputError, Stopped
@@ -32,6 +38,7 @@ LOCAL_SLURM = {"cluster": "local", "timeout_min": 5}
 def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("PYTHONPATH", str(HELPERS))
     monkeypatch.setattr(sweeps, "POLL", 0.05)
+    monkeypatch.setattr(series_workers, "POLL", 0.05)
     # submitit's stand-in for Slurm is cancelled by an interrupt, which tests in the background of a script ignore.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
@@ -104,6 +111,58 @@ def test_ray_with_a_node_that_dies(
     assert read_status(folder).state == "stopped"
     with pytest.raises(InputError, match="--option gpus=64: the Ray cluster has 0 GPUs"):
         make_engine("ray", tmp_path, 1, {"gpus": 64})
+
+
+def measured_once_but(folder: Path, run: Run, killed: int) -> None:
+    """All checkpoints are there, and none but the one that was lost was begun twice."""
+    steps = [checkpoint.step for checkpoint in run.series.checkpoints]
+    begun = [step for step, _ in began(folder)]
+    assert {step: begun.count(step) for step in steps} == {step: 1 + (step == killed) for step in steps}
+    assert all(table(folder, step).is_file() for step in steps)
+    assert [path.name for path in (folder / "results").iterdir()] == ["counted"]
+
+
+def test_a_series_on_ray_with_a_node_that_dies(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    node = cluster.add_node(num_cpus=1)
+    cluster.wait_for_nodes()
+    (tmp_path / SLOW).touch()
+    run, lost = counted_run(tmp_path, range(6)), []
+
+    def lose() -> None:
+        until(lambda: len(began(tmp_path)) == 2)
+        cluster.remove_node(node, allow_graceful=False)
+        until(lambda: any("a worker ended" in line for line in logged))
+        lost.extend(step for step, pid in began(tmp_path) if not alive(pid))
+        (tmp_path / SLOW).unlink()
+
+    thread = threading.Thread(target=lose)
+    thread.start()
+    tally, counter = count(run, Workers(engine="ray", options={"address": cluster.address}))
+    thread.join()
+    assert (tally.done, tally.failed) == (6, {})
+    assert max(counter.checked) == 5 / 1e6
+    assert len(lost) == 1
+    measured_once_but(tmp_path, run, lost[0])
+
+
+def test_a_series_on_slurm_with_a_job_that_is_killed(tmp_path: Path) -> None:
+    pytest.importorskip("submitit", reason="needs submitit: pip install copyscope[slurm]")
+    (tmp_path / SLOW).touch()
+    run, killed = counted_run(tmp_path, range(6)), []
+
+    def kill() -> None:
+        until(lambda: len(began(tmp_path)) == 2)
+        killed.append(began(tmp_path)[0])
+        os.kill(killed[0][1], signal.SIGKILL)
+        (tmp_path / SLOW).unlink()
+
+    threading.Thread(target=kill, daemon=True).start()
+    tally, _ = count(run, Workers(engine="slurm", jobs=2, options=LOCAL_SLURM))
+    assert (tally.done, tally.failed) == (6, {})
+    measured_once_but(tmp_path, run, killed[0][0])
 
 
 def test_a_ray_cluster_that_cannot_be_reached(tmp_path: Path) -> None:
