@@ -32,7 +32,8 @@ class Explored:
         """
         if not sources:
             raise InputError("no run given; name one or more scored runs")
-        self._sources, self._where = list(sources), {"device": device, "dtype": dtype}
+        self._sources = list(sources)
+        self._where: dict[str, Any] = {"device": device, "dtype": dtype}
         self._lock = threading.RLock()
         self._runs = [open_run(source) for source in sources]
         for run in self._runs:

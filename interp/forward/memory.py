@@ -136,8 +136,8 @@ def out_of_memory(error: RuntimeError) -> bool:
 
 
 def _halve(model: HookedModel) -> None:
-    gc.collect()
     if torch.cuda.is_available():
+        gc.collect()
         torch.cuda.empty_cache()
     limit = _limit(model)
     half = (GPU_BYTES if limit.bytes is None else limit.bytes) // 2

@@ -215,9 +215,11 @@ def composition_table(model: HookedModel, folded: bool = True) -> pl.DataFrame:
     for source in range(n_layers - 1):
         later = w.W_Q[source + 1 :].flatten(0, 1), w.W_K[source + 1 :].flatten(0, 1)
         tables.append(k_composition(w.W_V[source], w.W_O[source], *later))
-    for source, table in enumerate(table.cpu() for table in tables):
-        for h in range(n_heads):
-            for r, value in enumerate(table[h].tolist()):
+    sizes = [len(table.flatten()) for table in tables]
+    values = torch.cat([table.flatten() for table in tables] or [torch.zeros(0)]).cpu().split(sizes or [0])
+    for source, table in enumerate(values[: len(tables)]):
+        for h, row in enumerate(table.view(n_heads, -1)):
+            for r, value in enumerate(row.tolist()):
                 rows.append((source, h, source + 1 + r // n_heads, r % n_heads, value))
     schema = {
         "source_layer": pl.Int64,

@@ -16,6 +16,7 @@ from copyscope.interp.measures.behavior import check_tokens
 from copyscope.interp.measures.circuits import head_weights, model_copying_score, model_eigenvalue_positivity
 from copyscope.interp.measures.offsets import attention_by_offset
 from copyscope.interp.measures.pattern_scores import OFFSET_MEASURES, WHOLE_MEASURES, pattern_scores
+from copyscope.interp.measures.precision import above_rounding
 from copyscope.interp.measures.targets import TARGET_MEASURES, targets
 from copyscope.interp.models.hooked import HookedModel, model_vocabulary
 from copyscope.interp.prompts.generate import drawable, fitting_length, repeated_random_tokens
@@ -133,7 +134,8 @@ def score_heads(
             `_se`: its standard error over prompts;
             `_p`: one-sided p-value that it exceeds its null, by a t-test of the paired differences over prompts, or
             by `above_others` over the other short offsets, corrected for the number of heads scored (Holm 1979). It
-            says that a head is above chance, not that it is far above: read it beside the score;
+            says that a head is above chance, not that it is far above: read it beside the score; of a bfloat16 model 1
+            wherever the difference is within `interp.measures.precision.BF16_ERROR`;
             `_value_weighted`: the same measure of `value_weighted` attention.
             `induction_score` is induction_attention × eigenvalue_positivity_folded (2409.09281; definition 4).
         seed: of the prompts and of the random targets. The same seed gives every checkpoint the same prompts; of
@@ -189,6 +191,11 @@ def score_heads(
         once = torch.cat([repeated_random_tokens(vocab, length, n_prompts, s, bos_id, repeats=1) for s in seeds])
         check_tokens(model, once)
         scores["copying_score"] = model_copying_score(model, once, bos_id is not None, chosen)
+    for name in wanted:
+        base_name = name.removesuffix("_p")
+        if name.endswith("_p") and base_name in WITH_NULL:
+            value, null = scores[base_name], scores[f"{base_name}_null"]
+            scores[name] = above_rounding(scores[name], base_name, value, null, model.cfg.dtype)
     layer, head = torch.meshgrid(torch.tensor(chosen), torch.arange(n_heads), indexing="ij")
     return pl.concat(
         pl.DataFrame(

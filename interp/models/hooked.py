@@ -24,7 +24,7 @@ from copyscope.interp.models.files import ModelFiles
 from copyscope.interp.models.lens import HookedModel, HookedTransformer
 from copyscope.interp.models.vocabulary import Vocabulary, vocabulary_of
 from copyscope.training.checkpoints.series import Source, local_path
-from copyscope.training.errors import InputError
+from copyscope.training.errors import InputError, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ def load_hooked(
         check_bridgeable(files, architecture)
     reference = _on_device(files, dtype, device)
     tokens = _probe(files.config.vocab_size, CHECKED_POSITIONS if prove else 1, files)
-    logits = _logits_of(reference, tokens.to(device)) if prove else None
+    logits = _logits_of(reference, tokens.to(device), files) if prove else None
     own_tokenizer = files.tokenizer()
     if config is None:
         model: HookedModel = bridged(reference, files, own_tokenizer)
@@ -123,7 +123,7 @@ def load_weights_into(
         return fresh
     reference = _on_device(files, dtype, device)
     tokens = _probe(model.cfg.d_vocab, QUICK_POSITIONS, files)
-    logits = _logits_of(reference, tokens.to(device)) if prove else None
+    logits = _logits_of(reference, tokens.to(device), files) if prove else None
     copy_weights(model, dict(reference.state_dict()), files)
     _note_check(model, None if logits is None else _check(model, tokens, logits, files))
     return model
@@ -135,7 +135,8 @@ def prove_conversion(model: HookedModel, source: str | Path, revision: str | Non
     files = ModelFiles(source, revision)
     tokens = _probe(model.cfg.d_vocab, CHECKED_POSITIONS, files)
     device = torch.device(model.cfg.device or "cpu")
-    return _check(model, tokens, _logits_of(_on_device(files, model.cfg.dtype, device), tokens.to(device)), files)
+    reference = _on_device(files, model.cfg.dtype, device)
+    return _check(model, tokens, _logits_of(reference, tokens.to(device), files), files)
 
 
 def logit_difference(model: HookedModel) -> float | None:
@@ -190,15 +191,25 @@ def _note_check(model: HookedModel, difference: float | None) -> None:
 
 
 @torch.inference_mode()
-def _logits_of(reference: Any, tokens: Tensor) -> Float[Tensor, "row pos d_vocab"]:
-    return reference(tokens, use_cache=False).logits.clone()
+def _logits_of(reference: Any, tokens: Tensor, files: ModelFiles) -> Float[Tensor, "row pos d_vocab"]:
+    try:
+        return reference(tokens, use_cache=False).logits.clone()
+    except RuntimeError as error:  # some families mix in float32
+        raise InputError(
+            f"{files.path}: transformers cannot run it in {reference.dtype} on {tokens.device} ({first_line(error)})"
+        ) from error
 
 
 @torch.inference_mode()
 def _check(model: HookedModel, tokens: Tensor, wanted: Float[Tensor, "row pos d_vocab"], files: ModelFiles) -> float:
     """Largest difference of the model's logits, those passed on by its parts among them, from the wanted ones."""
     largest = wanted.abs().max().item()
-    error = max((logits.sub_(wanted).abs_().max().item() for logits in _own_logits(model, tokens)), default=0.0)
+    try:
+        error = max((logits.sub_(wanted).abs_().max().item() for logits in _own_logits(model, tokens)), default=0.0)
+    except RuntimeError as error:  # some bridges mix in float32
+        raise InputError(
+            f"{files.path}: TransformerLens cannot run it in {model.cfg.dtype} on {tokens.device} ({first_line(error)})"
+        ) from error
     allowed = LOGIT_TOLERANCE[model.cfg.dtype] * max(1.0, largest / 10)
     if not error <= allowed:
         raise InputError(
