@@ -64,7 +64,7 @@ def usual(model: HookedTransformer, prompts: Tensor) -> dict[str, Tensor]:
             diagonal = pattern.diagonal(offset, dim1=-2, dim2=-1)
             # Queries of the second half only, which begins after a BOS and the first half.
             diagonal = diagonal[..., {"induction_attention": 2, "duplicate_token": 1}.get(name, 0) :]
-            ones = torch.ones(diagonal.shape[0], diagonal.shape[-1]) / diagonal[:, 0].numel()
+            ones = diagonal.new_ones(diagonal.shape[0], diagonal.shape[-1]) / diagonal[:, 0].numel()
             found[name].append(einsum(diagonal, ones, "batch head pos, batch pos -> head"))
     return {name: torch.stack(values) for name, values in found.items()}
 
