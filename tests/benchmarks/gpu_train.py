@@ -95,7 +95,8 @@ def copyscope(setting: Setting, clock: Clock, compiled: bool = False, muon: bool
     """As `training.trainer` does it: its batches, loss, clipping and optimisers, and the norm read one update late."""
     config = setting.config.with_values({"optimizer.name": "muon" if muon else "adamw"})
     t, n_ctx, device = config.train, config.model.n_ctx, setting.device
-    model: Any = build_model(config, config.data.vocab_size).to(device)
+    model: Any = build_model(config, config.data.vocab_size)
+    model.to(device)
     loss_of = NextTokenLoss(model, n_ctx, torch.bfloat16, compiled=compiled).to(device)
     optimizers = build_optimizers(config.optimizer, model)
     losses, norm_before = [], None

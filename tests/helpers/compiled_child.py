@@ -20,7 +20,8 @@ SIZES = {"model.n_layers": 2, "model.d_model": 128, "model.d_mlp": 96, "model.n_
 
 def compare(device: str, intervention: Intervention | None) -> dict[str, Any]:
     batch = torch.randint(0, 9, (4, 65), generator=torch.Generator().manual_seed(1)).to(device)
-    model: Any = build_model(RunConfig().with_values(SIZES), 300).to(device)
+    model: Any = build_model(RunConfig().with_values(SIZES), 300)
+    model.to(device)
     results = []
     torch._dynamo.utils.counters.clear()
     for compiled in (False, True):

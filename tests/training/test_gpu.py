@@ -10,7 +10,7 @@ import pytest
 import torch
 from small_run import metrics, small_config, weights, write_corpus
 
-from copyscope.training.checkpoints.series import Checkpoint
+from copyscope.training.checkpoints.series import Checkpoint, CheckpointSeries
 from copyscope.training.checkpoints.verify import verify
 from copyscope.training.config import RunConfig
 from copyscope.training.data.batches import batch
@@ -46,12 +46,12 @@ def loss_and_gradient(
 @pytest.mark.parametrize("kv_heads", [2, 1])
 @pytest.mark.parametrize("mode", [None, "zero", "previous_token", "uniform"])
 def test_loss_and_gradients_are_near_those_of_the_cpu(mode: Any, kv_heads: int) -> None:
-    """fp32: loss to 1e-4 nats, gradient to 0.1 %. bf16: 0.02 nats, 3 %."""
+    """fp32: loss to 1e-4 nats, gradient to 0.1 %. bf16: 0.02 nats, 5 %."""
     model, tokens = model_and_batch(**{"model.n_key_value_heads": kv_heads})
     intervention = mode and Intervention({1: [0]}, mode, mode == "uniform")
     wanted, exact = loss_and_gradient(model, tokens, torch.float32, intervention)
     model.cuda()
-    for dtype, loss_bound, bound in ((torch.float32, 1e-4, 1e-3), (torch.bfloat16, 0.02, 0.03)):
+    for dtype, loss_bound, bound in ((torch.float32, 1e-4, 1e-3), (torch.bfloat16, 0.02, 0.05)):
         loss, gradient = loss_and_gradient(model, tokens.cuda(), dtype, intervention)
         assert loss == pytest.approx(wanted, abs=loss_bound), dtype
         assert (gradient - exact).norm() < bound * exact.norm(), dtype
@@ -132,7 +132,7 @@ def test_a_run_that_broke_off_ends_bit_identical(tmp_path: Path, values: dict[st
     train(config, tmp_path / "run")
     for step in (0, 1, 2, 4, 8, 12, 16, 20):
         assert weights(tmp_path / "run", step) == weights(whole, step), step
-    assert verify(whole) == []
+    assert verify(CheckpointSeries.open(whole)) == []
     noted = environments(whole)[0]
     assert (noted["device"], noted["compiled"]) == (torch.cuda.get_device_name(), False)
 
