@@ -9,9 +9,9 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from copyscope.training.checkpoints.average import ABOUT
 from copyscope.training.config import RunConfig
-from copyscope.training.data.store import BOS, TokenStore, open_store, token_store
+from copyscope.training.data.store import BOS, COUNTS, TokenStore, open_store, token_store
 from copyscope.training.errors import InputError
-from copyscope.training.files import write_json, write_text
+from copyscope.training.files import write_bytes, write_json, write_text
 
 
 def check_folder(config: RunConfig, out: Path) -> None:
@@ -44,8 +44,9 @@ def store_of(config: RunConfig, out: Path) -> TokenStore:
 
 
 def claim_folder(config: RunConfig, out: Path, store: TokenStore) -> None:
-    """Writes config.toml, and data.json: which text this run reads. A store rebuilt from other text must not pass
-    for the first."""
+    """Writes config.toml, data.json (which text this run reads) and counts.bin (how often it holds each token, so that
+    a copy of the run without its tokens can be looked at). A store rebuilt from other text must not pass for the
+    first."""
     path = out / "data.json"
     if path.is_file():
         held = json.loads(path.read_text())
@@ -54,6 +55,8 @@ def claim_folder(config: RunConfig, out: Path, store: TokenStore) -> None:
     else:
         write_json(path, {**store.index, "store": store.folder.name})
         write_text(out / "config.toml", config.to_toml())
+    if not (out / COUNTS).is_file():
+        write_bytes(out / COUNTS, store.counts.tobytes())
 
 
 def fill_checkpoint(folder: Path, model: LlamaForCausalLM, store: TokenStore) -> None:

@@ -43,6 +43,9 @@ def report(
     max_megabytes: Annotated[
         float, typer.Option(min=0.0, help="Largest size of the file, in MB; attention patterns are left out beyond it.")
     ] = 8.0,
+    prompt: Annotated[
+        list[str] | None, typer.Option(help="Text whose attention is shown too; may be given several times.")
+    ] = None,
     device: Device = "auto",
     dtype: Dtype = "float32",
     silent: Silent = False,
@@ -59,7 +62,7 @@ def report(
     from copyscope.analyses.page.report import report as run_report
 
     with Console(silent) as console:
-        path = run_report(runs, out, max_megabytes, console.advance, device, dtype)
+        path = run_report(runs, out, max_megabytes, console.advance, device, dtype, prompt or ())
     typer.echo(str(path))
 
 

@@ -48,7 +48,8 @@ def explore(
     config = uvicorn.Config(explorer_app(explored), log_level="warning", lifespan="off", server_header=False)
     server = uvicorn.Server(config)
     logger.info(f"explorer: {address} (Ctrl-C stops it)")
-    threading.Thread(target=_read_ahead, args=[explored], daemon=True).start()
+    for ahead in (_read_ahead, Explored.warm_up):
+        threading.Thread(target=ahead, args=[explored], daemon=True).start()
     if browser and has_display():
         threading.Timer(0.5, webbrowser.open, [address]).start()
     try:

@@ -3,6 +3,7 @@
 Needs torch only once attention is asked for. May be asked from several threads.
 """
 
+import contextlib
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -44,6 +45,7 @@ class Explored:
         self._texts: dict[int, Texts] = {}
         self._prompts: dict[int, OrderedDict[str, Shown]] = {place: OrderedDict() for place in range(len(sources))}
         self._models: dict[int, Any] = {}
+        self._models_lock = threading.Lock()  # its own, so that a model can be loaded while the tables are read
         self._files: dict[tuple[int, int], int] = {}
         self._patterns: OrderedDict[tuple[int, str, int], bytes] = OrderedDict()
 
@@ -128,18 +130,31 @@ class Explored:
             shown = self._known(key[0]).get(key[1])
             if shown is None:
                 raise InputError(f"prompt {key[1]!r}: not known here any more; type it again")
-            if key[0] not in self._models:
-                from copyscope.analyses.page.attention import Models  # takes torch
-
-                self._models[key[0]] = Models(self._runs[key[0]], **self._where)
-            models = self._models[key[0]]
-        patterns = models.attention(key[2], shown.ids)  # waits for its own model only
+        patterns = self._models_of(key[0]).attention(key[2], shown.ids)  # waits for its own model only
         with self._lock:
             self._patterns[key] = patterns
             total = sum(map(len, self._patterns.values()))
             while total > PATTERN_BYTES and len(self._patterns) > 1:
                 total -= len(self._patterns.popitem(last=False)[1])
         return patterns
+
+    def warm_up(self) -> None:
+        """Imports torch and loads the first run's last model, so that the first attention asked for is there at once.
+
+        A checkpoint that cannot be read is said when it is asked for.
+        """
+        steps = _steps(self._runs[0])
+        with contextlib.suppress(InputError):
+            if steps:
+                self._models_of(0).load(steps[-1])
+
+    def _models_of(self, place: int) -> Any:
+        from copyscope.analyses.page.attention import Models  # takes torch
+
+        with self._models_lock:
+            if place not in self._models:
+                self._models[place] = Models(self._runs[place], **self._where)
+            return self._models[place]
 
     def _forget_replaced(self) -> None:
         """After the runs were opened again: models know the new checkpoints, and nothing of replaced ones is kept."""

@@ -40,6 +40,11 @@ class Models:
         with self._lock, as_trained(self._model(step), self.run, selected(self.run, [step])[0]) as model:
             return attention_bytes(model, ids)
 
+    def load(self, step: int) -> None:
+        """Loads the model of a step before it is asked for. Raises InputError as `attention` does."""
+        with self._lock:
+            self._model(step)
+
     def _model(self, step: int) -> HookedModel:
         if step in self._loaded:
             self._loaded.move_to_end(step)

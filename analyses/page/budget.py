@@ -7,7 +7,7 @@ import numpy as np
 
 from copyscope.analyses.page.build import packed, page, script_json
 from copyscope.analyses.page.contents import Payload
-from copyscope.analyses.page.prompts import default_prompts
+from copyscope.analyses.page.prompts import default_prompts, typed_prompt
 from copyscope.analyses.page.texts import texts_of
 from copyscope.analyses.tables.run import Run
 from copyscope.training.errors import InputError
@@ -33,8 +33,9 @@ def embed_attention(
     progress: Progress | None = None,
     device: str = "auto",
     dtype: str = "float32",
+    typed: Sequence[str] = (),
 ) -> dict[str, bytes]:
-    """The page's blocks with attention of the default prompts, as far as `max_bytes` reaches.
+    """The page's blocks with attention of the default prompts and of `typed` text, as far as `max_bytes` reaches.
 
     Fills in the `prompts` and `left_out` of the index. Runs share what room there is; what one does not need is the
     next one's. A checkpoint that cannot be read is left out and named.
@@ -50,7 +51,7 @@ def embed_attention(
     for place, run in enumerate(runs):
         several = f"{content.entries[place].fields['name']}: " if len(runs) > 1 else ""
         try:
-            one = _of_run(run, place, content, room // (len(runs) - place), progress, (device, dtype))
+            one = _of_run(run, place, content, room // (len(runs) - place), progress, (device, dtype), typed)
         except InputError as error:
             content.index["left_out"].append(f"{several}all attention: {error}")
             continue
@@ -61,10 +62,16 @@ def embed_attention(
 
 
 def _of_run(
-    run: Run, place: int, content: Payload, room: int, progress: Progress | None, where: tuple[str, str]
+    run: Run,
+    place: int,
+    content: Payload,
+    room: int,
+    progress: Progress | None,
+    where: tuple[str, str],
+    typed: Sequence[str],
 ) -> Embedded:
     texts = texts_of(run)
-    prompts = default_prompts(run, texts)
+    prompts = [*default_prompts(run, texts), *(typed_prompt(texts, text) for text in typed)]
     entry = content.entries[place]
     known = [checkpoint.step for checkpoint in run.series.checkpoints]
     steps = [step for step in known if step in set(entry.fields["steps"])]

@@ -60,7 +60,9 @@ def run_entry(run: Run, place: int) -> Entry:
     notes: list[str] = []
     metrics = _tried(notes, lambda: read_metrics(run))
     metrics = pl.DataFrame(schema={"step": pl.Int64}) if metrics is None else metrics
-    at_chance = _tried(notes, lambda: chance(run)) or 0.0
+    at_chance = chance(run)
+    if run.data and not at_chance:
+        notes.append(f"copying accuracy of guessing: {run.folder} has no counts.bin; put its tokens beside it")
     ablations = _stored(run, "ablations", notes)
     failed = read_failed(run)
     notes += [f"step {step:,} is not measured: {why}" for step, why in failed.items()]
@@ -83,6 +85,7 @@ def run_entry(run: Run, place: int) -> Entry:
     fields: dict[str, Any] = {
         "name": run.name,
         "source": run.series.source,
+        "planned": run.config.train.steps if run.config else None,
         "n_layers": grid.n_layers,
         "n_heads": grid.n_heads,
         "steps": grid.steps,

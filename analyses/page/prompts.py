@@ -32,6 +32,8 @@ class Shown(NamedTuple):
     kind: str
     """`repeated`, `natural` or `typed`."""
     ids: tuple[int, ...]
+    text: str = ""
+    """As it was typed."""
 
     def entry(self, texts: Texts, steps: Sequence[int]) -> dict[str, Any]:
         """The prompt in the index; `steps`: those whose attention there is."""
@@ -42,6 +44,7 @@ class Shown(NamedTuple):
             "tokens": texts.words(self.ids),
             "targets": induction_targets(self.ids),
             "steps": list(steps),
+            "text": self.text,
         }
 
 
@@ -54,7 +57,8 @@ def default_prompts(run: Run, texts: Texts) -> list[Shown]:
     """Tokens without meaning twice over, and text: held-out text of the run, or an English sentence.
 
     For looking at, not for measuring: the tokens are chosen by hash from those that random prompts draw from, and the
-    text for the most repeats that an induction head could use. Raises InputError if the run's tokens are damaged.
+    text for the most repeats that an induction head could use. A run that was copied without its tokens gets the
+    sentence. Raises InputError if the run's tokens are damaged.
     """
     out = []
     length = min(REPEATED, texts.room // 2)
@@ -65,7 +69,7 @@ def default_prompts(run: Run, texts: Texts) -> list[Shown]:
     window = _held_out(run, min(NATURAL, texts.room))
     if window:
         out.append(Shown("natural", "held-out text with repeats", "natural", (*texts.opening, *window)))
-    elif not run.data and texts.tokenizer is not None:
+    elif texts.tokenizer is not None and not (run.data and run.store.is_dir()):
         with contextlib.suppress(InputError):  # too long for this model's context
             out.append(Shown("sentence", "a sentence with repeats", "natural", tuple(texts.encode(SENTENCE))))
     return out
@@ -76,7 +80,7 @@ def typed_prompt(texts: Texts, text: str) -> Shown:
     ids = texts.encode(text)
     name = hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:10]
     title = text if len(text) <= 60 else text[:59] + "…"
-    return Shown(f"typed-{name}", title, "typed", tuple(ids))
+    return Shown(f"typed-{name}", title, "typed", tuple(ids), text)
 
 
 def _drawable(run: Run, texts: Texts) -> list[int]:
@@ -101,9 +105,9 @@ def _scattered(texts: Texts, ids: Sequence[int], count: int) -> list[int]:
 
 def _held_out(run: Run, length: int) -> list[int]:
     """The stretch of held-out text with the most tokens that induction predicts, half of its tokens different."""
-    if not run.data or length < 8:
-        return []
     folder = run.store
+    if not run.data or length < 8 or not folder.is_dir():
+        return []
     path = tokens_file(folder, "validation", 0)
     try:
         dtype = json.loads((folder / "index.json").read_text("utf-8"))["dtype"]

@@ -3,10 +3,13 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import parse_qs
 
 from copyscope.analyses.page.budget import embed_attention
 from copyscope.analyses.page.build import page
 from copyscope.analyses.page.payload import payload
+from copyscope.analyses.page.prompts import typed_prompt
+from copyscope.analyses.page.texts import texts_of
 from copyscope.analyses.tables.opening import open_runs
 from copyscope.analyses.tables.run import Run
 from copyscope.training.checkpoints.series import Source
@@ -27,6 +30,7 @@ def report(
     progress: Progress | None = None,
     device: str = "auto",
     dtype: str = "float32",
+    prompts: Sequence[str] = (),
 ) -> Path:
     """Writes the report of one or several scored runs and returns its path.
 
@@ -36,7 +40,7 @@ def report(
     runs = open_runs(sources)
     if out is not None and not Path(out).parent.is_dir():  # said before anything is computed
         raise InputError(f"{out}: there is no folder {Path(out).parent}; create it, or choose another place")
-    html = report_page(runs, max_megabytes, progress, device=device, dtype=dtype)
+    html = report_page(runs, max_megabytes, progress, device=device, dtype=dtype, prompts=prompts)
     target = runs[0].folder / "report.html" if out is None else Path(out)
     write_text(target, html)
     return target
@@ -50,17 +54,25 @@ def report_page(
     *,
     device: str = "auto",
     dtype: str = "float32",
+    prompts: Sequence[str] = (),
 ) -> str:
     """The page about these runs as HTML that needs nothing else.
 
     Attention is embedded as far as `max_megabytes` reaches; what is left out is named in the page and logged.
-    `start`: the view it opens with, as in the page's address (`#view=attention&step=500`). `device`, `dtype`: where and
-    how precisely attention is computed, as for `score`. Raises InputError if a run was not scored.
+    `start`: the view it opens with, as in the page's address (`#view=attention&step=500`), where `text=` is a prompt
+    that was typed. `device`, `dtype`: where and how precisely attention is computed, as for `score`. `prompts`: text
+    whose attention is shown beside that of the page's own prompts. Raises InputError if a run was not scored, or for a
+    prompt that does not fit its model.
     """
     if not 0 <= max_megabytes < 1e6:
         raise InputError(f"--max-megabytes {max_megabytes:g}: give a size such as 8")
+    typed = list(dict.fromkeys([*prompts, *parse_qs(start.removeprefix("#")).get("text", [])]))
+    for run in runs if typed else ():
+        texts = texts_of(run)
+        for text in typed:
+            typed_prompt(texts, text)  # said before anything is computed
     content = payload(runs)
-    blocks = embed_attention(runs, content, round(max_megabytes * 1e6), progress, device, dtype)
+    blocks = embed_attention(runs, content, round(max_megabytes * 1e6), progress, device, dtype, typed)
     for line in content.index["left_out"]:
         logger.info(f"left out: {line}")
     return page(content.index | {"start": start}, blocks)

@@ -14,6 +14,7 @@ from copyscope.analyses.tables.stored import scored_otherwise, steps_of
 from copyscope.training.checkpoints.average import ABOUT
 from copyscope.training.checkpoints.series import Checkpoint, CheckpointSeries, Order
 from copyscope.training.config import InterventionConfig, RunConfig
+from copyscope.training.data.store import COUNTS
 from copyscope.training.errors import InputError
 from copyscope.training.files import write_json
 from copyscope.training.schedule import checkpoint_steps
@@ -208,17 +209,18 @@ def scored_table(run: Run, kind: str) -> pl.DataFrame:
 
 
 def token_counts(run: Run) -> Int[np.ndarray, " d_vocab"] | None:
-    """How often each token occurs in the text a run of ours was trained on; None for somebody else's series."""
+    """How often each token occurs in the text a run of ours was trained on; None where that is not known: for somebody
+    else's series, and for a run of an older copyscope that was copied without its tokens."""
     if not run.data:
         return None
-    path = run.store / "counts.bin"
-    if not path.is_file():
-        raise InputError(f"{path}: missing, so these tokens are not complete; train the run again to rebuild them")
-    return np.fromfile(path, np.int64)
+    own = run.folder.parent if (run.folder / ABOUT).is_file() else run.folder  # means lie in their run
+    path = next((place / COUNTS for place in (own, run.store) if (place / COUNTS).is_file()), None)
+    return None if path is None else np.fromfile(path, np.int64)
 
 
 def chance(run: Run) -> float:
-    """Copying accuracy of guessing: 1 / number of tokens that the test draws from; 0 where that is not known."""
+    """Copying accuracy of guessing: 1 / number of tokens that the test draws from; 0 where `token_counts` does not
+    know."""
     counts = token_counts(run)
     if counts is None:
         return 0.0

@@ -55,3 +55,22 @@ def test_b_follows_a_into_a_run_of_another_pace(tab: Tab, written: Callable[[Mad
     assert [like(align) for align in ("step", "tokens", "formation")] == [0, 0, 0]
     expected = two.scores["scores/1/prefix_matching_sum"][0, 11] - two.scores["scores/0/prefix_matching_sum"][0, 11]
     assert tab.go(head="2.3")["compare"]["difference"] == pytest.approx(float(expected), abs=1e-6)
+
+
+def test_models_of_other_shapes_stand_side_by_side_each_with_a_head_of_its_own(
+    tab: Tab, written: Callable[[Made], str]
+) -> None:
+    two, other = made(runs=2, hostile=False), made(n_layers=2, n_heads=2, hostile=False)
+    two.index["runs"][1] = other.index["runs"][0] | {"name": "small"}
+    for name in [name for name in two.blocks if name.split("/")[1] == "1"]:
+        del two.blocks[name]
+    two.blocks.update({name.replace("/0/", "/1/", 1): block for name, block in other.blocks.items()})
+    tab.open(written(two) + "#view=compare&runb=1&a=1088&b=1088&head=2.3")
+    a, b = (m.scores["scores/0/prefix_matching_sum"][STEPS.index(1088)] for m in (two, other))
+    found = tab.numbers()["compare"]
+    assert found["a"] == pytest.approx(float(a[11]), abs=1e-6)
+    assert found["b"] == pytest.approx(float(b[3]), abs=1e-6)  # its highest head
+    assert found["difference"] is None
+    assert tab.run("return document.querySelectorAll('#compare-attention canvas').length") == 2
+    assert tab.go(headb="0.1")["compare"]["b"] == pytest.approx(float(b[1]), abs=1e-6)
+    assert tab.errors() == 0

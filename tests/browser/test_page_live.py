@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,10 +28,16 @@ class Live(NamedTuple):
 
 @pytest.fixture
 def live(tmp_path: Path) -> Iterator[Live]:
+    folder = tiny_series(tmp_path / "tiny")
+    with serving(folder) as found:
+        yield found
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[Live]:
     uvicorn = pytest.importorskip("uvicorn", reason="uvicorn is not installed (copyscope[explore])")
     from copyscope.analyses.explorer.server import explorer_app
 
-    folder = tiny_series(tmp_path / "tiny")
     listening = listen("127.0.0.1", 0)
     config = uvicorn.Config(explorer_app(Explored([folder])), log_level="critical", lifespan="off")
     server = uvicorn.Server(config)
@@ -80,6 +87,43 @@ def test_a_typed_prompt_shows_what_the_model_itself_attends_to(tab: Tab, live: L
     assert tab.errors() == 0
     assert tab.console() == []
     assert [url for url in tab.requests() if not url.startswith(live.address)] == []
+
+
+def test_a_typed_prompt_outlives_a_reload_and_travels_in_a_link(tab: Tab, live: Live) -> None:
+    tab.open(f"{live.address}#view=attention&step=64")
+    text = "two & two = three? #1"
+    ask(tab, text)
+    chosen = tab.run("return [copyscope.state().prompt, copyscope.state().text]")
+    assert chosen[1] == text
+    link = tab.numbers()["hash"]
+    typed = "return Copyscope.run().prompts.filter((p) => p.kind === 'typed').map((p) => [p.id, p.text])"
+    with serving(live.folder) as other:  # a server that was never asked
+        tab.open(other.address + link)
+        assert tab.run(typed) == [chosen]
+        assert tab.run("return [copyscope.state().prompt, copyscope.state().text]") == chosen
+        assert tab.numbers()["row"] is not None
+        assert tab.text("#notices") == ""
+    tab.go(view="attention", prompt="repeated")
+    assert tab.run("return copyscope.state().text") == ""
+
+
+def test_a_model_that_is_still_loading_is_said(tab: Tab, live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    from copyscope.analyses.page.attention import Models
+
+    may_answer = threading.Event()
+    attention = Models.attention
+    monkeypatch.setattr(Models, "attention", lambda *asked: may_answer.wait(30) and attention(*asked))
+    tab.driver.get("about:blank")
+    tab.driver.get(f"{live.address}#view=attention")
+    tab.driver.execute_async_script(
+        """const done = arguments[0];
+        const words = () => document.querySelector('#matrix .note')?.textContent;
+        const look = () => (/Loading the model/.test(words()) ? done() : setTimeout(look, 20));
+        look();"""
+    )
+    may_answer.set()
+    tab.wait()
+    assert "query" in tab.text("#matrix .note")
 
 
 def test_bad_prompts_get_one_line_and_the_page_lives_on(tab: Tab, live: Live) -> None:

@@ -129,3 +129,55 @@ def test_large_models_keep_their_maps_in_the_first_view(tab: Tab, written: Calla
     tab.open(written(made(n_layers=12, n_heads=12, n_steps=150, half=16, hostile=False)))
     _, _, _, bottom = tab.run(BOTTOM, "#map-one .stage")
     assert bottom <= 900
+
+
+def test_an_effect_of_one_checkpoint_is_a_column_in_grey(tab: Tab, written: Callable[[Made], str]) -> None:
+    """Grey is what was not measured: a map that is white there would say that nothing happened."""
+    one = made(hostile=False)
+    entry = one.index["runs"][0]["ablations"]["zero:copying_accuracy_token"]
+    entry["steps"] = entry["steps"][-1:]
+    one.blocks[entry["block"]] = one.blocks[entry["block"]][-12 * 4 :]
+    tab.open(written(one) + "#measure=zero:copying_accuracy_token&from=")
+    color = """const { base, frame, top, height, axis } = copyscope.maps().one;
+        const ratio = base.width / base.clientWidth;
+        const x = axis.x(axis.position(arguments[0]), frame.left, frame.plot);
+        const y = top + 11.5 * height;
+        return [...base.getContext('2d').getImageData(x * ratio, y * ratio, 1, 1).data].slice(0, 3)"""
+    assert tab.run(color, 64) == [0xC0] * 3
+    blue, red = tab.run(color, entry["steps"][0])[2], tab.run(color, entry["steps"][0])[0]
+    assert blue > red  # accuracy fell
+    assert "832" in tab.text("#map-one .readout")
+
+
+def test_the_newest_checkpoint_is_followed_until_one_looks_elsewhere(tab: Tab, address: str) -> None:
+    tab.open(address)
+    come = """Copyscope.data.source.live = true;
+        const index = Copyscope.data.index;
+        index.runs[0].planned = 4000;
+        Copyscope.data.source.changed = async () => true;
+        Copyscope.data.source.index = async () => {
+          const next = structuredClone(index);
+          next.runs[0].steps.push(arguments[0]);
+          return next;
+        };
+        const done = arguments[1];
+        copyscope.look().then(copyscope.idle).then(done)"""
+    tab.run("Copyscope.data.source.live = true; Copyscope.data.index.runs[0].planned = 4000; Copyscope.follow(true)")
+    tab.driver.execute_async_script(come, 1216)
+    assert tab.numbers()["step"] == 1216
+    assert "step 1,216 of 4,000" in tab.text("#step-words")
+    tab.go(step=64)
+    assert tab.run("return document.getElementById('follow').getAttribute('aria-pressed')") == "false"
+    tab.driver.execute_async_script(come, 1280)
+    assert tab.numbers()["step"] == 64
+
+
+def test_the_row_of_copying_tells_the_rule_of_its_own_step(tab: Tab, written: Callable[[Made], str]) -> None:
+    one = made(hostile=False)
+    one.index["runs"][0]["copying"]["measure"] = "copying_accuracy_token"
+    one.index["runs"][0]["copying"]["rule"] = "phase change: 10-90 % of the rise of copying loss"
+    tab.open(written(one) + "#view=circuit")
+    row = next(row for row in tab.table("#order-table") if row[0] == "Copying")
+    assert row[2] == "448"
+    assert "Copying accuracy per token" in row[-1]
+    assert "loss" not in row[-1]

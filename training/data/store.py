@@ -39,6 +39,8 @@ from copyscope.training.progress import now_and_then, one_at_a_time
 
 logger = logging.getLogger(__name__)
 FORMAT = 2
+COUNTS = "counts.bin"
+"""How often each token occurs, int64: in the store, and in the folder of each run that reads it."""
 _PARTS = ("train", "validation")
 
 
@@ -99,7 +101,7 @@ def open_store(folder: Path) -> TokenStore:
         if index.get("format") != FORMAT:
             raise InputError(f"{path}: written by another version of copyscope; {fix}")
         shards = {part: shards_of(index, part) for part in _PARTS}
-        files = [Expected(folder / "counts.bin", 8 * index["vocab_size"], index["counts_sha256"])]
+        files = [Expected(folder / COUNTS, 8 * index["vocab_size"], index["counts_sha256"])]
         for part in _PARTS:
             files += expected_files(folder, part, shards[part])
         tokenizer_sha256, _, dtype = index["tokenizer_sha256"], index["fingerprint"], index["dtype"]
@@ -116,7 +118,7 @@ def open_store(folder: Path) -> TokenStore:
     train, validation = (
         mapped([tokens_file(folder, part, number) for number in range(len(shards[part]))], dtype) for part in _PARTS
     )
-    return TokenStore(folder, train, validation, np.fromfile(folder / "counts.bin", np.int64), index)
+    return TokenStore(folder, train, validation, np.fromfile(folder / COUNTS, np.int64), index)
 
 
 def _make(config: DataConfig, folder: Path, making: Path) -> None:
@@ -146,8 +148,8 @@ def _make(config: DataConfig, folder: Path, making: Path) -> None:
             "documents": sum(shard.documents for shard in shards[part]),
             "shards": [asdict(shard) for shard in shards[part]],
         }
-    write_bytes(folder / "counts.bin", _counts(folder, len(shards["train"]), index["vocab_size"]).tobytes())
-    index["counts_sha256"] = sha256_of(folder / "counts.bin")
+    write_bytes(folder / COUNTS, _counts(folder, len(shards["train"]), index["vocab_size"]).tobytes())
+    index["counts_sha256"] = sha256_of(folder / COUNTS)
     write_json(folder / "index.json", index)
 
 

@@ -39,6 +39,13 @@
     return prompt;
   };
 
+  /** Asks for the typed prompt of an address, where the page has not got it: after a reload, or from a link. */
+  data.knowTyped = async function (wanted) {
+    const run = data.index.runs[wanted.run || 0];
+    if (!wanted.text || !data.source.live || !run || run.prompts.some((p) => p.text === wanted.text)) return;
+    await data.addPrompt(wanted.run || 0, wanted.text);
+  };
+
   data.newDrawing = () => (queue = []);
   data.busy = () => pending.size > 0 || queue.length > 0;
 
@@ -70,6 +77,7 @@
       (buffer) => {
         if (pending.get(name) !== ask) return; // the index was read again meanwhile
         blocks.set(name, kind === "scores" ? new Float32Array(buffer) : new Uint8Array(buffer));
+        if (kind === "attention") data.modelIsHere = true;
         data.problems.delete(name);
         forget();
       },

@@ -6,7 +6,8 @@
   C.FILTERS = [["all", "all heads"], ["formed", "formed"], ["null", "above their null"], ["pinned", "pinned"]];
   C.ROWS = [["heads", "every head"], ["layers", "layers (highest head)"]];
   const NUMBERS = ["run", "step", "a", "b", "runb", "query", "from", "to"];
-  const TEXTS = ["measure", "head", "prompt", "axis", "view", "pins", "sort", "filter", "rows", "beside", "curve", "align", "flip", "theme"];
+  const TEXTS = ["measure", "head", "prompt", "axis", "view", "pins", "sort", "filter", "rows", "beside", "curve", "align", "flip", "theme", "headb", "text"];
+  const MAX_LINK = 2000; // characters of a typed prompt that still go into the address
   const PREFERRED = ["prefix_matching_sum", "induction_score", "induction_attention"];
 
   let state = {};
@@ -34,6 +35,8 @@
     const { scores, effects } = C.choices(run);
     return PREFERRED.find((m) => scores.includes(m)) || scores[0] || effects[0] || null;
   };
+
+  C.headB = () => C.headNumber(C.data.index.runs[state.runb], state.headb || state.head);
 
   /** The highest head at the last checkpoint, where the scores are here already; else head 0. */
   function bestHead(runIndex, measure) {
@@ -93,10 +96,17 @@
     const head = C.headNumber(run, s.head);
     if (head === null && s.head) said.push(`This model has no head ${s.head}; showing another.`);
     s.head = C.headText(run, head ?? bestHead(s.run, s.measure));
+    const runB = index.runs[s.runb];
+    const same = runB.n_layers === run.n_layers && runB.n_heads === run.n_heads;
+    // In a model of another shape, B is a head of its own: the one that scores highest there.
+    s.headb = same ? "" : C.headText(runB, C.headNumber(runB, s.headb) ?? bestHead(s.runb, s.measure));
     const pins = (s.pins || "").split(",").map((pin) => C.headNumber(run, pin)).filter((pin) => pin !== null);
     s.pins = [...new Set(pins)].map((pin) => C.headText(run, pin)).join(",");
     const prompts = run.prompts.map((p) => p.id);
     pick("prompt", prompts, prompts[0] ?? null);
+    // A typed prompt travels with its text, so that a link or a reload can ask for it again.
+    const typed = (C.data.prompt(s.run, s.prompt) || {}).text || "";
+    s.text = typed.length <= MAX_LINK ? typed : "";
     const prompt = C.data.prompt(s.run, s.prompt);
     const last = prompt ? prompt.tokens.length - 1 : 0;
     if (!(Number.isInteger(s.query) && s.query >= 0 && s.query <= last)) {
@@ -129,7 +139,7 @@
     const parts = [];
     for (const key of [...NUMBERS.slice(0, 2), ...TEXTS, ...NUMBERS.slice(2)]) {
       const value = state[key];
-      if (key === "from" && value === null && state.to === null && C.storyRange(C.run()).from !== null) parts.push("from=");
+      if (key === "from" && value === null && state.to === null && Object.values(C.storyRange(C.run())).some((v) => v !== null)) parts.push("from=");
       if (value === null || value === undefined || value === "") continue;
       if ((key === "run" || key === "runb") && C.data.index.runs.length < 2) continue;
       if (["sort", "filter", "rows", "align"].includes(key) && ["layer", "all", "heads", "step"].includes(value)) continue;
@@ -156,6 +166,8 @@
   C.go = function (patch, said = [], back = false) {
     const before = state;
     const wanted = { ...state, ...patch };
+    const newest = C.data.index.runs[wanted.run ?? 0]?.steps.at(-1);
+    if (patch.step !== undefined && patch.step !== newest) C.stopFollowing();
     if (patch.run !== undefined && patch.run !== before.run) {
       // Another run has heads, prompts and checkpoints of its own; keep what exists there, silently.
       const run = C.data.index.runs[patch.run];

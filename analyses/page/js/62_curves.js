@@ -122,7 +122,9 @@
   };
   C.stepWords = function (run, step) {
     const tokens = C.data.tokensAt(run, step);
-    return `step ${C.number(step)}${tokens === null || tokens === undefined ? "" : `, ${C.stepLabel(tokens)} tokens`}`;
+    const last = run.steps[run.steps.length - 1];
+    const planned = C.data.source.live && run.planned && last < run.planned ? ` of ${C.number(run.planned)}` : "";
+    return `step ${C.number(step)}${planned}${tokens === null || tokens === undefined ? "" : `, ${C.stepLabel(tokens)} tokens`}`;
   };
 
   C.setUpCurves = function () {

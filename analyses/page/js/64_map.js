@@ -63,7 +63,8 @@
     C.colorBar(map.bar, range, words.unit, C.data.formationKnown(run, measure));
     if (!rows.length) {
       map.read.textContent = "No heads match the filter.";
-    } else if (map.read.textContent.startsWith("No heads") || map.read.textContent.startsWith("Reading")) map.read.textContent = "";
+    } else if (scores.steps.length === 1) map.read.textContent = `Measured at step ${C.number(scores.steps[0])} only.`;
+    else if (/^(No heads|Reading|Measured at)/.test(map.read.textContent)) map.read.textContent = "";
     const key = JSON.stringify([s.run, measure, s.axis, s.from, s.to, s.rows, s.flip, s.sort, rows.map((r) => r.label), frame.width, height, labels, C.isDark(), C.generation, C.pins()]);
     C.once(map.base, key, () => paintBase(map, run, s));
     map.over.setAttribute("aria-label", `${words.title}: ${rows.length} rows, ${scores.steps.length} checkpoints. Arrow keys move between heads and steps; Enter shows the attention. The Heads tab has the numbers.`);
@@ -78,6 +79,8 @@
     context.font = `${labelSize(height)}px system-ui, sans-serif`;
     context.textBaseline = "middle";
     const columns = axis.cells(scores.steps).filter(([a, b]) => b > axis.low && a < axis.high);
+    context.fillStyle = C.color("missing"); // where no checkpoint was measured
+    context.fillRect(frame.left, TOP, frame.plot, rows.length * height);
     context.drawImage(cellPicture(map, columns), frame.left, TOP, frame.plot, rows.length * height);
     context.fillStyle = C.color("ink");
     labels(context, map, s);

@@ -58,7 +58,11 @@
       matrix.stage.hidden = true;
       return;
     }
-    if (!attention) return; // the last picture stays until the next one is here
+    if (!attention) {
+      // The last picture stays until the next one is here; the first one may wait for torch and the model.
+      if (C.data.source.live && !C.data.modelIsHere) matrix.words.textContent = "Loading the model …";
+      return;
+    }
     matrix.stage.hidden = false;
     const head = C.head();
     const { prompt, nTokens } = attention;

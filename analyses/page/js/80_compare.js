@@ -30,6 +30,9 @@
     C.options(C.byId("runb"), [["", runs.map((r, i) => [i, r.name])]], String(s.runb));
     const same = runA.n_layers === runB.n_layers && runA.n_heads === runB.n_heads;
     const names = [`A: ${other ? runA.name + ", " : ""}step ${C.number(s.a)}`, `B: ${other ? runB.name + ", " : ""}step ${C.number(stepB)}`, "B − A"];
+    C.byId("headb-control").hidden = same;
+    const headsB = [...Array(runB.n_layers * runB.n_heads).keys()];
+    if (!same) C.options(C.byId("headb"), [["", headsB.map((h) => [C.headText(runB, h), C.data.headName(runB, h)])]], s.headb);
     scores(s, runA, stepB, names, same);
     attention(s, runA, runB, stepB, names, same, other);
     C.byId("compare-runs").hidden = runs.length < 2;
@@ -41,24 +44,29 @@
     C.byId("compare-scores-title").textContent = C.data.words(s.measure).title;
     const place = C.byId("compare-scores");
     const table = C.byId("compare-table");
-    if (!same) {
-      C.fill(place, C.el("p", { class: "note" }, "These runs have different numbers of layers or heads; only their curves can be compared."));
-      C.fill(table);
-      place.copyscopeKey = table.copyscopeKey = null;
-      return;
-    }
-    const heads = [...Array(run.n_layers * run.n_heads).keys()];
+    const runB = C.data.index.runs[s.runb];
     const near = (index, step) => {
       const found = C.data.scores(index, s.measure);
       return found ? C.data.nearest(found.steps, step) : step;
     };
-    const values = [[s.run, s.a], [s.runb, stepB]].map(([index, step]) => heads.map((h) => C.data.value(index, s.measure, h, near(index, step)) ?? null));
-    const change = heads.map((h) => (values[0][h] === null || values[1][h] === null ? null : values[1][h] - values[0][h]));
+    const all = (r) => [...Array(r.n_layers * r.n_heads).keys()];
+    const values = [[s.run, run, s.a], [s.runb, runB, stepB]].map(([index, r, step]) => all(r).map((h) => C.data.value(index, s.measure, h, near(index, step)) ?? null));
     const range = C.data.range(s.run, s.measure);
+    if (!same) {
+      C.once(place, JSON.stringify([values, names, s.head, s.headb, range, C.isDark()]), () =>
+        C.fill(place, scoreMap(run, values[0], range, names[0], false, C.head()), scoreMap(runB, values[1], range, names[1], false, C.headB()), C.el("p", { class: "note" }, "The models have different numbers of layers or heads, so B − A has no meaning head by head."))
+      );
+      C.fill(table);
+      table.copyscopeKey = null;
+      C.numbersOf.compare = { a: values[0][C.head()], b: values[1][C.headB()], difference: null };
+      return;
+    }
+    const heads = all(run);
+    const change = heads.map((h) => (values[0][h] === null || values[1][h] === null ? null : values[1][h] - values[0][h]));
     const far = Math.max(Math.abs(range.low), Math.abs(range.high));
     const both = [values[0], values[1], change];
     C.once(place, JSON.stringify([both, names, s.head, range, C.isDark()]), () => {
-      C.fill(place, both.map((v, i) => scoreMap(run, v, i === 2 ? { signed: true, low: -far, high: far } : range, names[i], i === 2)));
+      C.fill(place, both.map((v, i) => scoreMap(run, v, i === 2 ? { signed: true, low: -far, high: far } : range, names[i], i === 2, C.head())));
     });
     const order = [...heads].filter((h) => change[h] !== null).sort((x, y) => Math.abs(change[y]) - Math.abs(change[x])).slice(0, 20);
     C.table(table, {
@@ -71,8 +79,7 @@
     C.numbersOf.compare = { a: values[0][C.head()], b: values[1][C.head()], difference: change[C.head()] };
   }
 
-  function scoreMap(run, values, range, title, signed) {
-    const chosen = C.head();
+  function scoreMap(run, values, range, title, signed, chosen) {
     const small = run.n_heads > 8;
     const rows = [...Array(run.n_layers).keys()].map((layer) =>
       C.el(
@@ -95,18 +102,19 @@
 
   function attention(s, runA, runB, stepB, names, same, other) {
     const place = C.byId("compare-attention");
-    C.byId("compare-attention-title").textContent = `Attention of ${C.data.headName(runA, C.head())}`;
-    const promptB = C.data.prompt(s.runb, s.prompt);
+    const [head, headB] = [C.head(), C.headB()];
+    C.byId("compare-attention-title").textContent = `Attention of ${C.data.headName(runA, head)}${same ? "" : ` and ${C.data.headName(runB, headB)}`}`;
+    const promptB = C.data.prompt(s.runb, s.prompt) || runB.prompts[0]; // another model may have another text
     const promptA = C.data.prompt(s.run, s.prompt);
     const a = C.data.attention(s.run, s.prompt, s.a);
-    const b = promptB && C.data.attention(s.runb, s.prompt, stepB);
-    if (!promptA || !promptB || !same) {
-      C.fill(place, C.el("p", { class: "note" }, !same ? "Models of different shapes cannot be compared head by head." : promptA ? "The other run has no attention for this prompt." : "This page has no attention."));
+    const b = promptB && C.data.attention(s.runb, promptB.id, stepB);
+    if (!promptA || !promptB) {
+      C.fill(place, C.el("p", { class: "note" }, promptA ? "The other run has no attention for this prompt." : "This page has no attention."));
       place.copyscopeKey = null;
       return;
     }
     if (!a || !b) {
-      const why = C.data.attentionProblem(s.run, s.prompt, s.a) || C.data.attentionProblem(s.runb, s.prompt, stepB);
+      const why = C.data.attentionProblem(s.run, s.prompt, s.a) || C.data.attentionProblem(s.runb, promptB.id, stepB);
       place.classList.toggle("waiting", !why);
       if (why) {
         C.fill(place, C.el("p", { class: "note" }, why));
@@ -115,9 +123,8 @@
       return;
     }
     place.classList.remove("waiting");
-    const [head, headB] = [C.head(), C.head()];
-    const comparable = a.nTokens === b.nTokens && promptA.tokens.every((t, i) => t === promptB.tokens[i]);
-    C.once(place, JSON.stringify([s.run, s.runb, s.prompt, a.step, b.step, head, C.isDark(), C.generation]), () => {
+    const comparable = same && a.nTokens === b.nTokens && promptA.tokens.every((t, i) => t === promptB.tokens[i]);
+    C.once(place, JSON.stringify([s.run, s.runb, s.prompt, promptB.id, a.step, b.step, head, headB, C.isDark(), C.generation]), () => {
       const picture = (title, paint) => {
         const canvas = C.el("canvas", { class: "pixels large", role: "img", "aria-label": title });
         paint(canvas);
@@ -128,7 +135,7 @@
         place,
         picture("A: " + saved(a, runA, s.a), (canvas) => C.paintAttention(canvas, a, head)),
         picture("B: " + saved(b, runB, stepB), (canvas) => C.paintAttention(canvas, b, headB)),
-        comparable ? picture("B − A; blue: B lower, red: B higher", (canvas) => C.paintDifference(canvas, a, b, head)) : C.el("p", { class: "note" }, "The two runs have different tokens here, so B − A has no meaning.")
+        comparable ? picture("B − A; blue: B lower, red: B higher", (canvas) => C.paintDifference(canvas, a, b, head)) : C.el("p", { class: "note" }, `The ${same ? "two runs have different tokens here" : "models have different shapes"}, so B − A has no meaning.`)
       );
     });
   }

@@ -30,7 +30,7 @@
     for (const [title, found] of [["Copying", run.copying], ["Loss plateaued", run.settled]]) {
       if (!found || found.step === null || found.step === undefined) continue;
       lines.push({ title, step: found.step, low: found.low, high: found.high, sign: "★", color: C.color("ink") });
-      rows.push([title, "the model", whole(found.step), whole(found.low), whole(found.high), found.rule || ""]);
+      rows.push([title, "the model", whole(found.step), whole(found.low), whole(found.high), found.measure ? `half-way up ${C.data.words(found.measure).title}` : C.ruleWords(found.rule || "")]);
     }
     C.once(place, JSON.stringify([s.run, s.axis, s.from, s.to, width, C.isDark(), C.generation, s.head]), () => {
       if (!rows.length) return C.fill(place, C.el("p", { class: "note" }, "Nothing formed in this run, or it has too few checkpoints to tell when."));

@@ -7,16 +7,29 @@
   C.showText = function (title, words, text) {
     C.byId("text-title").textContent = title;
     C.byId("text-words").textContent = words;
+    C.byId("text-area").hidden = false;
+    C.fill(C.byId("text-picture"));
     C.byId("text-area").value = text;
     C.byId("text-dialog").showModal();
     C.byId("text-area").select();
+  };
+
+  /** A picture to save by its context menu. */
+  C.showPicture = function (title, blob) {
+    const reader = new FileReader();
+    reader.onload = () => {
+      C.showText(title, "This frame cannot save files; save the picture by its context menu.", "");
+      C.byId("text-area").hidden = true;
+      C.fill(C.byId("text-picture"), C.el("img", { src: reader.result, alt: title }));
+    };
+    reader.readAsDataURL(blob);
   };
 
   C.save = function (name, type, content) {
     C.lastSaved = { name, type, content };
     if (boxed) {
       if (typeof content === "string") C.showText(name, "This frame cannot save files; copy the text instead.", content);
-      else C.notice("This frame cannot save pictures; open the page in a window of its own.", "note");
+      else C.showPicture(name, content);
       return;
     }
     const address = URL.createObjectURL(content instanceof Blob ? content : new Blob([content], { type }));

@@ -6,6 +6,17 @@
     ["j k", "next, previous head"], ["p", "pin or unpin the head"], ["m", "next measure"], ["1 … 6", "the views"], ["Enter", "on a map: its attention"], ["?", "this list"],
   ];
   let playing = null;
+  let following = false;
+
+  /** Whether the newest checkpoint is shown as it comes; moving the step cursor ends it. */
+  C.isFollowing = () => following;
+  C.follow = function (wanted) {
+    following = wanted;
+    const { steps } = C.run();
+    if (following) C.go({ step: steps[steps.length - 1] });
+    else C.redraw();
+  };
+  C.stopFollowing = () => (following = false);
 
   C.setUpControls = function () {
     const on = (id, event, action) => C.byId(id).addEventListener(event, action);
@@ -14,11 +25,12 @@
     on("step-back", "click", () => C.moveStep(-1));
     on("step-on", "click", () => C.moveStep(1));
     on("play", "click", play);
-    for (const id of ["measure", "head", "sort", "filter", "axis", "curve", "rows", "beside", "prompt", "align", "theme"]) value(id, id);
+    for (const id of ["measure", "head", "sort", "filter", "axis", "curve", "rows", "beside", "prompt", "align", "theme", "headb"]) value(id, id);
     for (const id of ["run", "from", "to", "a", "b", "runb"]) value(id, id, true);
     for (const id of ["prompt-side", "prompt-compare"]) value(id, "prompt");
     on("runs-curve", "change", (e) => C.runsCurve(e.target.value));
     on("flip", "change", (e) => C.go({ flip: e.target.checked ? "1" : "" }));
+    on("follow", "click", () => C.follow(!following));
     on("pin", "click", () => C.togglePin(C.head()));
     on("zoom-out", "click", () => C.go({ from: null, to: null }));
     on("zoom-rise", "click", () => C.go(C.riseRange(C.run())));
@@ -146,6 +158,8 @@
     C.options(C.byId("to"), withOwn(s.to), s.to === null ? "" : String(s.to));
     C.options(C.byId("theme"), [["", [["", "as the system"], ["light", "light"], ["dark", "dark"]]]], s.theme);
     C.byId("flip").checked = s.flip === "1";
+    C.byId("follow").hidden = !(C.data.source.live && (following || (run.planned && run.steps[run.steps.length - 1] < run.planned)));
+    C.byId("follow").setAttribute("aria-pressed", String(following));
     const slider = C.byId("step");
     slider.max = String(run.steps.length - 1);
     slider.value = String(run.steps.indexOf(s.step));

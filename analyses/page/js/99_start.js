@@ -111,12 +111,13 @@
     });
     window.addEventListener("hashchange", () => {
       const said = [];
-      C.go({ ...BLANK, ...C.readHash(location.hash, said) }, said, true);
+      const wanted = C.readHash(location.hash, said);
+      C.working(C.data.knowTyped(wanted)).then(() => C.go({ ...BLANK, ...wanted }, said, true));
     });
     window.addEventListener("resize", C.redraw);
     window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", C.redraw);
   }
-  const BLANK = Object.fromEntries(["run", "step", "measure", "head", "prompt", "axis", "view", "pins", "sort", "filter", "rows", "beside", "curve", "align", "flip", "theme", "a", "b", "runb", "query", "from", "to"].map((key) => [key, undefined]));
+  const BLANK = Object.fromEntries(["run", "step", "measure", "head", "prompt", "axis", "view", "pins", "sort", "filter", "rows", "beside", "curve", "align", "flip", "theme", "headb", "text", "a", "b", "runb", "query", "from", "to"].map((key) => [key, undefined]));
 
   async function ask() {
     const answer = C.byId("prompt-answer");
@@ -140,7 +141,7 @@
         await C.data.reload();
         C.generation++;
         const more = C.data.index.runs.map((run, i) => run.steps.length - (before[i] || 0)).reduce((a, b) => a + b, 0);
-        C.go({});
+        C.go(C.isFollowing() ? { step: C.run().steps.at(-1) } : {});
         if (more > 0) C.notice(`${more} new checkpoint${more > 1 ? "s" : ""}.`, "news");
       }
     } catch (error) {
@@ -164,11 +165,14 @@
     setUp();
     const said = [];
     const wanted = C.readHash(location.hash || C.data.index.start || "", said);
+    await C.working(C.data.knowTyped(wanted));
     // The default head is the one that scores highest in the end, so the scores come first.
     const { run, measure } = C.normal(wanted);
     C.data.scores(run, measure);
     await idle();
     C.go(wanted, said);
+    const { steps, planned } = C.run();
+    if (live && wanted.step === undefined && planned && steps.at(-1) < planned) C.follow(true); // a run that is still being trained
     await idle();
     if (live) watch();
   }

@@ -76,6 +76,15 @@ def test_attention_is_the_models_own_also_of_typed_prompts(folder: Path) -> None
     assert len(shown["targets"]) == len(shown["tokens"])
 
 
+def test_the_last_model_is_loaded_before_it_is_asked_for(folder: Path) -> None:
+    explored = Explored([folder])
+    explored.warm_up()
+    assert list(explored._models[0]._loaded) == [64]
+    for file in (folder / "step64").iterdir():
+        file.unlink()
+    Explored([folder]).warm_up()  # whoever asks for it is told
+
+
 def _json(run: int, text: str) -> bytes:
     import json
 

@@ -80,6 +80,12 @@ def test_default_prompts_are_random_tokens_twice_and_text(series: Path) -> None:
     assert "".join(texts.words(sentence.ids)[1:]) == SENTENCE
 
 
+def test_a_run_copied_without_its_tokens_keeps_prompts(series: Path) -> None:
+    run = replace(open_run(series), data={"store": "gone"})
+    shown = default_prompts(run, texts_of(run))
+    assert [prompt.kind for prompt in shown] == ["repeated", "natural"]
+
+
 def test_tokens_are_shown_whatever_they_are(series: Path) -> None:
     texts = texts_of(open_run(series))
     text = 'é\u202e\n"</script>\U0001f600'

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,14 @@ from copyscope.analyses.page.libraries import library
 from copyscope.analyses.page.numbers import curves, effects, grid_of, pairs, significant
 from copyscope.analyses.page.payload import payload
 from copyscope.analyses.tables.opening import open_run
-from copyscope.analyses.tables.run import Run, chance, score_tables, write_failed
+from copyscope.analyses.tables.run import Run, chance, score_tables, token_counts, write_failed
 from copyscope.analyses.words.plain_page import text
 from copyscope.analyses.words.text import visible
 from copyscope.interp.head_names import head_name
 from copyscope.interp.prompts.generate import random_token_vocab
+from copyscope.training.checkpoints.average import ABOUT
 from copyscope.training.checkpoints.series import CheckpointSeries
+from copyscope.training.data.store import COUNTS
 from copyscope.training.errors import InputError
 
 HOSTILE = "</script><img src=x onerror=alert(1)>\"'&\x00\u202e\ud800"
@@ -221,6 +224,21 @@ def test_chance_is_one_over_the_tokens_drawn_from(tmp_path: Path) -> None:
     (tmp_path / "tokens" / "s" / "counts.bin").write_bytes(counts.tobytes())
     run = Run(name="r", folder=tmp_path / "r", series=CheckpointSeries("r", ()), config=None, data={"store": "s"})
     assert chance(run) == 1 / len(random_token_vocab(torch.from_numpy(counts), 300, [0]))
+
+
+def test_a_run_copied_without_its_tokens_knows_their_counts(tmp_path: Path) -> None:
+    """Also its means, which lie in a folder of it; a run of before this was kept knows nothing, and says so by 0."""
+    counts = np.arange(300, dtype=np.int64)
+    data = {"store": "gone"}
+    run = Run(name="r", folder=tmp_path / "r", series=CheckpointSeries("r", ()), config=None, data=data)
+    means = replace(run, folder=run.folder / "average")
+    means.folder.mkdir(parents=True)
+    (means.folder / ABOUT).write_text("{}")
+    assert (token_counts(run), token_counts(means), chance(run)) == (None, None, 0.0)
+    (run.folder / COUNTS).write_bytes(counts.tobytes())
+    for one in (run, means):
+        assert (token_counts(one) == counts).all()
+        assert chance(one) == 1 / len(random_token_vocab(torch.from_numpy(counts), 300, [0]))
 
 
 def small_index(name: str) -> dict[str, Any]:

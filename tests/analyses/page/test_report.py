@@ -1,12 +1,18 @@
 """The report: one whole file, of one run or several."""
 
+import json
 import os
 from pathlib import Path
 
 import pytest
+from page_reader import read
+from tiny_series import tiny_series
 from written_run import config, write_run
 
-from copyscope.analyses.page.report import report
+from copyscope.analyses.page.prompts import typed_prompt
+from copyscope.analyses.page.report import report, report_page
+from copyscope.analyses.page.texts import texts_of
+from copyscope.analyses.tables.opening import open_run
 from copyscope.training.errors import InputError
 
 
@@ -23,6 +29,20 @@ def test_several_runs_go_into_one_report(tmp_path: Path) -> None:
     folders = [write_run(tmp_path / f"r{i}", config(**{"seeds.init": i}), 3000, seed=i) for i in (0, 1)]
     out = report(folders, tmp_path / "both.html")
     assert "<title>copyscope: r0, r1</title>" in out.read_text(encoding="utf-8")
+
+
+def test_typed_prompts_are_embedded_also_those_of_a_link(tmp_path: Path) -> None:
+    """What the explorer calls a typed prompt has the same name in the saved page, so that its link opens there."""
+    run = open_run(tiny_series(tmp_path / "tiny", (0, 8)))
+    asked = typed_prompt(texts_of(run), "two cats & two")
+    start = f"#view=attention&prompt={asked.id}&text=two%20cats%20%26%20two"
+    found = read(report_page([run], start=start, prompts=["one"])).data
+    prompts = json.loads(found["index"])["runs"][0]["prompts"]
+    assert [p["text"] for p in prompts] == ["", "", "one", "two cats & two"]
+    assert prompts[-1]["id"] == asked.id
+    assert f"block-attention/0/{asked.id}/8" in found
+    with pytest.raises(InputError, match="fit"):
+        report_page([run], prompts=["word " * 200])
 
 
 def test_the_file_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,6 +66,7 @@ def test_a_run_broken_off_while_it_was_scored_goes_on_to_the_same_tables(
     assert sorted(path.name for path in whole.iterdir()) == [
         "checkpoints",
         "config.toml",
+        "counts.bin",
         "data.json",
         "environment.json",
         "lock",
