@@ -6,8 +6,9 @@ with einops; TransformerLens' `detect_head` does the same for its three detectio
 way has a process of its own and they take turns; values of ours and the usual way must agree to 1e-5. Seconds are those
 of the processor, summed over threads.
 
-Last, everything that `copyscope score` computes of one more checkpoint, part by part, against the usual way to compute
-the same: a new model, a cache, one prompt a sample, TransformerLens' own eigenvalues and composition scores.
+Then everything that `copyscope score` computes of one more checkpoint, part by part, against the usual way to compute
+the same: a new model, a cache, one prompt a sample, TransformerLens' own eigenvalues and composition scores. Last, the
+command with one process and with two (`python tests/benchmarks/score_speed.py scaling` does that alone).
 """
 
 import json
@@ -34,10 +35,13 @@ from copyscope.interp.measures.pattern_scores import pattern_scores
 from copyscope.interp.models.hooked import load_hooked, load_weights_into
 from copyscope.interp.prompts.generate import SUFFIX, CopyingTest, copying_test, repeated_random_tokens
 from copyscope.training.config import RunConfig
+from copyscope.training.engines.child import usable_cores
 from copyscope.training.model.llama import build_model
 
 MEASURES = ("induction_attention", "previous_token", "duplicate_token")
 CHECKPOINTS = 30
+SHARED = 12
+"""Checkpoints that two processes share."""
 ROUNDS = 2
 
 
@@ -289,7 +293,30 @@ def growth() -> None:
         print("{:7} {:6} {:8} {:8.3f}".format(*sizes, statistics.median(times)))
 
 
+def scaling(folder: Path) -> None:
+    """`copyscope score` of a small series by one process and by two, from the start of the command to its end; each
+    process that is started loads the libraries."""
+    print(f"\ncopyscope score of {SHARED} checkpoints of {folder.name}, {usable_cores()} cores, wall seconds")
+    alone = 0.0
+    for jobs in (1, 2):
+        with tempfile.TemporaryDirectory() as temp:
+            series = Path(temp) / "series"
+            series.mkdir()
+            for path in sorted(folder.glob("step*"))[:SHARED]:
+                (series / path.name).symlink_to(path)
+            started = time.perf_counter()
+            command = [sys.executable, "-m", "copyscope", "score", str(series), "--jobs", str(jobs), "--quiet"]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            seconds = time.perf_counter() - started
+        alone = alone or seconds
+        print(f"--jobs {jobs} {seconds:7.1f} {alone / seconds:6.2f} times as fast")
+
+
 def main() -> None:
+    if sys.argv[1:] == ["scaling"]:
+        with tempfile.TemporaryDirectory() as temp:
+            scaling(save_models(RunConfig.load("quickstart"), Path(temp) / "quickstart", SHARED))
+        return
     if len(sys.argv) > 1:
         child(sys.argv[1], Path(sys.argv[2]))
         return
@@ -306,6 +333,7 @@ def main() -> None:
         )
         loading(many)
         whole_score(many)
+        scaling(many)
     growth()
 
 

@@ -32,6 +32,7 @@ ELSEWHERE = {
     r".*pip install .*": "installation: tests/packaging",
     r"copyscope explore .*": "a server that waits: tests/analyses/explorer/test_explorer.py",
     r"copyscope (sweep|study) .*": "many runs: tests/faults/test_sweep_kills.py, tests/analyses/studies/test_study.py",
+    r"copyscope (score|ablate) .*--engine (ray|slurm) .*": "a cluster: tests/faults/test_clusters.py",
     r"copyscope \w+ openai-community/gpt2.*": "wants the hub: tests/series/test_hub_series.py",
     r"copyscope .*smollm2\.gguf.*": "wants a model of 100 MB: tests/interp/models/test_smollm2.py",
 }

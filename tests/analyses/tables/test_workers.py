@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from counted_measurer import Counter, counted_run
+from counted_measurer import Counter, began, counted_run
 from run_command import copyscope
 from tiny_series import add_checkpoint
 
@@ -16,10 +16,11 @@ from copyscope.analyses.tables.ablations import Ablater, ablate
 from copyscope.analyses.tables.board import MEASURED, Board, Outcome
 from copyscope.analyses.tables.claimed import work
 from copyscope.analyses.tables.opening import open_run
-from copyscope.analyses.tables.run import read_failed, run_as_json, run_from_json
+from copyscope.analyses.tables.run import Run, read_failed, run_as_json, run_from_json
 from copyscope.analyses.tables.scores import score
 from copyscope.analyses.tables.workers import Workers, workers_of
 from copyscope.interp.models.devices import Compute
+from copyscope.training.checkpoints.series import Checkpoint
 from copyscope.training.engines import locks
 from copyscope.training.errors import InputError
 
@@ -135,6 +136,30 @@ def test_which_checkpoint_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     again = board.take(checkpoints)
     assert again is not None
     assert again.checkpoint.step == 1  # released, and nothing came of it
+
+
+def test_of_a_hub_series_the_next_checkpoint_is_claimed_meanwhile(tmp_path: Path) -> None:
+    """So that its weights can be fetched, and by nobody else."""
+    steps = [Checkpoint(step, None, "lab/model", f"step{step}") for step in range(3)]
+    board, other = Board(tmp_path / "board"), Board(tmp_path / "board")
+    counter, ahead, free = Counter(), [], []
+    measure = counter.measure
+
+    def watched(run: Run, checkpoint: Checkpoint) -> None:
+        claim = other.take(steps)
+        free.append(claim is not None)
+        if claim is not None:
+            claim.release()
+        ahead.append(None if counter.models.next is None else counter.models.next.step)
+        measure(run, checkpoint)
+
+    counter.measure = watched  # type: ignore[method-assign]
+    (tmp_path / "worker").mkdir()
+    work(counted_run(tmp_path, []), counter, steps, board, tmp_path / "worker" / "log.txt")
+    order = [step for step, _ in began(tmp_path)]
+    assert sorted(order) == [0, 1, 2]
+    assert ahead == [*order[1:], None]
+    assert free == [True, False, False]
 
 
 def test_a_measurer_of_its_own_has_a_board_of_its_own(tmp_path: Path) -> None:
