@@ -150,3 +150,29 @@ def test_the_compiled_loss_is_near() -> None:
         assert found["loss"] == pytest.approx(found["eager_loss"], abs=2e-3)
         assert found["gradients_apart"] < 0.02
         assert found["validation_loss"] == found["eager_validation_loss"]
+
+
+def test_only_the_backward_pass_of_attention_is_told_to_be_deterministic() -> None:
+    seen = {}
+
+    class Note(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, where: str, x: Tensor) -> Tensor:
+            ctx.where = where
+            return x * 1.0
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+            seen[ctx.where] = torch.are_deterministic_algorithms_enabled()
+            return None, *grads
+
+    def note(where: str, x: Tensor) -> Tensor:
+        noted: Any = Note.apply(where, x)
+        return noted
+
+    x = note("before", torch.ones(3, requires_grad=True))
+    a, b = kernels._set_determinism_in_backward(False, x * 2.0, x * 3.0)
+    (y,) = kernels._set_determinism_in_backward(True, note("attention", a * b))
+    (note("after", y) + note("beside", x)).sum().backward()
+    assert seen == {"before": False, "attention": True, "after": False, "beside": False}
+    assert not torch.are_deterministic_algorithms_enabled()
