@@ -8,7 +8,7 @@ import contextlib
 import json
 import os
 import signal
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -85,17 +85,18 @@ class Board:
         for note in self.folder.glob("step*.json"):
             note.unlink(missing_ok=True)
 
-    def take(self, checkpoints: Iterable[Checkpoint], but: Collection[int] = ()) -> Claim | None:
-        """Claims the first that is free; None if all are done or at work. `but`: steps to pass over.
+    def take(self, checkpoints: Iterable[Checkpoint], but: int | None = None) -> Claim | None:
+        """Claims the first that is free; None if all are done or at work.
 
-        What a worker of another machine held when it died is looked at last, since it takes up to a minute to tell.
+        What a worker of another machine holds, or held when it died, is looked at last, since it takes up to a minute
+        to tell; and not at all by one that has work already, at the step `but`.
         """
         later: list[Checkpoint] = []
         for checkpoint in checkpoints:
-            if checkpoint.step in but or self.read(checkpoint.step).is_final:
+            if checkpoint.step == but or self.read(checkpoint.step).is_final:
                 continue
             if held_elsewhere(self._lock(checkpoint.step)):
-                later.append(checkpoint)
+                later += [checkpoint] if but is None else []
             elif claim := self._claim(checkpoint):
                 return claim
         return next((claim for one in later if not self.read(one.step).is_final and (claim := self._claim(one))), None)

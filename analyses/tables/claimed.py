@@ -37,7 +37,7 @@ def work(run: Run, measurer: Measurer, checkpoints: Sequence[Checkpoint], board:
                 time.sleep(PAUSE)
                 continue
             step = claims[0].checkpoint.step
-            if claims[0].checkpoint.revision is not None and (claim := board.take(order, but={step})) is not None:
+            if claims[0].checkpoint.revision is not None and (claim := board.take(order, but=step)) is not None:
                 claims.append(claim)
             measurer.models.next = claims[1].checkpoint if len(claims) > 1 else None
             measure_claimed(run, measurer, claims[0].checkpoint, board, log)

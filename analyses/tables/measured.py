@@ -64,11 +64,12 @@ def _by_workers(
     workers: Workers,
 ) -> dict[int, str]:
     shift = Shift(run, measurer)
+    started = workers.start(shift.folder, len(todo))  # before anything is written
     with measuring_together(run, first=shift.clear, last=shift.remove):
         todo = measurer.todo(run, todo)
         tally = Tally(measurer.doing, len(todo), len(chosen) - len(todo), progress)
         measurer.begin(run, chosen, None)
         if todo:
-            outcomes = measure_by_workers(run, measurer, todo, tally, workers, shift)
+            outcomes = measure_by_workers(run, measurer, todo, tally, started, shift)
             measurer.checked += [outcome.difference for outcome in outcomes if outcome.difference is not None]
     return tally.result()

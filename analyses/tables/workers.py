@@ -16,7 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from copyscope.analyses.tables.board import FAILED, Board, Outcome
 from copyscope.analyses.tables.claimed import BEGAN
@@ -70,9 +70,19 @@ class Workers:
             jobs = gpus if gpus > 1 else jobs_at_once(None)
         return checkpoints if jobs is None else min(jobs, checkpoints)
 
-    def start(self, folder: Path, count: int) -> Engine:
-        """The engine, its files in `folder`. Raises InputError if it cannot be reached."""
-        return make_engine(self.engine, folder, count, self.options) if isinstance(self.engine, str) else self.engine
+    def start(self, folder: Path, checkpoints: int) -> "Started":
+        """An engine for so many checkpoints, its files in `folder`. Raises InputError if it cannot be reached."""
+        count = self.count(checkpoints)
+        if isinstance(self.engine, str):
+            return Started(make_engine(self.engine, folder, count, self.options), count)
+        return Started(self.engine, count)
+
+
+class Started(NamedTuple):
+    """An engine, and how many workers at a time it is to have."""
+
+    engine: Engine
+    count: int
 
 
 def workers_of(
@@ -109,15 +119,14 @@ class Shift:
 
 
 def measure_by_workers(
-    run: Run, measurer: Measurer, todo: Sequence[Checkpoint], tally: Tally, workers: Workers, shift: Shift
+    run: Run, measurer: Measurer, todo: Sequence[Checkpoint], tally: Tally, started: Started, shift: Shift
 ) -> list[Outcome]:
     """Has workers measure the checkpoints, tells the tally as each is done, and returns what became of them.
 
     A worker that is killed costs its checkpoint, which another one measures then. Ctrl-C and SIGTERM stop the workers
-    and raise `Stopped`. Raises InputError if the engine cannot be reached, or workers end without having begun.
+    and raise `Stopped`. Raises InputError if workers end without having begun.
     """
-    count = workers.count(len(todo))
-    engine = workers.start(shift.folder, count)
+    engine, count = started
     driver = _Driver(shift, todo, tally, engine, count)
     _write_task(run, measurer, todo, shift.folder, count)
     with interruptible():

@@ -88,7 +88,7 @@ def count(run: Run, workers: Workers, progress: Any = None) -> tuple[Tally, Coun
         todo = counter.todo(run, run.series.checkpoints)
         tally = Tally("counting", len(todo), len(run.series.checkpoints) - len(todo), progress)
         if todo:
-            outcomes = measure_by_workers(run, counter, todo, tally, workers, shift)
+            outcomes = measure_by_workers(run, counter, todo, tally, workers.start(shift.folder, len(todo)), shift)
             counter.checked += [one.difference for one in outcomes if one.difference is not None]
     return tally, counter
 

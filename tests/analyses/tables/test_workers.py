@@ -73,6 +73,7 @@ def test_the_tables_are_those_of_one_process(
         (["--option", "gpus=1"], "--option"),
         (["--engine", "local", "--option", "gpus=1"], "--option gpus"),
         (["--engine", "slurm"], "--engine slurm"),
+        (["--engine", "ray", "--option", "address=127.0.0.1:1"], "--option address=127.0.0.1:1"),
         (["--jobs", "2", "--device", "cuda:1"], "--device cuda:1"),
     ],
 )
@@ -85,13 +86,14 @@ def test_what_cannot_be_is_one_line(
     tmp_path: Path,
 ) -> None:
     pytest.importorskip("submitit", reason="needs submitit: pip install copyscope[slurm]")
+    pytest.importorskip("ray", reason="needs Ray: pip install copyscope[ray]")
     monkeypatch.setenv("PATH", str(tmp_path))  # no Slurm here, even where there is one
     for command in ("score", "ablate"):
         assert copyscope(monkeypatch, command, str(series), *options) == 2
         lines = capsys.readouterr().err.splitlines()
         assert len(lines) == 1
         assert says in lines[0]
-    assert not results(series)
+    assert not (series / "results").exists()  # nothing is half written
 
 
 def test_how_many_workers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,7 +131,11 @@ def test_which_checkpoint_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert other.take(checkpoints[1:3]) is None
     other.write(2, Outcome(state=MEASURED))
     second.release()
-    third = other.take(checkpoints, but={3})
+    ahead = other.take(checkpoints, but=2)
+    assert ahead is not None
+    assert ahead.checkpoint.step == 3
+    assert other.take(checkpoints, but=3) is None  # one that has work does not wait to learn who died
+    third = other.take(checkpoints)
     assert third is not None
     assert third.checkpoint.step == 0
     first.release()
