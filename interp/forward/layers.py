@@ -239,6 +239,8 @@ def normed(norm: Any, x: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n d_mod
     """
     kind = type(norm).__name__  # TransformerLens 4 has no such classes to ask for
     if kind in ("RMSNorm", "RMSNormPre"):
+        if x.device.type == "cuda":
+            return F.rms_norm(x, x.shape[-1:], norm.w if kind == "RMSNorm" else None, norm.eps)
         squares = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32).square_()
         x = (x * squares.div_(x.shape[-1]).add_(norm.eps).rsqrt_()).to(x.dtype)
         return x.mul_(norm.w) if kind == "RMSNorm" else x

@@ -69,10 +69,16 @@ def logits_of(model: HookedModel, residual: Float[Tensor, "*rows d_model"]) -> F
         return differentiable_logits(model, residual)
     rows = residual.reshape(1, -1, residual.shape[-1])
     rows = rows if model.cfg.normalization_type is None else normed(model.ln_final, rows)
-    logits = rows.float() @ model.W_U.float()
+    logits = _product_in_fp32(rows, model.W_U)
     biased = logits.device.type != "cpu" or bool(model.b_U.any())
     logits = finished(model, logits + model.b_U if biased else logits)
     return logits.reshape(*residual.shape[:-1], -1)
+
+
+def _product_in_fp32(rows: Float[Tensor, "one row d_model"], W: Float[Tensor, "d_model d_vocab"]) -> Tensor:
+    if rows.device.type == "cuda" and rows.dtype == torch.bfloat16 and torch.cuda.is_available():
+        return torch.mm(rows[0], W, out_dtype=torch.float32)[None]  # at the speed of bf16
+    return rows.float() @ W.float()
 
 
 def differentiable_logits(

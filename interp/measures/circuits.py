@@ -1,6 +1,7 @@
 """Scores read off weights: what a head's OV circuit copies, and which earlier head feeds which later one's keys."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,8 +35,15 @@ def eigenvalue_positivity(
 
 def _positivity(W_V: Tensor, W_O: Tensor, W_UE: Tensor) -> Tensor:
     small = W_O.float() @ (W_UE @ W_V.float())  # (head, d_head, d_head)
-    # Eigenvalues on the CPU in double precision: the matrix is small, and not every device has them.
-    values = torch.linalg.eigvals(small.cpu().double())
+    # Eigenvalues on the CPU in double precision: the matrices are small, and not every device has them. PyTorch takes
+    # one after the other.
+    matrices = small.cpu().double()
+    parts = matrices.chunk(torch.get_num_threads())
+    if len(parts) > 1:
+        with ThreadPoolExecutor(len(parts)) as pool:
+            values = torch.cat(list(pool.map(torch.linalg.eigvals, parts)))
+    else:
+        values = torch.linalg.eigvals(matrices)
     size = values.abs().sum(dim=-1)
     return torch.where(size > 0, values.real.sum(dim=-1) / size.clamp(min=1e-300), 0.0).float().to(W_V.device)
 

@@ -1,5 +1,6 @@
 """Sums of attention over targets, gathered while patterns go by, with their spread over prompts and their p-values."""
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,8 +32,8 @@ def pattern_scores(
 ) -> dict[str, Tensor]:
     """Every (layer, head) value that follows from one pass over the patterns of these prompts."""
     n = len(prompts)
-    lists = {name: targets(name, prompts) for name in names if name in TARGET_MEASURES}
-    plain = lists | {f"{name}_null": null_targets(name, prompts, seed) for name in nulls if name in lists}
+    lists = {name: _kept_targets(name, prompts) for name in names if name in TARGET_MEASURES}
+    plain = lists | {f"{name}_null": _kept_targets(name, prompts, seed) for name in nulls if name in lists}
     of_weighted = {f"{name}_value_weighted": lists[name] for name in weighted if name in lists}
     whole = [name for name in names if name in WHOLE_MEASURES]
     by_distance = {*names} & {*OFFSET_MEASURES, "best_offset"}
@@ -54,6 +55,21 @@ def pattern_scores(
     if by_distance:
         scores |= _offset_scores(sums, prompts.shape[1])
     return scores
+
+
+_MOST_KEPT = 64
+_kept: OrderedDict[tuple[object, ...], Targets] = OrderedDict()
+
+
+def _kept_targets(name: str, prompts: Tensor, null_seed: int | None = None) -> Targets:
+    """`targets`, or with a seed `null_targets`; from the last time where the prompts are the same, as all checkpoints
+    of a series are asked about the same ones."""
+    key = (name, null_seed, *prompts.shape, prompts.cpu().numpy().tobytes())
+    if key not in _kept:
+        _kept[key] = targets(name, prompts) if null_seed is None else null_targets(name, prompts, null_seed)
+        if len(_kept) > _MOST_KEPT:
+            _kept.popitem(last=False)
+    return _kept[key]
 
 
 def _prompt_means(

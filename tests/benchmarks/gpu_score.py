@@ -143,81 +143,83 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--checkpoints", type=int, default=30)
     parser.add_argument("--share", type=float, default=0.1, help="of the prompts, on one core")
+    parser.add_argument("--dtypes", default=",".join(DTYPES))
+    parser.add_argument("--only", default="load,score,measures,ablate,plain,series,core", help="which parts")
     parser.add_argument("--one-core", type=Path)
     given = parser.parse_args()
     if given.one_core:
         on_one_core(given.one_core, given.tiny, given.share)
         return
+    only = given.only.split(",")
+    dtypes = {name: DTYPES[name] for name in given.dtypes.split(",")}
     bench = Bench(given.tiny, given.out)
     bench.say("device", name=bench.name, torch=torch.__version__)
     with tempfile.TemporaryDirectory() as root:
         series = checkpoints(bench, Path(root) / "series", given.checkpoints)
         core = [sys.executable, __file__, "--one-core", series[0], "--share", given.share]
-        core = subprocess.Popen(
+        core = "core" in only and subprocess.Popen(
             [*map(str, core), *(["--tiny"] if given.tiny else [])],
             stdout=subprocess.PIPE,
             text=True,
             env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
         )
-        for name, dtype in DTYPES.items():
-            measured(bench, series, name, dtype, given.share)
-        for name in DTYPES:
+        for name, dtype in dtypes.items():
+            measured(bench, series, name, dtype, given.share, only)
+        for name in dtypes if "series" in only else ():
             out = Path(root) / f"scored-{name}"
             opened = cs.open_run(series[0].parent, out=out)
             started = time.perf_counter()
             cs.score(opened, dtype=name)
             took = time.perf_counter() - started
             bench.say("series", dtype=name, checkpoints=len(series), seconds=took, each=took / len(series))
-        line = core.communicate()[0].splitlines()[-1:]
-        bench.say("one core", share=given.share, **json.loads(line[0] if line else "{}"))
+        if core:
+            line = core.communicate()[0].splitlines()[-1:]
+            bench.say("one core", share=given.share, **json.loads(line[0] if line else "{}"))
 
 
-def measured(bench: Bench, series: list[Path], name: str, dtype: torch.dtype, share: float) -> None:
-    new = bench.seconds(lambda: load_hooked(series[0], device=bench.device, dtype=dtype))
+def measured(bench: Bench, series: list[Path], name: str, dtype: torch.dtype, share: float, only: list[str]) -> None:
     model: Any = load_hooked(series[0], device=bench.device, dtype=dtype)
-    paths = iter(series[1:] * 2)
-    swapped = bench.seconds(lambda: load_weights_into(model, next(paths)))
-    bench.say("load", dtype=name, anew=new, weights_only=swapped)
+    if "load" in only:
+        new = bench.seconds(lambda: load_hooked(series[0], device=bench.device, dtype=dtype))
+        paths = iter(series[1:] * 2)
+        swapped = bench.seconds(lambda: load_weights_into(model, next(paths)))
+        bench.say("load", dtype=name, anew=new, weights_only=swapped)
     if bench.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    whole, part = bench.seconds(lambda: bench.score(model)), bench.seconds(lambda: bench.score(model, share))
-    bench.say("score", dtype=name, seconds=whole, of_share=part)
-    prompts = prompts_for(model, 8)
-    mine = bench.seconds(lambda: ours(model, prompts))
-    theirs = bench.seconds(lambda: usual(model, prompts.to(bench.device)))
-    bench.say("three measures", dtype=name, ours=mine, run_with_cache=theirs, ratio=theirs / mine, of=len(MEASURES))
+    if "score" in only:
+        whole, part = bench.seconds(lambda: bench.score(model)), bench.seconds(lambda: bench.score(model, share))
+        bench.say("score", dtype=name, seconds=whole, of_share=part)
+    if "measures" in only:
+        prompts = prompts_for(model, 8)
+        mine = bench.seconds(lambda: ours(model, prompts), 3)
+        theirs = bench.seconds(lambda: usual(model, prompts.to(bench.device)), 3)
+        bench.say("three measures", dtype=name, ours=mine, run_with_cache=theirs, ratio=theirs / mine, of=len(MEASURES))
+    if "ablate" in only:
+        ablated(bench, model, name, share, "plain" in only)
+    if bench.device.type == "cuda":
+        bench.say("memory", dtype=name, gigabytes=torch.cuda.max_memory_allocated() / 1e9)
+
+
+def ablated(bench: Bench, model: Any, name: str, share: float, plainly: bool) -> None:
     s = bench.ablation()._replace(model=model)
-    n_heads = model.cfg.n_layers * model.cfg.n_heads
+    n_heads, middle = model.cfg.n_layers * model.cfg.n_heads, model.cfg.n_layers // 2
 
     def sweep(s: Setting, heads: Any = None) -> None:
         sweep_heads(model, s.test, repeated=s.repeated, windows=s.windows, heads=heads)
 
     sweep(s, "L0H0")  # warms up
     all_heads = bench.seconds(lambda: sweep(s), 1)
-    on_gpu = Setting(
-        model,
-        CopyingTest(*(x.to(bench.device) for x in s.test)),
-        s.repeated.to(bench.device),
-        s.windows.to(bench.device),
-    )
-    one = bench.seconds(lambda: plain(on_gpu, (model.cfg.n_layers // 2, 0)), 2)
-    rate = bench.rate(dtype)
+    rate = bench.rate(DTYPES[name])
     limit = unavoidable_flops(s) / rate
-    bench.say(
-        "ablate all heads",
-        dtype=name,
-        seconds=all_heads,
-        plain_loop=one * n_heads,
-        ratio=one * n_heads / all_heads,
-        limit=limit,
-        of_limit=limit / all_heads,
-        tera=rate / 1e12,
-    )
+    values = {"seconds": all_heads, "limit": limit, "of_limit": limit / all_heads, "tera": rate / 1e12}
+    if plainly:
+        prompts = (s.repeated.to(bench.device), s.windows.to(bench.device))
+        on_gpu = Setting(model, CopyingTest(*(x.to(bench.device) for x in s.test)), *prompts)
+        one = bench.seconds(lambda: plain(on_gpu, (middle, 0)), 2)
+        values |= {"plain_loop": one * n_heads, "ratio": one * n_heads / all_heads}
+    bench.say("ablate all heads", dtype=name, **values)
     of_share = bench.ablation(share)
-    single = bench.seconds(lambda: sweep(of_share, f"L{model.cfg.n_layers // 2}H0"))
-    bench.say("ablate one head of share", dtype=name, seconds=single)
-    if bench.device.type == "cuda":
-        bench.say("memory", dtype=name, gigabytes=torch.cuda.max_memory_allocated() / 1e9)
+    bench.say("ablate one head of share", dtype=name, seconds=bench.seconds(lambda: sweep(of_share, f"L{middle}H0")))
 
 
 if __name__ == "__main__":
