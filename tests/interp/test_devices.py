@@ -21,6 +21,7 @@ from copyscope.interp.ablation.hooks import METHODS, ablate_heads
 from copyscope.interp.ablation.path_patching import patch_paths
 from copyscope.interp.ablation.smallest_sets import sets_table, smallest_set
 from copyscope.interp.forward.memory import GPU_BYTES, limit_memory, tokens_at_once, within_memory
+from copyscope.interp.forward.residual import logits_of
 from copyscope.interp.measures.behavior import (
     copying_accuracy,
     copying_loss,
@@ -112,6 +113,21 @@ def test_a_real_gpu_gives_the_numbers_of_the_cpu(what):
     on_cpu, on_gpu = (untrained(0) for _ in range(2))
     on_gpu.to("cuda")
     close(MEASURED[what](on_gpu), MEASURED[what](on_cpu), 2e-4)
+
+
+@pytest.mark.gpu
+@torch.no_grad()
+def test_a_bf16_product_in_fp32_is_exact():
+    model = untrained(0)
+    rows = torch.randn(7, model.cfg.d_model, generator=torch.Generator().manual_seed(0)).bfloat16()
+    model.to(torch.bfloat16)
+    model.cfg.dtype = torch.bfloat16
+    on_cpu = logits_of(model, rows)
+    model.to("cuda")
+    on_gpu = logits_of(model, rows.cuda())
+    assert on_gpu.dtype == torch.float32
+    assert (on_gpu.cpu() - on_cpu).abs().max() < 0.03 * on_cpu.abs().max()  # the norm rounds otherwise
+    assert torch.unique(on_gpu).numel() > 0.9 * on_gpu.numel()  # in bf16 many would be equal
 
 
 @pytest.mark.gpu
