@@ -7,8 +7,9 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from copyscope.training import files
 from copyscope.training.checkpoints.manifest import read_manifest
 from copyscope.training.checkpoints.series import CheckpointSeries
 from copyscope.training.errors import InputError
-from copyscope.training.files import write_bytes, write_folder, write_text
+from copyscope.training.files import alone_in, together_in, write_bytes, write_folder, write_text
 
 
 def filled_with(text: str) -> Callable[[Path], None]:
@@ -166,3 +167,29 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: py
     with pytest.raises(InputError, match=r"cannot write .*a.txt: Permission denied"):
         write_bytes(tmp_path / "a.txt", b"new")
     assert names(tmp_path) == ["file"]
+
+
+def test_a_folder_is_held_together_or_alone(tmp_path: Path) -> None:
+    said: list[str] = []
+
+    def together(name: str) -> AbstractContextManager[None]:
+        calls = (lambda word=word: said.append(f"{name} {word}") for word in ("waits", "first", "last"))
+        return together_in(tmp_path, *calls)
+
+    def hold_alone() -> None:
+        with alone_in(tmp_path, waiting=lambda: said.append("alone waits")):
+            said.append("alone")
+
+    thread = threading.Thread(target=hold_alone)
+    with together("a"):
+        with together("b"):
+            assert said == ["a first"]
+        thread.start()
+        while "alone waits" not in said:
+            time.sleep(0.01)
+        assert said == ["a first", "alone waits"]  # b was not the last
+    thread.join()
+    assert said[-1] == "alone" or said[-2:] == ["alone", "a last"]
+    with together("c"):
+        pass
+    assert said[-2:] == ["c first", "c last"]

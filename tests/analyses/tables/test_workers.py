@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from copyscope.analyses.tables.workers import Workers, workers_of
 from copyscope.interp.models.devices import Compute
 from copyscope.training.checkpoints.series import Checkpoint
 from copyscope.training.engines import locks
+from copyscope.training.engines.protocol import Job
 from copyscope.training.errors import InputError
 
 FAST = ("--samples", "5", "--measures", "previous_token", "--quiet")
@@ -109,6 +111,23 @@ def test_how_many_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     named = workers_of(None, 2)
     assert named is not None
     assert named.engine == "local"
+
+
+def test_each_worker_sees_one_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    seen: list[str] = []
+
+    def start_child(job: Job, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+        seen.append(environment["CUDA_VISIBLE_DEVICES"])
+        return subprocess.Popen(["true"], stdin=subprocess.PIPE)
+
+    monkeypatch.setattr("copyscope.training.engines.local.start_child", start_child)
+    engine, count = Workers().start(tmp_path, 100)
+    assert count == engine.room() == 2
+    for _ in range(2):
+        engine.start(Job(folder=tmp_path, module="none"))
+    assert seen == ["3", "5"]
+    engine.stop()
 
 
 def test_a_run_as_json(series: Path) -> None:
