@@ -4,25 +4,31 @@
 any other. All take the run's folder, or any series that was scored.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 
 from copyscope.analyses.figures import figures
 from copyscope.analyses.figures.map_data import phase_change
-from copyscope.analyses.figures.maps import effects_as_measures
+from copyscope.analyses.figures.maps import effects_as_measures, known, story_content, story_of_run
 from copyscope.analyses.formation.heads import copying_formation, formation_steps, loss_settled
+from copyscope.analyses.page.prompts import default_prompts, induction_targets, typed_prompt
 from copyscope.analyses.page.report import MEGABYTES, report_page
+from copyscope.analyses.page.texts import texts_of
 from copyscope.analyses.tables.averages import with_averages
 from copyscope.analyses.tables.opening import open_run, open_runs
-from copyscope.analyses.tables.run import chance, read_metrics, read_tables, score_tables
-from copyscope.analyses.tables.story import STORY_MAPS, story_of
+from copyscope.analyses.tables.run import Run, chance, read_metrics, read_tables, score_tables
+from copyscope.analyses.tables.story import STORY_MAPS
+from copyscope.interp.head_names import head_name, parse_heads
 from copyscope.training.checkpoints.series import Source
 from copyscope.training.errors import InputError
-from copyscope.training.files import write_text
+from copyscope.training.files import write_bytes, write_text
+
+PAPER = ("pdf", "svg", "png")
 
 
 class Explorer:
@@ -69,40 +75,105 @@ def formation_map(source: Source, measure: str = "prefix_matching_sum") -> go.Fi
     """
     run = open_run(source)
     heads, model = score_tables(run)
-    copying = _known(copying_formation, model, chance(run))
+    copying = known(copying_formation, model, chance(run))
     band = None if copying is None else phase_change(copying)
     if ":" in measure:  # at the checkpoints that were ablated; an effect has no formation step
         effects = effects_as_measures(run)
         if effects is None:
             raise InputError(f"{run.folder}: nothing ablated yet; run `copyscope ablate {run.folder} --over-training`")
-        return figures.formation_map_figure(effects, measure, band=band)
-    return figures.formation_map_figure(heads, measure, _known(formation_steps, heads, measure), band=band)
+        return figures.formation_map_figure(effects, measure, band=band, name=run.name)
+    formed = known(formation_steps, heads, measure)
+    return figures.formation_map_figure(heads, measure, formed, band=band, name=run.name)
 
 
 def curves(source: Source) -> go.Figure:
     """Loss, copying accuracy and copying losses over steps. Raises InputError if the run was not scored."""
     run = open_run(source)
     model, metrics = with_averages(run, score_tables(run).model), read_metrics(run)
-    return figures.curves(model, metrics, _known(loss_settled, metrics), _known(copying_formation, model, chance(run)))
+    return figures.curves(model, metrics, known(loss_settled, metrics), known(copying_formation, model, chance(run)))
 
 
-def story(source: Source, measures: Sequence[str] = STORY_MAPS, whole: bool = False) -> go.Figure:
+class PaperFigure(go.Figure):
+    """A Plotly figure whose pdf, svg and png come from matplotlib, which needs neither kaleido nor a browser."""
+
+    def __init__(self, figure: go.Figure, content: Callable[[str], bytes]) -> None:
+        super().__init__(figure)
+        self._content = content
+
+    def write_image(self, file: Any, format: str | None = None, **_: Any) -> None:
+        """Writes the figure for a paper. Raises InputError: another format, or no matplotlib."""
+        kind = format or Path(str(file)).suffix.removeprefix(".")
+        if kind not in PAPER:
+            raise InputError(f"{file}: no format {kind!r}; use {', '.join(PAPER)}, or write_html")
+        data = self._content(kind)
+        file.write(data) if hasattr(file, "write") else write_bytes(Path(file), data)
+
+
+def story(source: Source, measures: Sequence[str] = STORY_MAPS, whole: bool = False) -> PaperFigure:
     """Curves and formation maps on one step axis, as the page opens: the story in a line over it, and the steps around
-    what formed; `whole`: all steps. Raises InputError: not scored, no such measure."""
+    what formed; `whole`: all steps. `write_image("story.pdf")` is the figure for a paper. Raises InputError: not
+    scored, no such measure."""
     run = open_run(source)
-    heads, model = score_tables(run)
-    metrics = read_metrics(run)
-    told = _known(story_of, run)
-    return figures.story_figure(
-        heads,
-        with_averages(run, model),
-        metrics,
-        settled=_known(loss_settled, metrics),
-        copying=_known(copying_formation, model, chance(run)),
-        maps={measure: _known(formation_steps, heads, measure) for measure in measures},
-        span=None if told is None or whole else told.span,
-        title=run.name if told is None else f"{run.name}: {told.line}",
-    )
+    figure = story_of_run(run, measures, whole)
+    return PaperFigure(figure, lambda kind: story_content(run, kind, measures, whole))  # type: ignore[arg-type]
+
+
+def attention(
+    source: Source, head: str, step: int = -1, text: str = "", prompt: str = "repeated", width: float = 3.25
+) -> Any:
+    """One head's attention as a matplotlib figure with tokens, expected induction targets and scale.
+
+    `head` as `L3H0`; `step`: of a checkpoint, -1 for the last; `text`: a prompt of your own, else `prompt`, one of the
+    page's: `repeated` (random tokens twice over), `natural` (held-out text) or `sentence`; `width` in inches. Raises
+    InputError: no such head, step or prompt, text that does not fit the model, no matplotlib.
+    """
+    return _attention_frames(open_run(source), head, None if step == -1 else [step], text, prompt, width)[-1]
+
+
+def film(
+    source: Source, head: str, out: Source, text: str = "", prompt: str = "repeated", seconds: float = 0.35
+) -> Path:
+    """Writes one head's attention at every checkpoint as a film, .gif or (where ffmpeg is installed) .mp4.
+
+    Arguments and errors as for `attention`; `seconds` a checkpoint.
+    """
+    from copyscope.analyses.figures.paper_attention import write_film
+
+    run = open_run(source)
+    steps = [checkpoint.step for checkpoint in run.series.checkpoints]
+    return write_film(_attention_frames(run, head, steps, text, prompt, 4.0), Path(out), seconds)
+
+
+def _attention_frames(
+    run: Run, head: str, steps: Sequence[int] | None, text: str, name: str, width: float
+) -> list[Any]:
+    """A figure a step; `name` of the prompt where there is no `text`."""
+    try:
+        from copyscope.analyses.figures.paper_attention import paper_attention
+    except ImportError:
+        raise InputError("attention: needs matplotlib; install copyscope[figures]") from None
+    from copyscope.analyses.page.attention import Models
+
+    texts = texts_of(run)
+    known = {one.id: one for one in default_prompts(run, texts)}
+    if not text and name not in known:
+        raise InputError(f"prompt={name!r}: this run has {', '.join(known)}; or give text=")
+    prompt = typed_prompt(texts, text) if text else known[name]
+    steps = [run.series.checkpoints[-1].step] if steps is None else steps
+    models, size, frames = Models(run, 0), len(prompt.ids), []
+    n_layers, n_heads = models.shape(steps[-1])
+    layer, number = parse_heads(head)[0]
+    if not isinstance(number, int) or layer >= n_layers or number >= n_heads:
+        raise InputError(f"head={head!r}: this model has L0H0 to {head_name(n_layers - 1, n_heads - 1)}")
+    for step in steps:
+        triangles = np.frombuffer(models.attention(step, prompt.ids), np.uint8).reshape(-1, size * (size + 1) // 2)
+        pattern = np.zeros((size, size))
+        pattern[np.tril_indices(size)] = triangles[layer * n_heads + number] / 255
+        title = f"{run.name}: {head_name(layer, number)} at step {step:,}"
+        frames.append(
+            paper_attention(pattern, texts.words(prompt.ids), induction_targets(prompt.ids), title=title, width=width)
+        )
+    return frames
 
 
 def ablations(source: Source, measures: Sequence[str] | None = None) -> go.Figure:
@@ -113,11 +184,3 @@ def ablations(source: Source, measures: Sequence[str] | None = None) -> go.Figur
 def above_chance(source: Source, measure: str = "prefix_matching_sum") -> go.Figure:
     """Each head's score against its random-target null. Raises InputError: not scored, no such measure or no null."""
     return figures.null_figure(score_tables(open_run(source)).heads, measure)
-
-
-def _known(function: Any, *arguments: Any) -> Any:
-    """The result, or None where the run is too short for one: the figure is then drawn without marks."""
-    try:
-        return function(*arguments)
-    except InputError:
-        return None

@@ -258,12 +258,16 @@ def map_(
         ),
     ] = None,
     figures: Annotated[str, typer.Option(help="File formats, comma-separated: html, pdf, svg, png.")] = "html",
+    story: Annotated[
+        bool,
+        typer.Option("--story", help="Also one figure of the run: loss, copying accuracy and both maps."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Find when heads formed, print it, and draw formation maps; writes results/formation.json and figures/.
 
     \b
-    Example: copyscope map runs/demo --figures html,pdf
+    Example: copyscope map runs/demo --figures html,pdf --story
     """
     quiet()
     from copyscope.analyses.figures.maps import map_formation
@@ -272,7 +276,7 @@ def map_(
     from copyscope.analyses.tables.summary import formation_lines
     from copyscope.analyses.words.text import visible
 
-    result = map_formation(series, names(measures), names(figures) or [])
+    result = map_formation(series, names(measures), names(figures) or [], story)
     run = open_run(series)
     path, failed = run.folder / "results" / "formation.json", read_failed(run)
     if as_json:

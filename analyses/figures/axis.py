@@ -27,9 +27,11 @@ class StepAxis(NamedTuple):
         middle = np.nan if self.zero is None else sum(self.zero) / 2
         return np.where(steps > 0, np.log10(np.maximum(steps, 1e-9)), middle)
 
-    def at(self, step: int, otherwise: float) -> float:
-        """Where a positive step goes, within the axis; `otherwise` for step 0."""
-        return min(max(float(np.log10(step)), self.low), self.high) if step > 0 else otherwise
+    def part(self, first: int, last: int) -> "StepAxis":
+        """The axis cut to two steps: to the ends of the cells where one is 0 or the axis ends within its cell."""
+        low = self.low if first <= 0 else max(float(np.log10(first)), self.low)
+        high = min(float(np.log10(max(last, 1))), self.high)
+        return StepAxis(low, self.high if self.high - high < FIRST_HALF else high, self.zero if first <= 0 else None)
 
     def edges(self, steps: Int[np.ndarray, " step"]) -> Float[np.ndarray, " edge"]:
         """Edges of the cells of ascending positive `steps`, one more than steps: the geometric mean between neighbours,

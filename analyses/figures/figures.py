@@ -56,18 +56,19 @@ def formation_map_figure(
     formation: pl.DataFrame | None = None,
     steps: Sequence[int] | None = None,
     band: Band | None = None,
+    name: str = "",
 ) -> go.Figure:
     """The formation map: one row a head, one column a checkpoint, colour the measure (fixed scale).
 
     `formation`: from `formation_steps`, to mark; `steps`: checkpoints that should be there (gaps where they are not);
-    `band`: from `phase_change`, drawn as an outline. `analyses.figures.paper.paper_map` is the same on paper. Raises
-    InputError as `formation_map` does. Cannot tell: anything between two checkpoints; cells meet half-way by
-    convention.
+    `band`: from `phase_change`, drawn as an outline; `name`: of the run, for the title.
+    `analyses.figures.paper.paper_map` is the same on paper. Raises InputError as `formation_map` does. Cannot tell:
+    anything between two checkpoints; cells meet half-way by convention.
     """
     grid = formation_map(heads, measure, steps)
     axis = step_axis(grid.steps.tolist())
     title = f"{describe(measure).title}, {scale_words(measure, scale_of(measure, grid.values))}"
-    figure, panels = stack([map_height(len(grid.rows))], [escape(title)], axis)
+    figure, panels = stack([map_height(len(grid.rows))], [escape(f"{name}: {title}" if name else title)], axis)
     draw_map(panels[0], axis, grid, formation, band=band)
     return figure
 
@@ -126,8 +127,10 @@ def story_figure(
     for panel, (measure, grid) in zip(panels[3:], grids.items(), strict=True):
         draw_map(panel, axis, grid, maps[measure])
     if span is not None:
-        last = axis.high if measured and span[1] >= measured[-1] else axis.at(span[1], axis.high)
-        figure.update_xaxes(range=[axis.at(span[0], axis.low), last])
+        shown = axis.part(*span)
+        at, words = shown.ticks()
+        minor = {"tickvals": shown.minor_ticks(), "ticks": "outside", "tickcolor": GRID}
+        figure.update_xaxes(range=[shown.low, shown.high], tickvals=at, ticktext=words, minor=minor)
     if title:
         place = {"x": 0, "xref": "paper", "y": 1, "yref": "container", "yanchor": "top", "pad": {"t": 8}}
         figure.update_layout(title={"text": escape(title), "font": {"size": 13}, **place}, margin={"t": TOP + 26})

@@ -1,16 +1,20 @@
 """The formation map of a series: formation.json and its figures."""
 
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import plotly.graph_objects as go
 import polars as pl
 
-from copyscope.analyses.figures.figures import CONFIG, formation_map_figure
+from copyscope.analyses.figures.figures import CONFIG, formation_map_figure, story_figure
 from copyscope.analyses.figures.map_data import Band, phase_change
-from copyscope.analyses.formation.heads import copying_formation, formation_json, formation_steps
+from copyscope.analyses.formation.heads import copying_formation, formation_json, formation_steps, loss_settled
+from copyscope.analyses.tables.averages import with_averages
 from copyscope.analyses.tables.opening import open_run
 from copyscope.analyses.tables.run import Run, chance, read_metrics, read_tables, score_tables
+from copyscope.analyses.tables.story import STORY_MAPS, story_of
 from copyscope.training.checkpoints.series import Source
 from copyscope.training.errors import InputError
 from copyscope.training.files import write_bytes, write_json, write_text
@@ -30,15 +34,16 @@ class FormationResult(NamedTuple):
 
 
 def map_formation(
-    source: Source, measures: Sequence[str] | None = None, formats: Sequence[str] = ("html",)
+    source: Source, measures: Sequence[str] | None = None, formats: Sequence[str] = ("html",), story: bool = False
 ) -> FormationResult:
     """Finds the formation steps of a scored series; writes results/formation.json and a map per measure in figures/.
 
     `measures`: of heads, by name, or an ablation's effect as `zero:copying_loss` (the causal map, of the checkpoints
     that were ablated). None: `MAPPED`, and the effect of the first method on the copying loss where several checkpoints
-    were ablated. `formats`: html (Plotly, in the browser), pdf, svg, png (matplotlib, for paper). Raises InputError if
-    the series was not scored, has too few checkpoints to say when anything formed, or lacks a measure; for a format
-    that is not there, or without matplotlib.
+    were ablated. `formats`: html (Plotly, in the browser), pdf, svg, png (matplotlib, for paper). `story`: also the
+    whole run in one figure, `story.html` and so on: loss, copying accuracy and the maps of `STORY_MAPS` at the steps
+    around what formed. Raises InputError if the series was not scored, has too few checkpoints to say when anything
+    formed, or lacks a measure; for a format that is not there, or without matplotlib.
     """
     wrong = [name for name in formats if name not in FORMATS]
     if wrong:
@@ -57,7 +62,8 @@ def map_formation(
         formed, steps = (None, None) if causal else (formation_steps(heads, measure), _expected(run))
         for kind in formats:
             name = f"formation_{measure.replace(':', '_')}.{kind}"
-            contents.append((name, _content(pictured, measure, formed, steps, band, kind)))
+            contents.append((name, _content(pictured, measure, formed, steps, band, kind, run.name)))
+    contents += [(f"story.{kind}", story_content(run, kind)) for kind in formats] if story else []
     write_json(run.folder / "results" / "formation.json", formation)
     written = []
     for name, content in contents:
@@ -105,13 +111,68 @@ def _content(
     steps: list[int] | None,
     band: Band | None,
     kind: str,
+    name: str,
 ) -> str | bytes:
     """One file: text for html, bytes for the formats of paper."""
     if kind == "html":
-        figure = formation_map_figure(heads, measure, formed, steps, band)
+        figure = formation_map_figure(heads, measure, formed, steps, band, name)
         return figure.to_html(include_plotlyjs=True, config=CONFIG)
+    paper = _matplotlib(kind)
+    return paper.rendered(paper.paper_map(heads, measure, formed, steps, band, name=name), kind)
+
+
+def story_content(run: Run, kind: str, measures: Sequence[str] = STORY_MAPS, whole: bool = False) -> str | bytes:
+    """A file of `story_figure` (html) or `paper_story` (pdf, svg, png). Raises InputError: not scored, no such measure,
+    no matplotlib."""
+    if kind == "html":
+        return story_of_run(run, measures, whole).to_html(include_plotlyjs=True, config=CONFIG)
+    paper = _matplotlib(kind)
+    from copyscope.analyses.figures.paper_panels import paper_story
+
+    heads, model = score_tables(run)
+    told = known(story_of, run)
+    copying = known(copying_formation, model, chance(run))
+    figure = paper_story(
+        heads,
+        model,
+        read_metrics(run),
+        maps={measure: known(formation_steps, heads, measure) for measure in measures},
+        band=None if copying is None else phase_change(copying),
+        span=None if told is None or whole else told.span,
+        title=run.name if told is None else f"{run.name}: {told.line}",
+    )
+    return paper.rendered(figure, kind)
+
+
+def story_of_run(run: Run, measures: Sequence[str] = STORY_MAPS, whole: bool = False) -> go.Figure:
+    """`story_figure` of a run: the story in a line over it, at the steps around what formed; `whole`: at all steps.
+    Raises InputError: not scored, no such measure."""
+    heads, model = score_tables(run)
+    metrics = read_metrics(run)
+    told = known(story_of, run)
+    return story_figure(
+        heads,
+        with_averages(run, model),
+        metrics,
+        settled=known(loss_settled, metrics),
+        copying=known(copying_formation, model, chance(run)),
+        maps={measure: known(formation_steps, heads, measure) for measure in measures},
+        span=None if told is None or whole else told.span,
+        title=run.name if told is None else f"{run.name}: {told.line}",
+    )
+
+
+def known(function: Any, *arguments: Any) -> Any:
+    """The result, or None where the run is too short for one: the figure is then drawn without marks."""
     try:
-        from copyscope.analyses.figures.paper import paper_map, rendered
+        return function(*arguments)
+    except InputError:
+        return None
+
+
+def _matplotlib(kind: str) -> Any:
+    """The room of paper figures. Raises InputError where matplotlib is not installed."""
+    try:
+        return import_module("copyscope.analyses.figures.paper")
     except ImportError:
         raise InputError(f"--figures {kind}: needs matplotlib; install copyscope[figures]") from None
-    return rendered(paper_map(heads, measure, formed, steps, band), kind)

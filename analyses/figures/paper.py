@@ -1,6 +1,7 @@
 """Formation maps for paper, drawn by matplotlib: PDF, SVG and PNG with the same content as the Plotly figure."""
 
 import io
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,6 +35,8 @@ FORMATS = ("pdf", "svg", "png")
 VERMILLION = "#d55e00"
 WIDTH = 7.0
 """Inches; the text width of most papers."""
+NARROW = 5.0
+"""Inches below which words are shortened."""
 NAMED = 64
 """Heads that still get a label each."""
 MAX_VECTOR_CELLS = 20_000
@@ -54,38 +57,93 @@ def paper_map(
     formation: pl.DataFrame | None = None,
     steps: Sequence[int] | None = None,
     band: Band | None = None,
+    *,
+    width: float = WIDTH,
+    name: str = "",
 ) -> Figure:
     """The formation map as a matplotlib figure: cells, fixed scale, marks and words as in `formation_map_figure`.
 
-    Arguments and errors as there. Steps lie on the same axis (log, step 0 in a slot of its own), layer 0 is on top,
+    `width` in inches, from 2 to 40: 3.25 fits one column of most papers; `name`: of the run, for the title. Other
+    arguments and errors as there. Steps lie on the same axis (log, step 0 in a slot of its own), layer 0 is on top,
     what was not measured is grey, and the phase change is an outline whose rule is written above it.
     """
     grid = formation_map(heads, measure, steps)
-    axis, scale = step_axis(grid.steps.tolist()), scale_of(measure, grid.values)
-    row = 0.16 if len(grid.rows) <= NAMED else 0.06
+    axis = step_axis(grid.steps.tolist())
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, max(row * len(grid.rows), 0.8) + 1.0), layout="constrained")
-        FigureCanvasAgg(figure)
+        figure = new_figure(width, map_inches(grid) + 1.0)
         axes = figure.add_subplot()
-        _cells(figure, axes, grid, axis, scale)
-        _frame(axes, grid, axis)
-        axes.set_title(
-            f"{describe(measure).title}, {scale_words(measure, scale)}",
-            loc="left",
-            fontweight="bold",
-            fontsize=9,
-            pad=14 if band else 6,
-        )
-        if band is not None:
-            _band(axes, axis, band)
-        if formation is not None:
-            _marks(axes, grid, axis, formation)
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")  # laid out once: every file shows the same
+        draw_map(figure, axes, grid, axis, formation, band, title=name)
+        label_steps(axes, axis)
+        finish(figure)
     return figure
 
 
-def _cells(figure: Figure, axes: Axes, grid: FormationMap, axis: StepAxis, scale: Scale) -> None:
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of `width` × `height` inches. Raises InputError for a width under 2."""
+    if not 2 <= width <= 40:
+        raise InputError(f"width={width:g}: give inches from 2 to 40; a column of a paper has 3.25, a page 7")
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def finish(figure: Figure) -> None:
+    """Lays the figure out once, so that every file shows the same."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+
+
+def map_inches(grid: FormationMap) -> float:
+    """Height of a map's cells."""
+    return max((0.16 if len(grid.rows) <= NAMED else 0.06) * len(grid.rows), 0.8)
+
+
+def wrapped(figure: Figure, text: str, size: int) -> str:
+    """Text in lines that fit the figure's width; `size` in points."""
+    letters = (figure.get_figwidth() - 0.7) * 72 / (0.62 * size)  # what a bold letter takes, beside the axis' labels
+    return "\n".join(textwrap.wrap(text, max(16, int(letters))))
+
+
+def draw_map(
+    figure: Figure,
+    axes: Axes,
+    grid: FormationMap,
+    axis: StepAxis,
+    formation: pl.DataFrame | None = None,
+    band: Band | None = None,
+    *,
+    title: str = "",
+    bar: bool = True,
+) -> None:
+    """A map's cells, its colour bar, the lines between layers, the outline of the phase change and the marks.
+
+    `title` stands before the measure's name.
+    """
+    scale = scale_of(grid.measure, grid.values)
+    _cells(figure, axes, grid, axis, scale, bar)
+    _frame(axes, grid, axis)
+    words = f"{describe(grid.measure).title}, {scale_words(grid.measure, scale)}"
+    words = wrapped(figure, f"{title}: {words}" if title else words, 9)
+    axes.set_title(words, loc="left", fontweight="bold", fontsize=9, pad=14 if band or formation is not None else 6)
+    if band is not None:
+        _band(axes, axis, band, short=bool(figure.get_figwidth() < NARROW))
+    if formation is not None:
+        _marks(axes, grid, axis, formation)
+
+
+def label_steps(axes: Axes, axis: StepAxis) -> None:
+    """Ticks and title of the shared axis of steps; on a narrow figure, every other label where they would collide."""
+    at, words = axis.ticks()
+    figure = axes.figure
+    most = max(3, int(figure.get_figwidth() / 0.45))  # type: ignore[union-attr]
+    every = -(-len(at) // most)
+    axes.set_xticks(at, [word if i % every == 0 else "" for i, word in enumerate(words)])
+    axes.set_xticks(axis.minor_ticks(), minor=True)
+    zero = ", step 0 in its own slot" if axis.zero else ""
+    axes.set_xlabel(f"step (log scale{zero})")
+
+
+def _cells(figure: Figure, axes: Axes, grid: FormationMap, axis: StepAxis, scale: Scale, shown: bool) -> None:
     places = [(place, _rgb(color)) for place, color in scale.colors]
     colors = LinearSegmentedColormap.from_list("scores", places, 256).with_extremes(bad=NO_SCORE)
     rows = np.arange(len(grid.rows) + 1) - 0.5
@@ -99,10 +157,12 @@ def _cells(figure: Figure, axes: Axes, grid: FormationMap, axis: StepAxis, scale
             vmin=scale.low,
             vmax=scale.high,
             rasterized=grid.values.size > MAX_VECTOR_CELLS,
-            linewidth=0,
+            linewidth=0.2,  # in the cell's own colour, or viewers show a seam between neighbours
+            edgecolors="face",
         )
-    if mesh is not None:
-        bar = figure.colorbar(mesh, ax=axes, pad=0.09, fraction=0.03, aspect=30)
+    if mesh is not None and shown:
+        pad = 0.63 / figure.get_figwidth()  # room for the steps beside the rows
+        bar = figure.colorbar(mesh, ax=axes, pad=pad, fraction=0.03, aspect=30)
         bar.ax.set_title(bar_title(grid.measure), fontsize=8)
         bar.outline.set_visible(False)  # type: ignore[operator]
 
@@ -118,10 +178,6 @@ def _frame(axes: Axes, grid: FormationMap, axis: StepAxis) -> None:
     """Axes, ticks and the lines between layers."""
     axes.set_xlim(axis.low, axis.high)
     axes.set_ylim(len(grid.rows) - 0.5, -0.5)
-    at, words = axis.ticks()
-    axes.set_xticks(at, words)
-    axes.set_xticks(axis.minor_ticks(), minor=True)
-    axes.set_xlabel("step (log scale, step 0 in its own slot)")
     starts = layer_starts(grid.rows)
     if len(grid.rows) <= NAMED:
         axes.set_yticks(range(len(grid.rows)), [head_name(*row) for row in grid.rows], fontsize=6.5)
@@ -135,7 +191,7 @@ def _frame(axes: Axes, grid: FormationMap, axis: StepAxis) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _band(axes: Axes, axis: StepAxis, band: Band) -> None:
+def _band(axes: Axes, axis: StepAxis, band: Band, short: bool) -> None:
     low, high = band_positions(band, axis)
     low_row, high_row = axes.get_ylim()
     axes.plot(
@@ -151,7 +207,7 @@ def _band(axes: Axes, axis: StepAxis, band: Band) -> None:
     )
     right = (low + high) / 2 > (axis.low + axis.high) / 2
     axes.annotate(
-        band.rule,
+        band.rule.partition(":")[0] if short else band.rule,
         (high if right else low, high_row),
         xytext=(0, 2),
         textcoords="offset points",

@@ -45,6 +45,12 @@ class Models:
         with self._lock:
             self._model(step)
 
+    def shape(self, step: int) -> tuple[int, int]:
+        """Layers, and heads a layer. Raises InputError as `attention` does."""
+        with self._lock:
+            config = self._model(step).cfg
+        return config.n_layers, config.n_heads
+
     def _model(self, step: int) -> HookedModel:
         if step in self._loaded:
             self._loaded.move_to_end(step)

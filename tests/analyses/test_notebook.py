@@ -14,7 +14,7 @@ from tiny_series import tiny_series
 from written_run import config, write_run
 
 from copyscope.analyses.formation.heads import formation_steps
-from copyscope.analyses.notebook import ablations, above_chance, curves, explore, formation_map, story
+from copyscope.analyses.notebook import ablations, above_chance, attention, curves, explore, film, formation_map, story
 from copyscope.analyses.tables.opening import open_run
 from copyscope.analyses.tables.run import score_tables
 from copyscope.training.errors import InputError
@@ -89,3 +89,37 @@ def test_what_is_not_there_is_named(planted: Path) -> None:
         above_chance(planted)
     with pytest.raises(InputError, match="did you mean 'previous_token'"):
         formation_map(planted, "previous_tokens")
+
+
+def test_the_story_is_written_for_a_paper_without_kaleido(planted: Path, tmp_path: Path) -> None:
+    figure = story(planted)
+    assert figure.layout.title.text.startswith("planted: previous-token L0H1 at")  # type: ignore[union-attr]
+    figure.write_image(tmp_path / "story.pdf")
+    assert (tmp_path / "story.pdf").read_bytes().startswith(b"%PDF")
+    figure.write_image(str(tmp_path / "story"), format="svg")
+    assert b"<svg" in (tmp_path / "story").read_bytes()
+    with pytest.raises(InputError, match="write_html"):
+        figure.write_image("story.jpeg")
+    low, high = story(planted).layout.xaxis.range, story(planted, whole=True).layout.xaxis.range  # type: ignore[union-attr]
+    assert low[0] > high[0]
+
+
+def test_attention_of_a_head_is_a_figure_and_a_film(tmp_path: Path) -> None:
+    import torch
+
+    from copyscope.analyses.page.prompts import default_prompts
+    from copyscope.analyses.page.texts import texts_of
+    from copyscope.interp.models.hooked import load_hooked
+
+    folder = tiny_series(tmp_path / "tiny", (0, 8))
+    run = open_run(folder)
+    ids = default_prompts(run, texts_of(run))[0].ids
+    _, cache = load_hooked(folder / "step8").run_with_cache(torch.tensor([list(ids)]))
+    drawn = attention(folder, "L1H0").axes[0].images[0].get_array()
+    expected = cache["pattern", 1][0, 0].numpy()[np.tril_indices(len(ids))]
+    assert np.asarray(drawn[~drawn.mask]) == pytest.approx(expected, abs=1 / 255)
+    assert attention(folder, "L1H0", step=0, text="two two").axes[0].get_yticklabels()[1].get_text() != ""
+    assert film(folder, "L0H1", tmp_path / "film.gif").stat().st_size > 1000
+    for head in ("L2H0", "L0H2", "L0"):
+        with pytest.raises(InputError, match="L0H0 to L1H1"):
+            attention(folder, head)

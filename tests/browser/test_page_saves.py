@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+from itertools import pairwise
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from browser_tab import Tab
 from made_payload import Made, checkpoints
 
 STEPS = checkpoints(24)
+SVG = "{http://www.w3.org/2000/svg}"
 
 
 def score(small: Made, measure: str, head: int, step: int) -> float:
@@ -29,7 +32,19 @@ def test_the_map_is_saved_whole_as_csv_json_svg_and_png(tab: Tab, address: str, 
         expected = score(small, "prefix_matching_sum", int(row["layer"]) * 4 + int(row["head"]), int(row["step"]))
         assert row["value"] == "" if np.isnan(expected) else float(row["value"]) == pytest.approx(expected, abs=1e-6)
     assert json.loads(save("json"))[0]["measure"] == "prefix_matching_sum"
-    assert "<rect" in save("svg")
+    svg = ElementTree.fromstring(save("svg"))
+    words = [text.text for text in svg.iter(f"{SVG}text")]
+    for part in ("run 0: Prefix matching", "formed at", "448", "L2H3", "score", "step (log scale)"):
+        assert part in words, part
+    cells = [rect for rect in svg.iter(f"{SVG}rect") if rect.get("fill", "").startswith("rgb")]
+    assert len([rect for rect in svg.iter(f"{SVG}rect") if rect.get("class") == "layer"]) == 2
+    assert len([rect for rect in svg.iter(f"{SVG}rect") if rect.get("class") == "band"]) == 2
+    # Neighbours overlap, so that no viewer shows a seam between them.
+    rows = {}
+    for cell in cells[: 12 * 8]:
+        rows.setdefault(cell.get("y"), []).append((float(cell.get("x", 0)), float(cell.get("width", 0))))
+    first = next(iter(rows.values()))
+    assert all(x + width > after for (x, width), (after, _) in pairwise(first))
     save("png")
     tab.driver.execute_async_script("setTimeout(arguments[0], 300)")
     assert tab.run("return Copyscope.lastSaved.type") == "image/png"
@@ -45,6 +60,24 @@ def test_the_attention_is_saved_pair_by_pair(tab: Tab, address: str, small: Made
         expected = pattern[int(row["query"]), int(row["key"])] / 255
         assert float(row["attention"]) == pytest.approx(expected, abs=1e-4)
     assert rows[0]["query token"] == "</script>"
+
+
+def test_the_attention_is_a_picture_with_its_tokens_and_targets(tab: Tab, address: str, small: Made) -> None:
+    tab.open(f"{address}#view=attention&step=1088&head=2.3")
+    buttons = {b.text: b for b in tab.driver.find_elements("css selector", "#matrix + .saves button")}
+    buttons["SVG"].click()
+    saved = tab.numbers()["lastSaved"]
+    assert saved["name"].endswith("_step1088.svg")
+    svg = ElementTree.fromstring(saved["content"])
+    words = [text.text for text in svg.iter(f"{SVG}text")]
+    assert words.count("␣w3") == 4  # twice in the prompt, as query and as key
+    assert {"run 0: L2H3 at step 1,088", "query", "key", "attention"} <= set(words)
+    assert len([rect for rect in svg.iter(f"{SVG}rect") if rect.get("class") == "target"]) == 12
+    dark = [rect for rect in svg.iter(f"{SVG}rect") if rect.get("fill", "").startswith("rgb(8,")]
+    assert len(dark) >= 10
+    buttons["PNG"].click()
+    tab.wait()
+    assert tab.run("return Copyscope.lastSaved.content.size") > 1000
 
 
 def test_curves_hold_the_index_and_are_saved_as_pictures(tab: Tab, address: str, small: Made) -> None:

@@ -95,6 +95,18 @@
   /** Light or dark: as chosen, else as the system has it. */
   C.isDark = () => (C.state().theme || (window.matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
 
+  /** What `draw` makes in the light theme, for a paper. */
+  C.inLight = function (draw) {
+    const root = document.documentElement;
+    const { theme } = root.dataset;
+    root.dataset.theme = "light";
+    try {
+      return draw();
+    } finally {
+      root.dataset.theme = theme;
+    }
+  };
+
   C.readTheme = function () {
     document.documentElement.dataset.theme = C.isDark() ? "dark" : "light";
     C.maskedColor = C.packColor(C.color("masked"));

@@ -69,43 +69,7 @@
         }
       });
       C.saveTable(name, { columns: ["step", "layer", "head", "measure", "value"], rows }, kind);
-    } else if (kind === "svg") C.save(name + ".svg", "image/svg+xml", C.mapSvg(map));
-    else mapPng(map, (blob) => C.save(name + ".png", "image/png", blob));
-  };
-
-  function mapPng(map, done) {
-    const canvas = C.el("canvas", { width: map.base.width, height: map.base.height });
-    const context = canvas.getContext("2d");
-    context.fillStyle = C.color("paper");
-    context.fillRect(0, 0, canvas.width, canvas.height);
-    context.drawImage(map.base, 0, 0);
-    canvas.toBlob(done, "image/png");
-  }
-
-  /** The map as vectors: equal neighbours in a row are one rectangle. */
-  C.mapSvg = function (map) {
-    const { axis, frame, rows, height, range, scores, top } = map;
-    const run = C.run();
-    const tall = rows.length * height;
-    const out = C.svg("svg", { xmlns: "http://www.w3.org/2000/svg", width: frame.width, height: top + tall + 60, "font-family": "sans-serif", "font-size": 11 });
-    const x = (at) => Math.round(Math.max(frame.left, Math.min(frame.left + frame.plot, axis.x(at, frame.left, frame.plot))) * 100) / 100;
-    out.append(C.svg("rect", { width: "100%", height: "100%", fill: "#fff" }), C.svg("text", { x: frame.left, y: 11, "font-weight": "bold" }, `${C.data.words(map.measure).title}: ${run.name}`));
-    const columns = axis.cells(scores.steps).filter(([a, b]) => b > axis.low && a < axis.high);
-    rows.forEach((row, r) => {
-      for (const [a, b, i] of columns)
-        out.append(C.svg("rect", { x: x(a), width: Math.max(x(b) - x(a), 0.1).toFixed(2), y: top + r * height, height, fill: C.css(C.cellOf(scores, row, i).value, range, "#c0c0c0"), "shape-rendering": "crispEdges" }));
-      if (height >= 9) out.append(C.svg("text", { x: frame.left - 6, y: top + (r + 0.5) * height + 4, "text-anchor": "end" }, row.label));
-      const found = row.head === null ? null : C.data.formation(run, map.measure, row.head);
-      if (found && found.step !== null) {
-        const [cx, cy] = [x(axis.position(found.step)), top + (r + 0.5) * height];
-        out.append(C.svg("path", { d: `M${cx},${cy - 5} l5,5 l-5,5 l-5,-5 Z`, fill: "#d55e00", stroke: "#fff" }));
-        if (height >= 9) out.append(C.svg("text", { x: frame.left + frame.plot + 6, y: cy + 4, fill: "#b34700" }, C.stepWord(found.step)));
-      }
-    });
-    for (const [at, text] of axis.ticks(10)) out.append(C.svg("text", { x: x(at), y: top + tall + 14, "text-anchor": "middle" }, text));
-    out.append(C.svg("text", { x: frame.left + frame.plot / 2, y: top + tall + 30, "text-anchor": "middle" }, axis.title));
-    out.append(C.svg("text", { x: frame.left, y: top + tall + 46 }, `colours from ${C.number(range.low)} to ${C.number(range.high)} ${C.data.words(map.measure).unit}; grey: not measured`));
-    return new XMLSerializer().serializeToString(out);
+    } else C.working(C.saveSvgText(name, kind, C.mapSvg(map)));
   };
 
   const fileName = (text) => text.replace(/[^A-Za-z0-9_.-]+/g, "-");
@@ -121,32 +85,27 @@
   }
 
   /** Saves a picture that is SVG, as it is or as PNG. */
-  C.saveSvgText = async function (name, kind, text, width, height) {
+  C.saveSvgText = async function (name, kind, text) {
+    const [, width, height] = /width="([\d.]+)" height="([\d.]+)"/.exec(text).map(Number);
     if (kind === "svg") C.save(name + ".svg", "image/svg+xml", text);
     else C.save(name + ".png", "image/png", await drawn(text, width, height));
   };
 
   /** The curves with the axis that they share with the maps. */
   C.saveCurves = function (kind) {
-    const { svg, tall } = C.curvesPicture();
+    const { svg } = C.inLight(C.curvesPicture);
     svg.setAttribute("xmlns", "http://www.w3.org/2000/svg");
-    return C.saveSvgText(fileName(C.run().name + "_curves"), kind, new XMLSerializer().serializeToString(svg), Number(svg.getAttribute("width")), tall);
+    return C.saveSvgText(fileName(C.run().name + "_curves"), kind, new XMLSerializer().serializeToString(svg));
   };
 
-  /** The chosen head's attention: a row a pair of query and key, or the matrix at 16 pixels a token. */
+  /** The chosen head's attention: a row a pair of query and key, or the matrix with its tokens. */
   C.saveAttention = function (kind) {
     const attention = C.attentionNow();
     if (!attention) return;
     const [run, head, { tokens }] = [C.run(), C.head(), attention.prompt];
     const name = fileName(`${run.name}_attention_${C.headText(run, head)}_step${attention.step}`);
-    if (kind === "png") {
-      const small = C.el("canvas", {});
-      C.paintAttention(small, attention, head);
-      const large = C.el("canvas", { width: small.width * 16, height: small.height * 16 });
-      const context = large.getContext("2d");
-      context.imageSmoothingEnabled = false;
-      context.drawImage(small, 0, 0, large.width, large.height);
-      large.toBlob((blob) => C.save(name + ".png", "image/png", blob), "image/png");
+    if (kind === "png" || kind === "svg") {
+      C.working(C.saveSvgText(name, kind, C.attentionSvg(attention, head)));
       return;
     }
     const rows = tokens.flatMap((token, q) => C.data.row(attention, head, q).map((value, k) => [q, token, k, tokens[k], Number(value.toFixed(4)), attention.prompt.targets[q].includes(k) ? 1 : 0]));
@@ -172,7 +131,11 @@
     if (s.view === "map") lines.push("", `cs.formation_map(${opened}, measure=${JSON.stringify(s.measure)})`);
     else if (s.view === "heads" || s.view === "report") lines.push("", `cs.formation_steps(${opened}.heads, ${JSON.stringify(C.scoreMeasure(run))})`);
     else if (s.view === "circuit" && run.measures.includes("previous_token")) lines.push("from copyscope.analyses.formation import order_of_appearance", "", `run = ${opened}`, "order_of_appearance(run.heads, run.model)");
-    else lines.push("", `# ${C.data.headName(run, C.head())} at step ${s.step}; the page opens at the same view`, `cs.explore(${opened}, ${JSON.stringify(C.writeHash())})`);
+    else if (s.view === "attention" && C.data.prompt(s.run, s.prompt)) {
+      const { text } = C.data.prompt(s.run, s.prompt);
+      const words = text ? `, text=${JSON.stringify(text)}` : s.prompt === run.prompts[0].id ? "" : `, prompt=${JSON.stringify(s.prompt)}`;
+      lines.push("from copyscope.analyses.notebook import attention", "", "# a matplotlib figure; cs.explore(…) is the whole page", `attention(${opened}, "${C.data.headName(run, C.head())}", step=${C.data.nearest(run.checkpoints || run.steps, s.step)}${words})`);
+    } else lines.push("", `# ${C.data.headName(run, C.head())} at step ${s.step}; the page opens at the same view`, `cs.explore(${opened}, ${JSON.stringify(C.writeHash())})`);
     return lines.join("\n") + "\n";
   };
 

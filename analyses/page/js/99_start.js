@@ -99,7 +99,7 @@
     const button = (words, action) => C.el("button", { type: "button", onclick: action }, words);
     const group = (name, ...buttons) => C.el("div", { class: "saves", role: "group", "aria-label": `Download ${name}` }, buttons);
     C.fill(C.byId("curves-saves"), C.el("span", { class: "note" }, "Curves:"), button("SVG", () => C.working(C.saveCurves("svg"))), button("PNG", () => C.working(C.saveCurves("png"))));
-    C.byId("matrix").after(group("this attention", button("CSV", () => C.saveAttention("csv")), button("JSON", () => C.saveAttention("json")), button("PNG", () => C.saveAttention("png"))));
+    C.byId("matrix").after(group("this attention", button("CSV", () => C.saveAttention("csv")), button("JSON", () => C.saveAttention("json")), button("SVG", () => C.saveAttention("svg")), button("PNG", () => C.saveAttention("png"))));
     const saver = (id, name) => C.byId(id).after(group(name, button("SVG", () => C.saveSvg(C.byId(id), name))));
     saver("order-figure", "formation-order");
     saver("circuit-figure", "circuit");

@@ -81,3 +81,12 @@ def test_two_checkpoints_are_too_few(run: Path, tmp_path: Path) -> None:
             path.unlink()
     with pytest.raises(InputError, match="2 checkpoints; a formation step needs at least 4"):
         map_formation(short)
+
+
+def test_the_story_is_one_more_file_a_format(run: Path) -> None:
+    found = map_formation(run, ["previous_token"], ["html", "pdf"], story=True)
+    names = [path.name for path in found.figures]
+    assert names == ["formation_previous_token.html", "formation_previous_token.pdf", "story.html", "story.pdf"]
+    html = (run / "figures" / "story.html").read_text()
+    assert "planted: previous-token L0H1 at" in html
+    assert (run / "figures" / "story.pdf").read_bytes().startswith(b"%PDF")

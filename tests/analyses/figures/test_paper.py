@@ -4,6 +4,7 @@ import io
 import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,15 @@ import plotly.graph_objects as go
 import polars as pl
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 from synthetic_run import checkpoint_steps, series_table, synthetic_run
 
 from copyscope.analyses.figures.figures import formation_map_figure
 from copyscope.analyses.figures.map_data import NO_SCORE, Band, phase_change, scale_of, scale_words
 from copyscope.analyses.figures.paper import FORMATS, paper_map, rendered
+from copyscope.analyses.figures.paper_attention import paper_attention, write_film
+from copyscope.analyses.figures.paper_panels import paper_phase_change, paper_seeds, paper_story
 from copyscope.analyses.formation.heads import copying_formation, formation_map, formation_steps
 from copyscope.training.errors import InputError
 
@@ -172,3 +176,93 @@ def test_matplotlib_is_loaded_for_paper_only() -> None:
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "False"
+
+
+def clipped(figure: Figure) -> list[str]:
+    """Words that reach beyond the paper."""
+    figure.draw_without_rendering()
+    box = figure.bbox.padded(1)
+    texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
+    return [text.get_text() for text in texts if not _within(text.get_window_extent(), box)]
+
+
+def _within(inner: Any, outer: Any) -> bool:
+    return inner.x0 >= outer.x0 and inner.x1 <= outer.x1 and inner.y0 >= outer.y0 and inner.y1 <= outer.y1
+
+
+MAPS = {measure: formation_steps(RUN.heads, measure) for measure in ("previous_token", "prefix_matching_sum")}
+FIGURES: dict[str, Any] = {
+    "map": lambda width: paper_map(
+        RUN.heads, "prefix_matching_sum", MAPS["prefix_matching_sum"], None, BAND, width=width, name="a run"
+    ),
+    "story": lambda width: paper_story(
+        RUN.heads, RUN.model, RUN.metrics, maps=MAPS, band=BAND, title="a run: " + "words " * 20, width=width
+    ),
+    "phase change": lambda width: paper_phase_change(RUN.heads, RUN.model, RUN.metrics, band=BAND, width=width),
+    "seeds": lambda width: paper_seeds(dict.fromkeys("abcd", (RUN.heads, RUN.model)), width=width),
+    "attention": lambda width: paper_attention(
+        np.tril(np.ones((30, 30))), [f"token{i}" for i in range(30)], title="a run: L0H0 at 1,000", width=width
+    ),
+}
+
+
+@pytest.mark.parametrize("width", [3.25, 7.0])
+@pytest.mark.parametrize("kind", FIGURES)
+def test_nothing_is_cut_off_in_a_column_or_on_a_page(kind: str, width: float) -> None:
+    figure = FIGURES[kind](width)
+    assert figure.get_figwidth() == width
+    assert clipped(figure) == []
+
+
+def test_cells_have_no_seams_and_a_figure_has_its_runs_name() -> None:
+    figure = FIGURES["map"](7.0)
+    for mesh in figure.axes[0].collections:
+        if mesh.__class__.__name__ == "QuadMesh":
+            assert mesh.get_linewidth()[0] > 0  # in the colour of the cell
+            assert (mesh.get_edgecolor() == mesh.get_facecolor()).all()
+    assert figure.axes[0].get_title("left").startswith("a run: ")
+    with pytest.raises(InputError, match="width=1"):
+        FIGURES["map"](1.0)
+
+
+def test_a_story_is_cut_to_its_steps_and_its_ticks_with_it() -> None:
+    figure = paper_story(RUN.heads, RUN.model, RUN.metrics, maps=MAPS, span=(100, 1000))
+    assert all(axes.get_xlim() == pytest.approx((2, 3)) for axes in figure.axes if axes.get_title("left"))
+    assert len(figure.axes[0].lines) == 2
+    labels = [label.get_text() for axes in figure.axes for label in axes.get_xticklabels() if label.get_text()]
+    assert {"100", "1k"} <= set(labels)
+
+
+def test_seeds_have_their_mean_and_one_map_each() -> None:
+    half = RUN.model.with_columns(pl.col("value") / 2)
+    figure = paper_seeds({"one": (RUN.heads, RUN.model), "two": (RUN.heads, half)})
+    accuracy = RUN.model.filter(pl.col("measure") == "copying_accuracy_token").sort("step")["value"].to_numpy()
+    mean = figure.axes[0].lines[-1]
+    assert np.asarray(mean.get_ydata()) == pytest.approx(0.75 * accuracy)
+    assert [axes.get_title("left") for axes in figure.axes[1:]] == ["one", "two"]
+    with pytest.raises(InputError, match="two or more"):
+        paper_seeds({"one": (RUN.heads, RUN.model)})
+
+
+def test_attention_shows_the_pattern_its_targets_and_what_is_masked() -> None:
+    pattern = np.tril(np.random.default_rng(0).random((4, 4)))
+    figure = paper_attention(pattern, ["a", " $b", "\n", "<i>"], [[], [], [1], []])
+    shown: Any = figure.axes[0].images[0].get_array()
+    assert np.asarray(shown[~shown.mask]) == pytest.approx(pattern[np.tril_indices(4)])
+    assert shown.mask.sum() == 6
+    assert [patch.get_xy() for patch in figure.axes[0].patches] == [(0.5, 1.5)]
+    assert all(rendered(figure, kind) for kind in FORMATS)
+    with pytest.raises(InputError, match="with 3 tokens"):
+        paper_attention(pattern, ["a", "b", "c"])
+
+
+def test_a_film_has_a_frame_a_figure(tmp_path: Path) -> None:
+    frames = [paper_attention(np.tril(np.full((2, 2), x)), ["a", "b"], width=2.0) for x in (0.1, 0.9, 0.5)]
+    path = write_film(frames, tmp_path / "film.gif", seconds=0.1, dots=50)
+    with Image.open(path) as film:
+        assert film.n_frames == 3  # type: ignore[attr-defined]
+        assert film.info["duration"] == 100
+    with pytest.raises(InputError, match="gif or"):
+        write_film(frames, tmp_path / "film.avi")
+    with pytest.raises(InputError, match="not 0"):
+        write_film([], tmp_path / "film.gif")

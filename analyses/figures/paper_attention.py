@@ -1,0 +1,119 @@
+"""Attention of one head on paper: the matrix with its tokens, and a film of it over checkpoints."""
+
+import io
+import shutil
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from jaxtyping import Float
+from matplotlib.animation import FFMpegWriter
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from PIL import Image
+
+from copyscope.analyses.figures.paper import STYLE, VERMILLION, new_figure
+from copyscope.training.errors import InputError
+from copyscope.training.files import write_bytes
+
+MASKED = "#e8e8e8"
+"""Colour of what a query cannot attend to, since it comes later."""
+MAX_LABELS = 64
+"""Tokens that still get a label each."""
+FILMS = (".gif", ".mp4")
+
+
+def paper_attention(
+    pattern: Float[np.ndarray, "query key"],
+    tokens: Sequence[str],
+    targets: Sequence[Sequence[int]] = (),
+    *,
+    title: str = "",
+    width: float = 3.25,
+) -> Figure:
+    """One head's attention, in [0, 1], as a matplotlib figure: a row a query, a column a key, white 0 to dark blue 1.
+
+    `tokens`: as text, one a position; `targets`: for each query the keys to be outlined, such as those where a perfect
+    induction head attends; `width` in inches. Raises InputError where tokens and pattern do not fit each other.
+    """
+    size = len(tokens)
+    if pattern.shape != (size, size) or (targets and len(targets) != size):
+        raise InputError(f"paper_attention: a pattern of {pattern.shape} with {size} tokens, {len(targets)} targets")
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(width, width)
+        axes = figure.add_subplot()
+        shown = np.ma.masked_where(np.triu(np.ones((size, size), dtype=bool), 1), pattern)
+        colors = matplotlib.colormaps["Blues"].with_extremes(bad=MASKED)
+        picture = axes.imshow(shown, cmap=colors, vmin=0, vmax=1, interpolation="nearest")
+        for query, keys in enumerate(targets):
+            for key in keys:
+                place = (key - 0.5, query - 0.5)
+                axes.add_patch(Rectangle(place, 1, 1, fill=False, edgecolor=VERMILLION, linewidth=0.8))
+        labels = [_readable(token) for token in tokens] if size <= MAX_LABELS else []
+        font = max(3.0, min(7.0, 72 * width * 0.6 / size))
+        axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize=font, family="monospace")
+        axes.set_yticks(range(len(labels)), labels, fontsize=font, family="monospace")
+        axes.xaxis.tick_top()
+        axes.tick_params(length=0)
+        axes.set_ylabel("query")
+        axes.set_xlabel("key")
+        axes.xaxis.set_label_position("bottom")
+        bar = figure.colorbar(picture, ax=axes, fraction=0.04, pad=0.03)
+        bar.set_label("attention", fontsize=7)
+        bar.ax.tick_params(labelsize=7)
+        bar.outline.set_visible(False)  # type: ignore[operator]
+        figure.suptitle("\n".join(textwrap.wrap(title, int(width * 15))), fontsize=8)
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+    return figure
+
+
+def write_film(frames: Sequence[Figure], path: str | Path, seconds: float = 0.35, dots: int = 150) -> Path:
+    """Writes figures as a film, one after the other: .gif, or .mp4 where ffmpeg is installed.
+
+    `seconds` a frame; the last one stays four times as long. `dots` an inch. Raises InputError: no frames, another
+    ending, or no ffmpeg.
+    """
+    out = Path(path)
+    if out.suffix not in FILMS or not frames:
+        raise InputError(f"{out}: a film ends in {' or '.join(FILMS)} and has a frame or more, not {len(frames)}")
+    if out.suffix == ".gif":
+        pictures = [_picture(figure, dots) for figure in frames]
+        times = [round(1000 * seconds)] * (len(frames) - 1) + [round(4000 * seconds)]
+        data = io.BytesIO()
+        pictures[0].save(data, "GIF", save_all=True, append_images=pictures[1:], duration=times, loop=0)
+        write_bytes(out, data.getvalue())
+        return out
+    if shutil.which("ffmpeg") is None:
+        raise InputError(f"{out}: needs ffmpeg, which is not installed; write a .gif instead")
+    temp = out.with_name(f".{out.stem}.part.mp4")
+    width, height = frames[0].get_size_inches()
+    canvas = Figure(figsize=(float(width), float(height)))
+    FigureCanvasAgg(canvas)
+    writer = FFMpegWriter(fps=10)
+    with writer.saving(canvas, str(temp), dots):
+        axes = canvas.add_axes((0, 0, 1, 1))
+        for figure in [*frames, *[frames[-1]] * 3]:
+            axes.clear()
+            axes.axis("off")
+            axes.imshow(np.asarray(_picture(figure, dots)), aspect="auto")
+            for _ in range(max(1, round(10 * seconds))):
+                writer.grab_frame()
+    temp.replace(out)
+    return out
+
+
+def _picture(figure: Figure, dots: int) -> Image.Image:
+    data = io.BytesIO()
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(data, format="png", dpi=dots)
+    return Image.open(data).convert("RGB")
+
+
+def _readable(token: str) -> str:
+    """With signs for what cannot be seen, and no dollar that would begin a formula."""
+    text = token.replace(" ", "␣").replace("\n", "↵").replace("\t", "⇥").replace("$", r"\$")
+    return text if len(text) <= 12 else text[:11] + "…"
