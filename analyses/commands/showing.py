@@ -68,7 +68,10 @@ def report(
 
 def explore(
     runs: Scored,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 0,
+    port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="Port; 0 takes a free one.  [default: 7117, or a free one if it is taken]"),
+    ] = None,
     host: Annotated[str, typer.Option(help="Address to serve on; this machine only (127.0.0.0/8).")] = "127.0.0.1",
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")] = True,
     device: Device = "auto",

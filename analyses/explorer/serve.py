@@ -16,10 +16,13 @@ from copyscope.training.errors import InputError
 
 logger = logging.getLogger(__name__)
 
+PORT = 7117
+"""Where the explorer is found unless told otherwise."""
+
 
 def explore(
     sources: Sequence[str | Path],
-    port: int = 0,
+    port: int | None = None,
     host: str = "127.0.0.1",
     browser: bool = True,
     device: str = "auto",
@@ -27,7 +30,8 @@ def explore(
 ) -> None:
     """Serves the page about scored runs until it is interrupted; the address is logged.
 
-    `port` 0 takes a free one. `device` and `dtype` of the models that compute attention, as for `score`. Raises
+    `port` None: `PORT`, so that links stay good from one day to the next, or a free one where that is taken; 0 takes a
+    free one. `device` and `dtype` of the models that compute attention, as for `score`. Raises
     InputError: no such run, a host that is not this machine, a port that is taken, a device that is not there,
     starlette or uvicorn not installed.
     """
@@ -36,7 +40,7 @@ def explore(
 
         Compute(device=device, dtype=dtype)
     explored = Explored(sources, device, dtype)
-    listening = listen(host, port)
+    listening = listen(host, port) if port is not None else _usual(host)
     try:
         import uvicorn
 
@@ -58,6 +62,13 @@ def explore(
         pass
     finally:
         listening.close()
+
+
+def _usual(host: str) -> socket.socket:
+    """A socket at `PORT`, or a free one where another program has it."""
+    with contextlib.suppress(InputError):
+        return listen(host, PORT)
+    return listen(host, 0)
 
 
 def _read_ahead(explored: Explored) -> None:

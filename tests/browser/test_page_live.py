@@ -126,6 +126,21 @@ def test_a_model_that_is_still_loading_is_said(tab: Tab, live: Live, monkeypatch
     assert "query" in tab.text("#matrix .note")
 
 
+def test_ctrl_enter_and_examples_ask_as_the_button_does(tab: Tab, live: Live) -> None:
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    tab.open(f"{live.address}#view=attention")
+    tab.run("document.getElementById('prompt-text').value = 'two two'; document.getElementById('prompt-text').focus()")
+    ActionChains(tab.driver).key_down(Keys.CONTROL).send_keys(Keys.ENTER).key_up(Keys.CONTROL).perform()
+    tab.wait()
+    assert tab.run("return copyscope.state().text") == "two two"
+    example = "const b = document.querySelectorAll('#examples button')[1]; b.click(); return b.textContent"
+    wanted = tab.run(example)
+    tab.wait()
+    assert tab.run("return copyscope.state().text") == wanted
+
+
 def test_bad_prompts_get_one_line_and_the_page_lives_on(tab: Tab, live: Live) -> None:
     tab.open(f"{live.address}#view=attention")
     assert "empty" in ask(tab, "")

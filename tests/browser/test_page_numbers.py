@@ -54,7 +54,7 @@ def test_hovering_reads_a_cell_without_choosing_it(tab: Tab, address: str, small
         f"{score(small, 'prefix_matching_sum', 11, 448):.3f}",
         "L2H3, step 448",
         "× uniform",
-        "above its null",
+        "above chance",
         "formed at step 448",
     ):
         assert part in tip
@@ -214,7 +214,7 @@ def test_the_table_of_heads_holds_the_scores(tab: Tab, address: str, small: Made
     expected = [f"{score(small, 'prefix_matching_sum', h, 448):.3f}" for h in range(12)]
     assert [row[1] for row in rows] == expected
     assert rows[11][head.index("formed at")] == "448"
-    assert rows[11][head.index("above null")] == "yes"
+    assert rows[11][head.index("above chance")] == "yes"
     tab.go(step=832)
     assert tab.table("#heads-table")[12][-1] == "−0.700"
     tab.run("document.querySelectorAll('#heads-table th button')[1].click()")
@@ -257,7 +257,8 @@ def test_an_effect_of_removal_is_a_measure_like_others(tab: Tab, address: str) -
 def test_pairs_and_order(tab: Tab, address: str) -> None:
     tab.open(f"{address}#view=circuit&step=1152")
     rows = tab.table("#circuit-table")
-    assert [row[:3] for row in rows[1:]] == [["L0H1", "L2H3", "0.400"], ["L0H0", "L2H3", "0.100"]]
+    assert rows[0][2:5] == ["path score", "K-composition", "effect of cutting the path"]
+    assert [row[:4] for row in rows[1:]] == [["L0H1", "L2H3", "0.200", "0.400"]]  # the other has a twentieth of it
     assert "step 448" in tab.text("#circuit-title")
     order = tab.table("#order-table")[1:]
     assert [row[:3] for row in order][:2] == [
@@ -265,3 +266,95 @@ def test_pairs_and_order(tab: Tab, address: str) -> None:
         ["Prefix matching", "L2H3", "448"],
     ]
     assert tab.press(Keys.ENTER, on="#circuit-figure [data-head='0.1']")["head"] == "0.1"
+
+
+def test_pairs_are_drawn_from_a_threshold_by_what_one_chooses(tab: Tab, address: str) -> None:
+    tab.open(f"{address}#view=circuit&cut=0")
+    drawn = "return [...document.querySelectorAll('#circuit-figure path[data-pair]')].map((p) => p.dataset.pair).sort()"
+    assert tab.run(drawn) == ["0.0 2.3", "0.1 2.3"]
+    assert "2 of 2" in tab.text("#cut-words")
+    numbers = tab.go(cut=25)
+    assert numbers["pairs"] == [[1, 11, 0.2]]
+    assert "1 of 2" in tab.text("#cut-words")
+    numbers = tab.go(pairs="k_composition", cut=90)
+    assert numbers["pairs"] == [[0, 11, 0.5]]
+    link = numbers["hash"]
+    tab.open(address + link)
+    assert tab.numbers()["pairs"] == [[0, 11, 0.5]]
+    tab.go(cut=0)
+    at = tab.run(
+        """const { cx, cy } = document.querySelector('#circuit-figure [data-head="0.1"] circle');
+        return [cx.baseVal.value, cy.baseVal.value]"""
+    )
+    tab.mouse("#circuit-figure svg", at[0], at[1], "move")
+    near = "return [...document.querySelectorAll('#circuit-figure path.near')].map((p) => p.dataset.pair)"
+    assert tab.run(near) == ["0.1 2.3"]
+
+
+def test_a_head_is_found_by_its_name(tab: Tab, address: str) -> None:
+    tab.open(address)
+    tab.press("/")
+    assert tab.run("return document.activeElement.id") == "head"
+    numbers = tab.press("L1H2", Keys.ENTER, on="#head")
+    assert numbers["head"] == "1.2"
+    tab.press("L9H9", Keys.ENTER, on="#head")
+    assert "L9H9" in tab.text("#notices")
+    assert tab.numbers()["head"] == "1.2"
+
+
+def test_the_cell_under_the_pointer_tells_its_tokens_and_value(tab: Tab, address: str, small: Made) -> None:
+    tab.open(f"{address}#view=attention&step=1088&head=2.3")
+    left, top, cell = tab.run(
+        "const { left, top, size, nTokens } = copyscope.maps().matrix; return [left, top, size / nTokens]"
+    )
+    tab.mouse("#matrix .over", left + 7.5 * cell, top + 18.5 * cell, "move")
+    value = small.attention["attention/0/p0/1088"][11, 18, 7] / 255
+    tip = tab.text("#tip")
+    assert f"“␣w6” (18) → “␣w7” (7): {value:.2f}" in tip
+    assert "expected induction target" in tip
+    tab.mouse("#matrix .over", left + 18.5 * cell, top + 7.5 * cell, "move")
+    assert "masked" in tab.text("#tip")
+    tab.mouse("h1", 1, 1, "move")
+
+
+def test_a_heads_card_has_its_role_and_a_line_a_measure(tab: Tab, address: str, small: Made) -> None:
+    tab.open(f"{address}#head=0.1&step=448")
+    facts = tab.text("#side-facts")
+    assert "previous-token head from step 32" in facts
+    tab.run("document.getElementById('side-more').open = true")
+    lines = tab.run(
+        """const part = (line, selector) => line.querySelector(selector);
+        return [...document.querySelectorAll('.spark')].map((line) =>
+        [line.dataset.measure, part(line, '.value').textContent, part(line, 'path').getAttribute('d')])"""
+    )
+    assert {name for name, _, _ in lines} == {"prefix_matching_sum", "previous_token", "induction_score"}
+    for name, value, path in lines:
+        assert float(value.replace("−", "-")) == pytest.approx(score(small, name, 1, 448), abs=0.006)
+        assert path.count("L") == len(STEPS) - 1
+    tab.run("document.querySelector('.spark[data-measure=induction_score]').click()")
+    assert tab.numbers()["measure"] == "induction_score"
+
+
+def test_what_is_written_on_a_colour_stands_out_from_it(tab: Tab, address: str) -> None:
+    """In both themes, on every shade of every scale; and no attention is dark in the dark."""
+    for dark in (False, True):
+        tab.size(1280, dark=dark)
+        tab.open(f"{address}#view=attention")
+        scales = tab.run(
+            """const { attentionScale, scaleOf } = Copyscope;
+            return [attentionScale(), scaleOf({ signed: true }), scaleOf({ signed: false })]
+            .map((scale) => scale.rgb.map((rgb) => [rgb, Copyscope.inkOnRgb(rgb)]))"""
+        )
+        for scale in scales:
+            for rgb, ink in scale:
+                ground, letters = luminance(rgb), 1.0 if ink == "#fff" else 0.0
+                high, low = max(ground, letters), min(ground, letters)
+                assert (high + 0.05) / (low + 0.05) >= 4.5
+        none, middle = luminance(scales[0][0][0]), luminance(scales[1][127][0])
+        assert (none < 0.05, middle < 0.05) == (dark, dark)
+
+
+def luminance(rgb: list[int]) -> float:
+    """Of WCAG 2, in [0, 1]."""
+    linear = [c / 255 / 12.92 if c / 255 <= 0.03928 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in rgb]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

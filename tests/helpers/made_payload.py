@@ -196,8 +196,8 @@ def _run(
             "zero:copying_accuracy_token": {"steps": ablated, "block": f"ablation/{number}/zero:copying_accuracy_token"}
         },
         "pairs": [
-            {"step": at, "earlier": 1, "later": heads - 1, "k_composition": 0.4, "effect": -0.3},
-            {"step": at, "earlier": 0, "later": heads - 1, "k_composition": 0.1, "effect": None},
+            {"step": at, "earlier": 1, "later": heads - 1, "k_composition": 0.4, "path_score": 0.2, "effect": -0.3},
+            {"step": at, "earlier": 0, "later": heads - 1, "k_composition": 0.5, "path_score": 0.01, "effect": None},
         ],
         "prompts": prompts,
         "tables": {

@@ -4,6 +4,9 @@
   const VIRIDIS = "440154 482878 3e4989 31688e 26828e 1f9e89 35b779 6ece58 b5de2b fde725";
   const SIGNED = "053061 2166ac 4393c3 92c5de d1e5f0 f7f7f7 fddbc7 f4a582 d6604d b2182b 67001f";
   const ATTENTION = "ffffff deebf7 c6dbef 9ecae1 6baed6 4292c6 2171b5 08519c 08306b";
+  // In the dark 0 is the dark end, and blue and red meet in the dark: white blocks would glare.
+  const ATTENTION_DARK = "1b2027 17304a 164568 1d5d8c 2f79ae 4c97cb 7ab6de b0d5ee e8f4fc";
+  const SIGNED_DARK = "b9dcff 7db8f0 4a8fd0 2a669f 1f4468 1f242a 5c2f27 94402f c85c45 ef8a70 ffc4b3";
 
   function table(stops) {
     const colors = stops.split(" ").map((hex) => [0, 2, 4].map((i) => parseInt(hex.slice(i, i + 2), 16)));
@@ -20,8 +23,13 @@
   const pack = ([r, g, b]) => ((255 << 24) | (b << 16) | (g << 8) | r) >>> 0; // bytes in the order of ImageData
   const parse = (hex) => [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16));
 
-  const scales = { unsigned: table(VIRIDIS), signed: table(SIGNED), attention: table(ATTENTION) };
-  C.attentionColors = scales.attention.packed;
+  const unsigned = table(VIRIDIS);
+  const themes = {
+    light: { unsigned, signed: table(SIGNED), attention: table(ATTENTION) },
+    dark: { unsigned, signed: table(SIGNED_DARK), attention: table(ATTENTION_DARK) },
+  };
+  let scales = themes.light;
+  C.attentionScale = () => scales.attention;
   C.packColor = (hex) => pack(parse(hex));
 
   /** The colour table index, 0 to 255, of a value in a range; -1 for a missing value. */
@@ -37,9 +45,12 @@
   /** Black or white, whichever can be read on that colour. */
   C.inkOn = function (value, range) {
     const shade = C.shade(value, range);
-    if (shade < 0) return "#222";
-    const [r, g, b] = C.scaleOf(range).rgb[shade];
-    return 0.299 * r + 0.587 * g + 0.114 * b > 140 ? "#111" : "#fff";
+    return shade < 0 ? "#222" : C.inkOnRgb(C.scaleOf(range).rgb[shade]);
+  };
+  /** By the luminance of WCAG 2: one of the two stands out by 4.58 or more from any colour. */
+  C.inkOnRgb = function (rgb) {
+    const [r, g, b] = rgb.map((v) => (v / 255 <= 0.03928 ? v / 255 / 12.92 : ((v / 255 + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b > 0.179 ? "#000" : "#fff";
   };
 
   /** A colour bar with its ends in words; `formed`: whether diamonds mark formation steps. */
@@ -99,16 +110,21 @@
   C.inLight = function (draw) {
     const root = document.documentElement;
     const { theme } = root.dataset;
+    const before = scales;
     root.dataset.theme = "light";
+    scales = themes.light;
     try {
       return draw();
     } finally {
       root.dataset.theme = theme;
+      scales = before;
     }
   };
 
   C.readTheme = function () {
-    document.documentElement.dataset.theme = C.isDark() ? "dark" : "light";
+    const theme = C.isDark() ? "dark" : "light";
+    document.documentElement.dataset.theme = theme;
+    scales = themes[theme];
     C.maskedColor = C.packColor(C.color("masked"));
   };
 })(Copyscope);

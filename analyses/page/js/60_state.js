@@ -3,10 +3,11 @@
 (function (C) {
   C.VIEWS = [["map", "Training"], ["attention", "Attention"], ["compare", "Compare"], ["circuit", "Circuit"], ["heads", "Heads"], ["report", "Report"]];
   C.SORTS = [["layer", "layer and head"], ["now", "score at this step"], ["final", "final score"], ["formation", "formation step"], ["effect", "effect of removal"]];
-  C.FILTERS = [["all", "all heads"], ["formed", "formed"], ["null", "above their null"], ["pinned", "pinned"]];
+  C.FILTERS = [["all", "all heads"], ["formed", "formed"], ["null", "above chance at the end"], ["pinned", "pinned"]];
   C.ROWS = [["heads", "every head"], ["layers", "layers (highest head)"]];
-  const NUMBERS = ["run", "step", "a", "b", "runb", "query", "from", "to"];
-  const TEXTS = ["measure", "head", "prompt", "axis", "view", "pins", "sort", "filter", "rows", "beside", "curve", "align", "flip", "theme", "headb", "text"];
+  const NUMBERS = ["run", "step", "a", "b", "runb", "query", "from", "to", "cut"];
+  const TEXTS = ["measure", "head", "prompt", "axis", "view", "pins", "sort", "filter", "rows", "beside", "curve", "align", "flip", "theme", "headb", "text", "pairs"];
+  const CUT = 25; // per cent of the strongest pair, from which a pair is drawn
   const MAX_LINK = 2000; // characters of a typed prompt that still go into the address
   const PREFERRED = ["prefix_matching_sum", "induction_score", "induction_attention"];
 
@@ -78,6 +79,9 @@
     pick("theme", ["", "light", "dark"], "");
     pick("align", ["step", "tokens", "formation"], "step");
     pick("flip", ["", "1"], "");
+    const kinds = C.pairMeasures(run).map(([key]) => key);
+    pick("pairs", [...kinds, ""], kinds[0] || "");
+    if (!(s.cut >= 0 && s.cut <= 100)) s.cut = CUT;
     pick("curve", Object.keys(C.curveGroups(run)), Object.keys(C.curveGroups(run))[0] || "");
     pick("runb", index.runs.map((_, i) => i), s.run);
     for (const [field, { steps }, first] of [["step", run, false], ["a", run, true], ["b", index.runs[s.runb], false]]) {
@@ -142,6 +146,7 @@
       if (key === "from" && value === null && state.to === null && Object.values(C.storyRange(C.run())).some((v) => v !== null)) parts.push("from=");
       if (value === null || value === undefined || value === "") continue;
       if ((key === "run" || key === "runb") && C.data.index.runs.length < 2) continue;
+      if (key === "cut" && value === CUT) continue;
       if (["sort", "filter", "rows", "align"].includes(key) && ["layer", "all", "heads", "step"].includes(value)) continue;
       parts.push(key + "=" + encodeURIComponent(value).replace(/%2C/g, ",").replace(/%3A/g, ":"));
     }
@@ -177,6 +182,7 @@
         if (!run.prompts.some((p) => p.id === wanted.prompt)) wanted.prompt = undefined;
         const { scores, effects } = C.choices(run);
         for (const field of ["measure", "beside"]) if (![...scores, ...effects, "none"].includes(wanted[field])) wanted[field] = undefined;
+        if (!C.pairMeasures(run).some(([key]) => key === wanted.pairs)) wanted.pairs = undefined;
         const story = C.storyRange(C.data.index.runs[before.run] || run);
         if (patch.from === undefined && patch.to === undefined && before.from === story.from && before.to === story.to) wanted.from = wanted.to = undefined;
         if (C.headNumber(run, wanted.head) === null) wanted.head = undefined;
@@ -214,7 +220,8 @@
   C.effectKey = function (run) {
     const { effects } = C.choices(run);
     if (effects.includes(state.measure)) return state.measure;
-    return effects.find((m) => m.endsWith(":copying_accuracy_token")) || effects.find((m) => m.endsWith(":copying_loss")) || effects[0] || null;
+    const plain = [...effects].sort((x, y) => y.startsWith("zero:") - x.startsWith("zero:")); // the plainest way of removing first
+    return plain.find((m) => m.endsWith(":copying_accuracy_token")) || plain.find((m) => m.endsWith(":copying_loss")) || plain[0] || null;
   };
   /** A score's measure even while an effect is looked at: formation, null and selectivity belong to it. */
   C.scoreMeasure = (run) => (state.measure && !state.measure.includes(":") ? state.measure : C.defaultMeasure(run));

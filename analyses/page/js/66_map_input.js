@@ -8,10 +8,10 @@
     const value = C.data.value(s.run, measure, head, step);
     const beside = (suffix) => C.data.value(s.run, measure + suffix, head, step) ?? null;
     const facts = [[words.title, value === null || value === undefined ? "not measured" : C.number(value) + (words.unit ? " " + words.unit : "")]];
-    if (beside("_selectivity") !== null) facts.push(["selectivity", `${C.number(beside("_selectivity"))} × uniform attention`]);
+    if (beside("_selectivity") !== null) facts.push(["selectivity", `${C.number(beside("_selectivity"), beside("_selectivity") < 10 ? 1 : 0)} × uniform attention`]);
     if (beside("_null") !== null) facts.push(["null (random targets)", C.number(beside("_null"))]);
     const above = C.data.isAbove(run, measure, head);
-    if (above !== null) facts.push(["final step", above ? "above its null" : "not distinguishable from its null"]);
+    if (above !== null) facts.push(["final step", above ? "above chance" : "not distinguishable from chance"]);
     const found = C.data.formation(run, measure, head);
     if (found) facts.push(["formation", C.formationWords(found)]);
     return facts;

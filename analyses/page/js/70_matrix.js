@@ -25,8 +25,14 @@
       const x = event.clientX - box.left;
       return row >= 0 && row < matrix.nTokens && x >= 0 && x <= matrix.left + matrix.size ? row : null;
     };
-    matrix.over.addEventListener("pointermove", (event) => event.pointerType === "mouse" && C.hoverQuery(queryAt(event)));
-    matrix.over.addEventListener("pointerleave", () => C.hoverQuery(null));
+    matrix.over.addEventListener("pointermove", (event) => {
+      if (event.pointerType === "mouse") C.hoverQuery(queryAt(event));
+      C.tip(cellWords(matrix, event), event.clientX, event.clientY);
+    });
+    matrix.over.addEventListener("pointerleave", () => {
+      C.hoverQuery(null);
+      C.tip(null);
+    });
     matrix.over.addEventListener("click", (event) => {
       const query = queryAt(event);
       if (query !== null) C.go({ query });
@@ -34,6 +40,20 @@
     matrix.over.addEventListener("keydown", (event) => C.queryKeys(event, "ArrowUp", "ArrowDown"));
     return matrix;
   };
+
+  /** What the cell under the pointer says: its tokens and its value. */
+  function cellWords(matrix, event) {
+    const attention = C.attentionNow();
+    if (!attention || !matrix.size) return null;
+    const box = matrix.over.getBoundingClientRect();
+    const [query, key] = [event.clientY - box.top - matrix.top, event.clientX - box.left - matrix.left].map((v) => Math.floor((v / matrix.size) * matrix.nTokens));
+    if (query < 0 || key < 0 || query >= attention.nTokens || key >= attention.nTokens) return null;
+    const { tokens, targets } = attention.prompt;
+    const named = (i) => `“${C.tokenText(tokens[i])}” (${i})`;
+    if (key > query) return [`${named(query)} cannot see ${named(key)}`, "masked: it comes later"];
+    const value = C.data.row(attention, C.head(), query)[key];
+    return [`${named(query)} → ${named(key)}: ${C.number(value, 2)}`, ...(targets[query].includes(key) ? ["expected induction target"] : [])];
+  }
 
   /** Keys that move the query; true if one did. */
   C.queryKeys = function (event, back, on) {
@@ -78,7 +98,7 @@
     C.once(matrix.over, key, () => overlay(matrix, prompt, labelled));
     const query = C.query();
     matrix.over.setAttribute("aria-label", `Attention of ${C.data.headName(run, head)} at step ${attention.step}, query token ${query}. Up and down move the query.`);
-    matrix.words.textContent = "Rows: query; columns: key; white 0 to dark blue 1; grey: masked (future). Orange squares: where a perfect induction head attends.";
+    matrix.words.textContent = `Rows: query; columns: key; ${C.isDark() ? "dark 0 to light blue" : "white 0 to dark blue"} 1; grey: masked (future). Orange squares: where a perfect induction head attends.`;
   };
 
   function overlay(matrix, prompt, labelled) {

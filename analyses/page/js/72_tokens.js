@@ -21,13 +21,12 @@
     const query = C.query();
     const row = attention ? C.data.row(attention, C.head(), query) : null;
     const targets = prompt.targets[query] || [];
-    const range = { low: 0, high: 1, signed: false };
     prompt.tokens.forEach((token, i) => {
       const chip = view.list.children[i];
       const share = row && i < row.length ? row[i] : null;
-      const shade = share === null ? null : C.attentionColors[Math.round(share * 255)];
-      chip.style.background = shade === null ? "" : cssOf(shade);
-      chip.style.color = shade === null ? "" : share > 0.45 ? "#fff" : "#111";
+      const rgb = share === null ? null : C.attentionScale().rgb[Math.round(share * 255)];
+      chip.style.background = rgb === null ? "" : `rgb(${rgb.join(",")})`;
+      chip.style.color = rgb === null ? "" : C.inkOnRgb(rgb);
       chip.classList.toggle("query", i === query);
       chip.classList.toggle("target", targets.includes(i));
       chip.classList.toggle("later", i > query);
@@ -42,8 +41,6 @@
     view.words.textContent = sentence(run, prompt, attention, row, query, targets);
     return undefined;
   };
-
-  const cssOf = (packed) => `rgb(${packed & 255},${(packed >> 8) & 255},${(packed >> 16) & 255})`;
 
   function build(view, prompt) {
     C.fill(

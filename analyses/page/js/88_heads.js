@@ -15,7 +15,7 @@
     const columns = ["head", `at step ${C.number(s.step)}`, "final"];
     if (has("_null")) columns.push("null");
     if (has("_selectivity")) columns.push("× uniform");
-    if ((run.above_null || {})[score]) columns.push("above null");
+    if ((run.above_null || {})[score]) columns.push("above chance");
     if ((run.formation || {})[score]) columns.push("formed at", "95 % from", "to", "status");
     if (effect) columns.push(`ablated${effectStep === null ? "" : ` (step ${C.number(effectStep)})`}`);
     const rows = heads.map((h) => {
@@ -79,9 +79,56 @@
       const entry = run.ablations[effect];
       const [others, matched] = [entry.control, entry.matched].map((block) => (block ? C.data.block(block, effects, head, at) : null));
       const beside = [[matched, "heads of like attention entropy"], [others, "others in the layer"]].filter(([value]) => value !== null);
-      facts.push([`ablated, at step ${C.number(at)}`, `${C.signed(C.data.value(s.run, effect, head, at) ?? null)} ${C.data.words(effect).title.replace(/: change.*/, "").toLowerCase()}${beside.length ? ` (${beside.map(([value, whose]) => `${whose}: ${C.signed(value)}`).join("; ")}; on average)` : ""}`]);
+      const what = C.data.words(effect).title.replace(/: change.*/, "").toLowerCase();
+      const besideWords = beside.map(([value, whose]) => `${whose}: ${C.signed(value, 2)} on average`).join("; ");
+      const method = effect.split(":")[0];
+      facts.push([`${METHODS[method] || method.replace(/_/g, " ") + "-ablating it"}${at === s.step ? "" : ` (step ${C.number(at)})`}`, `${C.signed(C.data.value(s.run, effect, head, at) ?? null, 2)} ${what}${besideWords ? ` (${besideWords})` : ""}`]);
     }
+    const role = roles(run, head);
+    if (role) facts.unshift(["role", role]);
     const place = C.byId("side-facts");
     C.once(place, JSON.stringify(facts), () => C.fill(place, facts.map(([key, value]) => C.el("div", {}, C.el("dt", {}, key), C.el("dd", {}, value)))));
+    sparklines(s, run, head);
   };
+
+  const METHODS = { zero: "zero-ablating it", mean: "mean-ablating it", resample: "resample-ablating it", frozen_patterns: "zero-ablating it, attention held" };
+  const ROLES = [["previous_token", "previous-token head"], ["duplicate_token", "duplicate-token head"], ["prefix_matching_sum", "induction head"]];
+  /** What the head became, with when; empty where nothing formed. */
+  function roles(run, head) {
+    const found = ROLES.map(([measure, name]) => [name, C.data.formation(run, measure, head)]).filter(([, f]) => f && f.step !== null);
+    return found.map(([name, f]) => `${name} from step ${C.number(Math.round(f.step))}${/fell/.test(f.state || "") ? ", fell back" : ""}`).join("; ");
+  }
+
+  const [WIDE, TALL] = [84, 18]; // of a sparkline, in pixels
+  /** Every measure of the head over all checkpoints, each a small line with its value here; a click looks at that measure. */
+  function sparklines(s, run, head) {
+    const place = C.byId("side-measures");
+    const axis = C.axis(run, s.axis);
+    const lines = C.choices(run).scores.filter((m) => !m.endsWith("_value_weighted")).map((measure) => {
+      const scores = C.data.scores(s.run, measure);
+      if (!scores) return null;
+      const range = C.data.range(s.run, measure);
+      const y = (v) => TALL - 1 - ((v - range.low) / (range.high - range.low)) * (TALL - 2);
+      let [path, down] = ["", false];
+      scores.steps.forEach((step, i) => {
+        const v = scores.values[i * scores.nHeads + head];
+        if (Number.isNaN(v)) return (down = false);
+        path += `${down ? "L" : "M"}${axis.x(axis.position(step), 0, WIDE).toFixed(1)},${y(v).toFixed(1)}`;
+        return (down = true);
+      });
+      return { measure, path, value: C.data.value(s.run, measure, head, s.step) ?? null };
+    });
+    const at = axis.x(axis.position(s.step), 0, WIDE).toFixed(1);
+    C.once(place, JSON.stringify([lines, at, s.measure, C.isDark()]), () =>
+      C.fill(
+        place,
+        lines.filter((line) => line !== null).map((line) =>
+          C.el("button", { type: "button", class: "spark", "data-measure": line.measure, "aria-pressed": String(line.measure === s.measure), onclick: () => C.go({ measure: line.measure }) },
+            C.el("span", {}, C.data.words(line.measure).title),
+            C.svg("svg", { width: WIDE, height: TALL, "aria-hidden": "true" }, C.svg("line", { x1: at, x2: at, y1: 0, y2: TALL, stroke: C.color("line") }), C.svg("path", { d: line.path, fill: "none", stroke: C.color("accent"), "stroke-width": 1.4 })),
+            C.el("span", { class: "value" }, C.number(line.value, 2)))
+        )
+      )
+    );
+  }
 })(Copyscope);

@@ -88,8 +88,8 @@
     svg.append(rect(left, top, side, side, { fill: "#e8e8e8" }));
     for (let q = 0; q < size; q++)
       C.data.row(attention, head, q).forEach((value, k) => {
-        const packed = C.attentionColors[Math.round(value * 255)];
-        svg.append(rect(left + k * cell, top + q * cell, cell + (k < q ? OVER : 0), cell + (q < size - 1 ? OVER : 0), { fill: `rgb(${packed & 255},${(packed >> 8) & 255},${(packed >> 16) & 255})` }));
+        const fill = `rgb(${C.attentionScale().rgb[Math.round(value * 255)].join(",")})`;
+        svg.append(rect(left + k * cell, top + q * cell, cell + (k < q ? OVER : 0), cell + (q < size - 1 ? OVER : 0), { fill }));
       });
     // The lower edge of a row reaches under the next one; what shows beyond the diagonal is covered again.
     for (let q = 0; q < size - 1; q++) svg.append(rect(left + (q + 1) * cell, top + q * cell, side - (q + 1) * cell, cell, { fill: "#e8e8e8" }));
@@ -107,7 +107,7 @@
       });
     svg.append(text(left + side / 2, top + side + 18, "key", { "text-anchor": "middle" }));
     svg.append(text(0, 0, "query", { x: null, y: null, "text-anchor": "middle", transform: `translate(12 ${two(top + side / 2)}) rotate(-90)` }));
-    const colors = [...Array(32).keys()].map((i) => C.attentionColors[Math.round((i / 31) * 255)]).map((c) => `rgb(${c & 255},${(c >> 8) & 255},${(c >> 16) & 255})`);
+    const colors = [...Array(32).keys()].map((i) => `rgb(${C.attentionScale().rgb[Math.round((i / 31) * 255)].join(",")})`);
     colorBar(svg, left + side + 16, top + 8, Math.min(side - 8, 140), colors, 0, 1, "attention");
     return written(svg);
   };

@@ -69,7 +69,7 @@
         }
       });
       C.saveTable(name, { columns: ["step", "layer", "head", "measure", "value"], rows }, kind);
-    } else C.working(C.saveSvgText(name, kind, C.mapSvg(map)));
+    } else C.working(C.saveSvgText(name, kind, C.inLight(() => C.mapSvg(map))));
   };
 
   const fileName = (text) => text.replace(/[^A-Za-z0-9_.-]+/g, "-");
@@ -105,7 +105,7 @@
     const [run, head, { tokens }] = [C.run(), C.head(), attention.prompt];
     const name = fileName(`${run.name}_attention_${C.headText(run, head)}_step${attention.step}`);
     if (kind === "png" || kind === "svg") {
-      C.working(C.saveSvgText(name, kind, C.attentionSvg(attention, head)));
+      C.working(C.saveSvgText(name, kind, C.inLight(() => C.attentionSvg(attention, head))));
       return;
     }
     const rows = tokens.flatMap((token, q) => C.data.row(attention, head, q).map((value, k) => [q, token, k, tokens[k], Number(value.toFixed(4)), attention.prompt.targets[q].includes(k) ? 1 : 0]));

@@ -3,7 +3,7 @@
 (function (C) {
   const KEYS = [
     ["← →", "previous or next checkpoint (Shift: ten)"], ["Home End", "first, last checkpoint"], ["Space", "play or stop"], ["↑ ↓", "on a map: next head; on the attention matrix: next query token"], ["[ ]", "previous, next query token"],
-    ["j k", "next, previous head"], ["p", "pin or unpin the head"], ["m", "next measure"], ["1 … 6", "the views"], ["Enter", "on a map: its attention"], ["?", "this list"],
+    ["j k", "next, previous head"], ["/", "type a head's name"], ["p", "pin or unpin the head"], ["m", "next measure"], ["1 … 6", "the views"], ["Enter", "on a map: its attention"], ["Ctrl Enter", "in a prompt: show it"], ["?", "this list"],
   ];
   let playing = null;
   let following = false;
@@ -25,11 +25,19 @@
     on("step-back", "click", () => C.moveStep(-1));
     on("step-on", "click", () => C.moveStep(1));
     on("play", "click", play);
-    for (const id of ["measure", "head", "sort", "filter", "axis", "curve", "rows", "beside", "prompt", "align", "theme", "headb"]) value(id, id);
+    for (const id of ["measure", "sort", "filter", "axis", "curve", "rows", "beside", "prompt", "align", "theme", "headb", "pairs"]) value(id, id);
     for (const id of ["run", "from", "to", "a", "b", "runb"]) value(id, id, true);
     for (const id of ["prompt-side", "prompt-compare"]) value(id, "prompt");
     on("runs-curve", "change", (e) => C.runsCurve(e.target.value));
     on("flip", "change", (e) => C.go({ flip: e.target.checked ? "1" : "" }));
+    on("cut", "input", (e) => C.go({ cut: Number(e.target.value) }));
+    on("head", "change", (e) => {
+      const head = C.headNumber(C.run(), e.target.value.trim());
+      if (head === null) C.notice(`This model has no head '${e.target.value}'; it has L0H0 to ${C.data.headName(C.run(), C.run().n_layers * C.run().n_heads - 1)}.`, "note");
+      else C.go({ head: C.headText(C.run(), head) });
+      C.redraw();
+    });
+    on("head", "focus", (e) => e.target.select());
     on("follow", "click", () => C.follow(!following));
     on("pin", "click", () => C.togglePin(C.head()));
     on("zoom-out", "click", () => C.go({ from: null, to: null }));
@@ -124,6 +132,7 @@
         const all = [...scores, ...effects];
         C.go({ measure: all[(all.indexOf(C.state().measure) + 1) % all.length] });
       },
+      "/": () => C.byId("head").focus(),
       "?": () => C.byId("keys").showModal(),
     };
     C.VIEWS.forEach(([view], i) => (actions[String(i + 1)] = () => C.go({ view })));
@@ -144,7 +153,8 @@
     C.options(C.byId("measure"), groups, s.measure);
     C.options(C.byId("beside"), [["", [["none", "none"]]], ...groups], s.beside);
     const heads = [...Array(run.n_layers * run.n_heads).keys()];
-    C.options(C.byId("head"), [["", heads.map((h) => [C.headText(run, h), C.data.headName(run, h)])]], s.head);
+    C.once(C.byId("head-names"), `${run.n_layers}x${run.n_heads}`, () => C.fill(C.byId("head-names"), heads.map((h) => C.el("option", { value: C.data.headName(run, h) }))));
+    if (document.activeElement !== C.byId("head") || C.byId("head").value === "") C.byId("head").value = C.data.headName(run, C.head());
     C.options(C.byId("sort"), [["", C.SORTS]], s.sort);
     C.options(C.byId("filter"), [["", C.FILTERS]], s.filter);
     C.options(C.byId("rows"), [["", C.ROWS]], s.rows);

@@ -105,6 +105,15 @@
     saver("circuit-figure", "circuit");
     C.byId("made").textContent = `copyscope ${(index.made || {}).copyscope || ""}${source.live ? ", live" : ", offline copy (no network requests)"}`;
     C.byId("prompt-form").hidden = !source.live;
+    C.fill(C.byId("examples"), EXAMPLES.map((text) => button(text, () => {
+      C.byId("prompt-text").value = text;
+      C.working(ask());
+    })));
+    C.byId("prompt-text").addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
+      event.preventDefault();
+      C.working(ask());
+    });
     C.byId("prompt-form").addEventListener("submit", (event) => {
       event.preventDefault();
       C.working(ask());
@@ -117,7 +126,15 @@
     window.addEventListener("resize", C.redraw);
     window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", C.redraw);
   }
-  const BLANK = Object.fromEntries(["run", "step", "measure", "head", "prompt", "axis", "view", "pins", "sort", "filter", "rows", "beside", "curve", "align", "flip", "theme", "headb", "text", "a", "b", "runb", "query", "from", "to"].map((key) => [key, undefined]));
+  // Text in which an induction head has something to find: names, a list, code, digits, a sentence said again.
+  const EXAMPLES = [
+    "Mr Dursley met Mrs Potter. Mrs Potter smiled at Mr Dursley.",
+    "red green blue red green blue red green",
+    "def area(width, height):\n    return width * height\n\ndef volume(width, height",
+    "7 3 9 1 4 7 3 9 1",
+    "The cat sat on the mat. The cat sat on the",
+  ];
+  const BLANK = Object.fromEntries(["run", "step", "measure", "head", "prompt", "axis", "view", "pins", "sort", "filter", "rows", "beside", "curve", "align", "flip", "theme", "headb", "text", "pairs", "cut", "a", "b", "runb", "query", "from", "to"].map((key) => [key, undefined]));
 
   async function ask() {
     const answer = C.byId("prompt-answer");

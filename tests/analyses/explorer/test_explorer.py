@@ -18,7 +18,7 @@ pytest.importorskip("starlette", reason="the explorer is an extra: pip install c
 from starlette.testclient import TestClient
 
 from copyscope.analyses.explorer import state
-from copyscope.analyses.explorer.serve import explore, listen
+from copyscope.analyses.explorer.serve import PORT, _usual, explore, listen
 from copyscope.analyses.explorer.server import explorer_app
 from copyscope.analyses.explorer.state import Explored
 from copyscope.analyses.page.attention import attention_bytes
@@ -204,12 +204,20 @@ def test_what_cannot_be_explored_is_one_line(folder: Path, tmp_path: Path) -> No
         explore([folder])
 
 
+def test_the_usual_port_is_the_same_every_day_and_another_where_it_is_taken() -> None:
+    with _usual("127.0.0.1") as first, _usual("127.0.0.1") as second:
+        ports = [one.getsockname()[1] for one in (first, second)]
+    assert ports[0] != ports[1]
+    assert ports[1] != PORT  # at the latest the second found it taken
+
+
 def test_the_command_serves_until_it_is_interrupted_and_starts_without_torch(folder: Path) -> None:
     program = (
         "import sys, threading; from copyscope.analyses.cli import main\n"
         "import copyscope.analyses.explorer.serve as serve\n"
         "def told(explored): print('torch' in sys.modules, 'scipy' in sys.modules, flush=True)\n"
         "serve._read_ahead = told\n"
+        "serve.Explored.warm_up = lambda explored: None\n"
         f"sys.argv = ['copyscope', 'explore', {str(folder)!r}, '--no-browser']\n"
         "main()"
     )

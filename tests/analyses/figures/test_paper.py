@@ -246,7 +246,7 @@ def test_seeds_have_their_mean_and_one_map_each() -> None:
 
 def test_attention_shows_the_pattern_its_targets_and_what_is_masked() -> None:
     pattern = np.tril(np.random.default_rng(0).random((4, 4)))
-    figure = paper_attention(pattern, ["a", " $b", "\n", "<i>"], [[], [], [1], []])
+    figure: Any = paper_attention(pattern, ["a", " $b", "\n", "<i>"], [[], [], [1], []])
     shown: Any = figure.axes[0].images[0].get_array()
     assert np.asarray(shown[~shown.mask]) == pytest.approx(pattern[np.tril_indices(4)])
     assert shown.mask.sum() == 6
