@@ -18,7 +18,7 @@ from copyscope.analyses.tables.run import Run
 from copyscope.analyses.tables.run_prompts import COPYING_SAMPLES, LOSS_PROMPTS, Prompts, run_prompts
 from copyscope.interp.forward.memory import limit_memory
 from copyscope.interp.models.config import read_config
-from copyscope.interp.models.devices import Compute, dtype_named, has_room_for_another
+from copyscope.interp.models.devices import Compute, device_named, dtype_named, has_room_for_another
 from copyscope.interp.models.hooked import load_hooked, load_weights_into
 from copyscope.interp.models.lens import HookedModel
 from copyscope.interp.models.tokenizer import read_tokenizer
@@ -87,6 +87,7 @@ class SeriesModels:
             names = [c.revision for c in run.series.checkpoints if c.revision is not None]
             self._commits |= _those_there(checkpoint.path, names, checkpoint.revision)
         shared = () if run.config else self.shared(run, checkpoint).key
+        self._ahead.wait_for(checkpoint)
         return repr((checkpoint_key(checkpoint, self._commits), *shared))
 
     def shared(self, run: Run, checkpoint: Checkpoint) -> Shared:
@@ -156,6 +157,8 @@ class SeriesModels:
         if after is not None and after.revision is not None and config is not None:
             commit = self._commits.get(after.revision, after.revision)
             self._ahead.start(after.path, commit, lambda place: _plain_config(place) == config)
+        elif after is not None and after.revision is None and device_named(self.compute.device).type != "cpu":
+            self._ahead.start_reading(after)  # while a GPU computes, the processor has nothing else to do
 
     def _naming(self, checkpoint: Checkpoint, message: str) -> str:
         """The message by the revision's name, where it has the commit."""

@@ -16,7 +16,7 @@ from copyscope.training.files import write_json
 
 
 def open_run(
-    source: Source, *, out: Path | None = None, order: Order | None = None, tokenizer: Path | None = None
+    source: Source, *, out: Source | None = None, order: Order | None = None, tokenizer: Source | None = None
 ) -> Run:
     """A run, a folder of Hugging Face models, one model's folder or GGUF file, or `org/model@revisions` of the hub; or
     a folder that holds results of one of these alone.
@@ -29,7 +29,7 @@ def open_run(
     if isinstance(source, Run):
         return source
     source = os.fspath(source)
-    path = Path(source)
+    path, out = Path(source), None if out is None else Path(out)
     place = out or (path if path.is_dir() else _own_place(source))
     about = read_about(place)
     if out is None and path.is_dir() and about.source is not None and about.of != identity(source):
@@ -37,7 +37,7 @@ def open_run(
     elif out is not None:
         _refuse_another(out, source, about)
     order = order or about.order
-    tokenizer = tokenizer or about.tokenizer
+    tokenizer = Path(tokenizer) if tokenizer else about.tokenizer
     config = RunConfig.load(path / "config.toml") if (path / "config.toml").is_file() else None
     if config and config.checkpoints.keep == "none" and not any((path / "checkpoints").glob("step*")):
         series = CheckpointSeries(str(source), ())  # scored while it was trained; what is left is tables

@@ -114,7 +114,7 @@ class ModelFiles:
                 raise InputError(f"{self.path}: not a {kind} that transformers reads ({first_line(error)})") from error
         self._check_loading(loading)
         for name, parameter in model.named_parameters():
-            if not torch.isfinite(parameter).all():
+            if parameter.numel() and not torch.stack(torch.aminmax(parameter)).isfinite().all():  # NaN if any is
                 raise InputError(f"{self.path}: tensor {name} holds NaN or infinity; this checkpoint is not usable")
         if self.config.model_type == "gpt_neox":
             _fill_in_biases(model)

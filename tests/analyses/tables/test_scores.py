@@ -11,6 +11,7 @@ import pytest
 import torch
 from run_command import copyscope
 from safetensors.torch import load_file, save_file
+from tiny_series import add_checkpoint
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -302,3 +303,16 @@ def test_heads_above_their_null() -> None:
     ]
     table = pl.DataFrame(rows, schema=["step", "layer", "head", "measure", "value"], orient="row")
     assert above_null(table).rows() == [("previous_token", 0, 0, 0.9, 0.1, 0.001, True)]
+
+
+def test_the_next_files_are_hashed_while_a_gpu_computes(tmp_path, monkeypatch):
+    for step in (1, 8, 64):
+        add_checkpoint(tmp_path / "series", step)
+    few = {"measures": ["previous_token"], "samples": 2, "device": "cpu"}
+    wanted = score(open_run(tmp_path / "series", out=str(tmp_path / "plain")), **few).heads.drop("run")
+    hashed: list[str] = []
+    monkeypatch.setattr("copyscope.analyses.tables.loading.device_named", lambda name: torch.device("cuda"))
+    monkeypatch.setattr("copyscope.analyses.tables.fetch_ahead.checkpoint_key", lambda one: hashed.append(one.label))
+    got = score(open_run(tmp_path / "series", out=tmp_path / "ahead"), **few).heads.drop("run")
+    assert got.equals(wanted)
+    assert len(set(hashed)) == 2  # all but the first
