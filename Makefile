@@ -51,6 +51,7 @@ bench: .venv/installed
 # On a machine with an NVIDIA GPU.
 bench-gpu: .venv/installed
 	$(BIN)/python tests/benchmarks/gpu_train.py
+	$(BIN)/python tests/benchmarks/gpu_score.py
 
 docs: .venv/installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
