@@ -66,6 +66,8 @@ class Explored:
         kind, _, rest = name.partition("/")
         if kind == "attention":
             return self._attention(rest)
+        if kind == "predictions":
+            return self._predictions(rest)
         blocks = self._current().blocks
         if name not in blocks:
             raise InputError(f"{name}: no such block")
@@ -126,10 +128,7 @@ class Explored:
             if key in self._patterns:
                 self._patterns.move_to_end(key)
                 return self._patterns[key]
-            self._run(key[0])
-            shown = self._known(key[0]).get(key[1])
-            if shown is None:
-                raise InputError(f"prompt {key[1]!r}: not known here any more; type it again")
+            shown = self._shown(key[0], key[1])
         patterns = self._models_of(key[0]).attention(key[2], shown.ids)  # waits for its own model only
         with self._lock:
             self._patterns[key] = patterns
@@ -137,6 +136,23 @@ class Explored:
             while total > PATTERN_BYTES and len(self._patterns) > 1:
                 total -= len(self._patterns.popitem(last=False)[1])
         return patterns
+
+    def _shown(self, place: int, name: str) -> Shown:
+        """A prompt by its name. Raises InputError if it is not known."""
+        self._run(place)
+        shown = self._known(place).get(name)
+        if shown is None:
+            raise InputError(f"prompt {name!r}: not known here any more; type it again")
+        return shown
+
+    def _predictions(self, name: str) -> bytes:
+        parts = name.split("/")
+        if len(parts) not in (3, 4) or not parts[0].isdecimal() or not parts[2].isdecimal():
+            raise InputError(f"predictions/{name}: give predictions/RUN/PROMPT/STEP, or /RUN/PROMPT/STEP/L3H1")
+        place, step = int(parts[0]), int(parts[2])
+        with self._lock:
+            shown, texts = self._shown(place, parts[1]), self._texts_of(place)
+        return self._models_of(place).predictions(step, shown.ids, texts.words, "".join(parts[3:]))
 
     def warm_up(self) -> None:
         """Imports torch and loads the first run's last model, so that the first attention asked for is there at once.

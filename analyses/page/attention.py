@@ -2,15 +2,19 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
 
+from copyscope.analyses.page.build import script_json
+from copyscope.analyses.page.predictions import predictions
 from copyscope.analyses.tables.as_trained import as_trained
 from copyscope.analyses.tables.run import Run, selected
+from copyscope.interp.ablation.hooks import ablate_heads
 from copyscope.interp.measures.patterns import PatternBlock, read_patterns
 from copyscope.interp.models.devices import device_named, dtype_named
 from copyscope.interp.models.hooked import load_hooked, load_weights_into
@@ -39,6 +43,16 @@ class Models:
         """
         with self._lock, as_trained(self._model(step), self.run, selected(self.run, [step])[0]) as model:
             return attention_bytes(model, ids)
+
+    def predictions(
+        self, step: int, ids: Sequence[int], words: Callable[[Sequence[int]], list[str]], without: str = ""
+    ) -> bytes:
+        """`predictions` of the checkpoint at `step` as JSON that is safe in a page; `without`: heads set to zero, as
+        `L3H1,L2H0`. Raises InputError as `attention` does, and for heads that the model has not got."""
+        with self._lock, as_trained(self._model(step), self.run, selected(self.run, [step])[0]) as model:
+            check_prompt(model, ids)
+            with ablate_heads(model, without) if without else nullcontext():
+                return script_json(predictions(model, ids, words)).encode()
 
     def load(self, step: int) -> None:
         """Loads the model of a step before it is asked for. Raises InputError as `attention` does."""
@@ -84,10 +98,8 @@ def attention_bytes(model: HookedModel, ids: Sequence[int]) -> bytes:
 
     Raises InputError for tokens that the model has not got, or more than its context holds.
     """
-    config = model.cfg
-    if not ids or len(ids) > config.n_ctx or max(ids) >= config.d_vocab or min(ids) < 0:
-        raise InputError(f"the prompt does not fit this model: {config.n_ctx} tokens of {config.d_vocab} kinds do")
-    length = len(ids)
+    check_prompt(model, ids)
+    config, length = model.cfg, len(ids)
     shape = (config.n_layers, config.n_heads, length, length)
     patterns = torch.zeros(shape, dtype=torch.uint8, device=torch.device(config.device or "cpu"))
 
@@ -98,6 +110,13 @@ def attention_bytes(model: HookedModel, ids: Sequence[int]) -> bytes:
 
     read_patterns(model, torch.tensor([list(ids)], dtype=torch.long), read)
     return lower_triangles(patterns.cpu().numpy().reshape(-1, length, length)).tobytes()
+
+
+def check_prompt(model: HookedModel, ids: Sequence[int]) -> None:
+    """Raises InputError for tokens that the model has not got, or more than its context holds."""
+    config = model.cfg
+    if not ids or len(ids) > config.n_ctx or max(ids) >= config.d_vocab or min(ids) < 0:
+        raise InputError(f"the prompt does not fit this model: {config.n_ctx} tokens of {config.d_vocab} kinds do")
 
 
 def lower_triangles(patterns: UInt8[np.ndarray, "head query key"]) -> UInt8[np.ndarray, "head entry"]:

@@ -35,7 +35,8 @@ def embed_attention(
     dtype: str = "float32",
     typed: Sequence[str] = (),
 ) -> dict[str, bytes]:
-    """The page's blocks with attention of the default prompts and of `typed` text, as far as `max_bytes` reaches.
+    """The page's blocks with attention and predictions of the default prompts and of `typed` text, as far as
+    `max_bytes` reaches.
 
     Fills in the `prompts` and `left_out` of the index. Runs share what room there is; what one does not need is the
     next one's. A checkpoint that cannot be read is left out and named.
@@ -89,6 +90,7 @@ def _of_run(
     for done, step in enumerate(order):
         try:
             new = {f"attention/{place}/{p.id}/{step}": models.attention(step, p.ids) for p in prompts}
+            new |= {f"predictions/{place}/{p.id}/{step}": models.predictions(step, p.ids, texts.words) for p in prompts}
         except InputError as error:
             damaged.append(f"attention at step {step}: {error}")
             continue

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from copyscope.analyses.figures.map_data import phase_change
@@ -47,6 +48,8 @@ from copyscope.training.errors import InputError
 MAIN = ("prefix_matching_sum", "induction_score", "induction_attention")
 """Measures of induction heads, the one to be preferred first."""
 KINDS = {"layers": "Layers", "pairs": "Pairs", "sets": "Smallest sets", "paths": "Paths", "attribution": "Attribution"}
+MAX_STRETCHES = 32
+"""Stretches of positions whose loss is shown."""
 MAX_PAIR_STEPS = 12
 """Steps whose pairs of heads are shown: the last, and those around what formed."""
 
@@ -98,6 +101,7 @@ def run_entry(run: Run, place: int) -> Entry:
         "formation": {measure: _formation(frame, grid) for measure, frame in formed.items() if frame is not None},
         "above_null": significant(heads, grid),
         "ablations": removed,
+        "positions": _positions(run, notes),
         "pairs": _pairs(run, grid, band, notes),
         "tables": tables,
         "story": _story(notes, run, grid),
@@ -201,6 +205,23 @@ def _band(formed: list[pl.DataFrame | None], copying: pl.DataFrame | None) -> tu
     if not rows:
         return None
     return float(min(row["bracket_low"] for row in rows)), float(max(row["bracket_high"] for row in rows))
+
+
+def _positions(run: Run, notes: list[str]) -> dict[str, Any] | None:
+    """Loss on held-out text by position in the context, in nats: `edges` of stretches of positions, evenly in their
+    log, and `values`, a row a stretch and a column a step; None where it was not scored."""
+    frame = _stored(run, "positions", notes)
+    if frame is None:
+        return None
+    last = int(frame["position"].max())  # type: ignore[arg-type]
+    edges = sorted({round(edge) for edge in np.geomspace(1, last + 1, MAX_STRETCHES + 1)})
+    stretch = pl.col("position").cut(edges[1:-1], left_closed=True).to_physical()
+    mean = (pl.col("loss") * pl.col("count")).sum() / pl.col("count").sum()
+    table = frame.group_by(stretch.alias("stretch"), "step").agg(mean.alias("loss"))
+    steps = sorted(set(frame["step"].to_list()))
+    known = {(row["stretch"], row["step"]): number(row["loss"], 4) for row in table.iter_rows(named=True)}
+    order = sorted({key[0] for key in known})
+    return {"edges": edges, "steps": steps, "values": [[known.get((one, step)) for step in steps] for one in order]}
 
 
 def _pairs(run: Run, grid: Grid, band: tuple[float, float] | None, notes: list[str]) -> list[dict[str, Any]]:

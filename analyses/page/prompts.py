@@ -45,6 +45,7 @@ class Shown(NamedTuple):
             "targets": induction_targets(self.ids),
             "steps": list(steps),
             "text": self.text,
+            "predictions": True,
         }
 
 

@@ -4,6 +4,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from copyscope.analyses.page.build import script_json
+
 HOSTILE = [
     "</script>",
     "<img src=x onerror=\"document.documentElement.dataset.broken='1'\">",
@@ -137,6 +139,7 @@ def _run(
         for step in prompt["steps"]:
             strength = rise(middle)[steps.index(step)]
             _attend(blocks, attention, f"attention/{number}/{prompt['id']}/{step}", prompt, heads, strength, rng)
+            blocks[f"predictions/{number}/{prompt['id']}/{step}"] = script_json(_predict(prompt, strength)).encode()
     name = HOSTILE[0] if hostile and number else f"run {number}"
     at = steps[middle]
     formed = [
@@ -195,6 +198,11 @@ def _run(
         "ablations": {
             "zero:copying_accuracy_token": {"steps": ablated, "block": f"ablation/{number}/zero:copying_accuracy_token"}
         },
+        "positions": {
+            "edges": [1, 2, 4, 9],
+            "steps": steps,
+            "values": [[6.0 - row * k / n_steps for k in range(n_steps)] for row in range(3)],
+        },
         "pairs": [
             {"step": at, "earlier": 1, "later": heads - 1, "k_composition": 0.4, "path_score": 0.2, "effect": -0.3},
             {"step": at, "earlier": 0, "later": heads - 1, "k_composition": 0.5, "path_score": 0.01, "effect": None},
@@ -250,7 +258,18 @@ def _prompt(name: str, half: int, hostile: bool) -> dict[str, Any]:
         "tokens": words * 2,
         "targets": targets,
         "steps": [],
+        "predictions": True,
     }
+
+
+def _predict(prompt: dict[str, Any], strength: float) -> dict[str, Any]:
+    """As `copyscope.analyses.page.predictions` has it: 0.01 for a token that was not there before, else `strength`, at
+    most 0.9; the right one first, " other" second; the layers have half of it."""
+    tokens = prompt["tokens"]
+    p = [round(min(0.9, strength) if prompt["targets"][i] else 0.01, 4) for i in range(len(tokens) - 1)]
+    top = [[[word, x], [" other", 0.05]] for word, x in zip([*tokens[1:], "end"], [*p, 0.5], strict=True)]
+    layers = [{"p": [x / 2 for x in p], "top": [row[0] for row in top]} for _ in range(3)]
+    return {"loss": [round(-float(np.log(max(x, 1e-4))), 4) for x in p], "p": p, "top": top, "layers": layers}
 
 
 def _attend(

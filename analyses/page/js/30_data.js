@@ -4,6 +4,7 @@
 (function (C) {
   const ATTENTION_BYTES = 96e6;
   const MAX_AT_ONCE = 3;
+  const READ = { scores: (b) => new Float32Array(b), attention: (b) => new Uint8Array(b), json: (b) => JSON.parse(new TextDecoder().decode(b)) };
   const CALIBRATION = /_(null|selectivity|se|p|control|matched)$/;
   const data = (C.data = { source: null, index: null, problems: new Map() });
   let blocks = new Map(); // name -> typed array
@@ -60,8 +61,8 @@
     }
     if (!data.problems.has(name) && !pending.has(name)) {
       if (kind === "scores" || !data.source.live) fetchBlock(name, kind);
-      else if (!queue.includes(name)) {
-        queue.push(name);
+      else if (!queue.some(([wanted]) => wanted === name)) {
+        queue.push([name, kind]);
         queueMicrotask(pump);
       }
     }
@@ -69,14 +70,14 @@
   }
 
   function pump() {
-    while (queue.length && pending.size < MAX_AT_ONCE) fetchBlock(queue.shift(), "attention");
+    while (queue.length && pending.size < MAX_AT_ONCE) fetchBlock(...queue.shift());
   }
 
   function fetchBlock(name, kind) {
     const ask = data.source.block(name).then(
       (buffer) => {
         if (pending.get(name) !== ask) return; // the index was read again meanwhile
-        blocks.set(name, kind === "scores" ? new Float32Array(buffer) : new Uint8Array(buffer));
+        blocks.set(name, READ[kind](buffer));
         if (kind === "attention") data.modelIsHere = true;
         data.problems.delete(name);
         forget();
@@ -143,6 +144,19 @@
     const bytes = got(`attention/${runIndex}/${promptId}/${at}`, "attention");
     const nTokens = prompt.tokens.length;
     return bytes && { step: at, prompt, bytes, nTokens, triangle: (nTokens * (nTokens + 1)) / 2 };
+  };
+
+  const predicted = (runIndex, prompt, step, removed) => `predictions/${runIndex}/${prompt.id}/${data.nearest(prompt.steps, step)}${removed ? "/" + removed : ""}`;
+  /** Predictions of a prompt at the embedded step nearest to `step`, of the model without the head `removed` ("" for none). */
+  data.predictions = function (runIndex, promptId, step, removed) {
+    const prompt = data.prompt(runIndex, promptId);
+    if (!prompt || !prompt.predictions || !prompt.steps.length) return undefined;
+    const found = got(predicted(runIndex, prompt, step, removed), "json");
+    return found && { step: data.nearest(prompt.steps, step), ...found };
+  };
+  data.predictionsProblem = function (runIndex, promptId, step, removed) {
+    const prompt = data.prompt(runIndex, promptId);
+    return (prompt && data.problems.get(predicted(runIndex, prompt, step, removed))) || null;
   };
 
   /** Why attention is missing, in words, or null while it is on its way. */

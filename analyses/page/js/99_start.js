@@ -54,6 +54,7 @@
       });
       const band = run.copying && run.copying.start !== null && run.copying.start !== undefined;
       C.byId("band-words").textContent = band ? `Dashed outline: the phase change, from step ${C.number(Math.round(run.copying.start))} to ${C.number(Math.round(run.copying.end))} (${C.ruleWords(run.copying.rule || "10 to 90 % of the rise of copying")}).` : "No phase change to outline: copying did not form in this run, or there are too few checkpoints to tell when.";
+      C.drawPositions(C.byId("positions-part"));
       C.drawSide();
       C.drawMatrix(parts.side);
       C.drawTokens(parts.sideTokens);
@@ -69,6 +70,7 @@
       C.drawMatrix(parts.matrix);
       C.drawTokens(parts.tokens);
       C.drawSources(C.byId("sources"));
+      C.drawPredictions();
       timed("grid", () => C.drawGrid(C.byId("grid")));
       C.drawFilm(C.byId("film"));
       C.followCircuitsVis();
@@ -96,10 +98,13 @@
     C.makeGrid(C.byId("grid"));
     C.setUpControls();
     C.setUpCurves();
+    C.setUpPredictions();
+    C.byId("positions-part").addEventListener("toggle", C.redraw);
     const button = (words, action) => C.el("button", { type: "button", onclick: action }, words);
     const group = (name, ...buttons) => C.el("div", { class: "saves", role: "group", "aria-label": `Download ${name}` }, buttons);
     C.fill(C.byId("curves-saves"), C.el("span", { class: "note" }, "Curves:"), button("SVG", () => C.working(C.saveCurves("svg"))), button("PNG", () => C.working(C.saveCurves("png"))));
     C.byId("matrix").after(group("this attention", button("CSV", () => C.saveAttention("csv")), button("JSON", () => C.saveAttention("json")), button("SVG", () => C.saveAttention("svg")), button("PNG", () => C.saveAttention("png"))));
+    C.byId("positions-figure").after(group("loss-by-position", button("SVG", () => C.saveSvg(C.byId("positions-figure"), "loss-by-position"))));
     const saver = (id, name) => C.byId(id).after(group(name, button("SVG", () => C.saveSvg(C.byId(id), name))));
     saver("order-figure", "formation-order");
     saver("circuit-figure", "circuit");
@@ -134,7 +139,7 @@
     "7 3 9 1 4 7 3 9 1",
     "The cat sat on the mat. The cat sat on the",
   ];
-  const BLANK = Object.fromEntries(["run", "step", "measure", "head", "prompt", "axis", "view", "pins", "sort", "filter", "rows", "beside", "curve", "align", "flip", "theme", "headb", "text", "pairs", "cut", "a", "b", "runb", "query", "from", "to"].map((key) => [key, undefined]));
+  const BLANK = Object.fromEntries(["run", "step", "measure", "head", "prompt", "axis", "view", "pins", "sort", "filter", "rows", "beside", "curve", "align", "flip", "theme", "headb", "text", "pairs", "without", "cut", "a", "b", "runb", "query", "from", "to"].map((key) => [key, undefined]));
 
   async function ask() {
     const answer = C.byId("prompt-answer");
@@ -199,6 +204,11 @@
     while (waiting !== null || busy > 0 || C.data.busy());
   }
 
+  function predictedNow() {
+    const found = C.predictionsNow();
+    return found ? { step: found.step, p: found.p[C.query()] ?? null, top: found.top[C.query()] } : null;
+  }
+
   /** What the page shows now, for tests and the curious. */
   function numbers() {
     const [s, run] = [C.state(), C.run()];
@@ -207,7 +217,7 @@
       step: s.step, tokens: C.data.tokensAt(run, s.step), run: run.name, view: s.view, measure: s.measure, head: s.head, value: C.data.value(s.run, s.measure, C.head(), s.step) ?? null,
       formation: (C.data.formation(run, C.scoreMeasure(run), C.head()) || {}).step ?? null, query: C.query(), attentionStep: attention ? attention.step : null,
       row: attention ? C.data.row(attention, C.head(), C.query()) : null, targets: attention ? attention.prompt.targets[C.query()] : null, rows: parts.one.rows ? parts.one.rows.map((r) => r.label) : null,
-      hovered: C.hovered || null, ms: { ...timing }, hash: C.writeHash(), lastSaved: C.lastSaved || null, lastCopied: C.lastCopied || null, ...C.numbersOf,
+      predicted: s.view === "attention" ? predictedNow() : null, hovered: C.hovered || null, ms: { ...timing }, hash: C.writeHash(), lastSaved: C.lastSaved || null, lastCopied: C.lastCopied || null, ...C.numbersOf,
     };
   }
 

@@ -74,6 +74,9 @@ def test_attention_is_the_models_own_also_of_typed_prompts(folder: Path) -> None
     wanted = attention_bytes(load_hooked(folder / "step8", prove=False), _ids(explored, "repeated"))
     assert client.get("/block/attention/0/repeated/8").content == wanted
     assert len(shown["targets"]) == len(shown["tokens"])
+    predicted = client.get("/block/predictions/0/repeated/8").json()
+    assert len(predicted["p"]) == len(shown["tokens"]) - 1
+    assert client.get("/block/predictions/0/repeated/8/L0H1").json()["p"] != predicted["p"]
 
 
 def test_the_last_model_is_loaded_before_it_is_asked_for(folder: Path) -> None:
@@ -110,6 +113,9 @@ def test_every_mishap_is_a_line_and_the_server_lives_on(folder: Path) -> None:
     refused(client.get("/block/attention/0/unknown/8"), 400, "not known")
     refused(client.get("/block/attention/3/repeated/8"), 400, "there are runs")
     refused(client.get("/block/attention/0/x"), 400, "RUN/PROMPT/STEP")
+    refused(client.get("/block/predictions/0/x"), 400, "RUN/PROMPT/STEP")
+    refused(client.get("/block/predictions/0/unknown/8"), 400, "not known")
+    refused(client.get("/block/predictions/0/repeated/8/nobody"), 400, "not a head")
     refused(client.get("/block/scores/0/nothing"), 400, "no such block")
     refused(client.get("/block/../../etc/passwd"), 404, "Not Found")
     refused(client.get("/lib/other.js"), 400, "no JavaScript library")

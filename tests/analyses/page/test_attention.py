@@ -17,6 +17,7 @@ from copyscope.analyses.page.attention import Models, attention_bytes, lower_tri
 from copyscope.analyses.page.budget import embed_attention, priority
 from copyscope.analyses.page.build import page
 from copyscope.analyses.page.payload import payload
+from copyscope.analyses.page.predictions import TOP
 from copyscope.analyses.page.prompts import (
     SENTENCE,
     _drawable,
@@ -29,6 +30,7 @@ from copyscope.analyses.page.report import report
 from copyscope.analyses.page.texts import Texts, texts_of
 from copyscope.analyses.tables.opening import open_run
 from copyscope.analyses.tables.run import Run
+from copyscope.interp.ablation.hooks import ablate_heads
 from copyscope.interp.measures.targets import targets
 from copyscope.interp.models.hooked import load_hooked
 from copyscope.interp.models.vocabulary import vocabulary_of
@@ -154,7 +156,7 @@ def test_the_budget_decides_how_many_checkpoints_are_embedded(series: Path) -> N
     run = open_run(series)
     sizes, counts = [], []
     base = len(page(payload([run]).index, payload([run]).blocks).encode())
-    for more in (20_000, 6_000, 0):
+    for more in (60_000, 15_000, 0):
         found = payload([run])
         blocks = embed_attention([run], found, base + more)
         html = page(found.index, blocks)
@@ -170,8 +172,8 @@ def test_the_budget_decides_how_many_checkpoints_are_embedded(series: Path) -> N
                 assert len(block) == LAYERS * HEADS * length * (length + 1) // 2
         json.loads(read(html).data["index"])
     assert counts[0] == len(STEPS) > counts[1] > counts[2] == 0
-    assert sizes[0] <= 20_000
-    assert sizes[1] <= 6_000 + 200  # what was left out is said in words
+    assert sizes[0] <= 60_000
+    assert sizes[1] <= 15_000 + 200  # what was left out is said in words
 
 
 def test_the_most_telling_checkpoints_come_first() -> None:
@@ -191,3 +193,36 @@ def test_a_report_names_a_damaged_checkpoint_and_is_written_all_the_same(tmp_pat
     assert index["runs"][0]["prompts"][0]["steps"] == [0, 8]
     assert any("attention at step 1" in line and "step1" in line for line in logged)
     assert index["left_out"] == [line.removeprefix("left out: ") for line in logged]
+
+
+def test_predictions_are_the_models_own_at_every_layer_and_without_a_head(series: Path) -> None:
+    run = open_run(series)
+    texts = texts_of(run)
+    ids = [0, *range(40, 60)]
+    model = load_hooked(series / "step8", prove=False)
+    models = Models(run)
+    found = json.loads(models.predictions(8, ids, texts.words))
+    log_probs, cache = model.run_with_cache(torch.tensor([ids]))
+    log_probs = log_probs[0].log_softmax(-1)
+    right = log_probs[torch.arange(20), torch.tensor(ids[1:])]
+    assert found["loss"] == pytest.approx((-right).tolist(), abs=1e-4)
+    assert found["p"] == pytest.approx(right.exp().tolist(), abs=1e-4)
+    best = log_probs[7].topk(TOP)
+    assert [word for word, _ in found["top"][7]] == texts.words(best.indices.tolist())
+    assert [p for _, p in found["top"][7]] == pytest.approx(best.values.exp().tolist(), abs=1e-4)
+    assert len(found["top"]) == 21
+    assert len(found["layers"]) == LAYERS + 1
+    assert found["layers"][-1]["p"] == found["p"]  # after the last layer it is the model itself
+    lens = model.unembed(model.ln_final(cache["resid_pre", 0]))[0].log_softmax(-1)
+    first = lens[torch.arange(20), torch.tensor(ids[1:])]
+    assert found["layers"][0]["p"] == pytest.approx(first.exp().tolist(), abs=1e-4)
+    with ablate_heads(model, "L1H0"), torch.no_grad():
+        ablated = model(torch.tensor([ids]))[0].log_softmax(-1)
+    removed = json.loads(models.predictions(8, ids, texts.words, "L1H0"))
+    assert removed["loss"] == pytest.approx((-ablated[torch.arange(20), torch.tensor(ids[1:])]).tolist(), abs=1e-4)
+    assert removed["loss"] != found["loss"]
+    for wrong in ([0, 10**6], []):
+        with pytest.raises(InputError, match="does not fit"):
+            models.predictions(8, wrong, texts.words)
+    with pytest.raises(InputError, match="L7H0"):
+        models.predictions(8, ids, texts.words, "L7H0")

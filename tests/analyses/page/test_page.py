@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from copyscope.analyses.figures.map_data import phase_change
 from copyscope.analyses.formation.heads import copying_formation, formation_steps
 from copyscope.analyses.formation.step_text import step_number, step_text
 from copyscope.analyses.page.build import CSP, page, script_json
+from copyscope.analyses.page.entry import run_entry
 from copyscope.analyses.page.libraries import library
 from copyscope.analyses.page.numbers import curves, effects, grid_of, pairs, significant
 from copyscope.analyses.page.payload import payload
@@ -302,3 +304,26 @@ def test_the_live_page_needs_no_torch(run: Run) -> None:
     out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert "torch" not in out.stdout
     assert "transformers" not in out.stdout
+
+
+def test_loss_by_position_is_the_mean_over_kinds_and_positions(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", config(), copies_at=2000)
+    assert run_entry(open_run(folder), 0).fields["positions"] is None
+    steps, positions = STEPS[:2], range(1, 101)
+    rows = [
+        ("run", step, step, position, kind, count, loss * (1 + step))
+        for step in steps
+        for position in positions
+        for kind, count, loss in (("other", 30, 2.0 + position), ("predictable", 10, 1.0 + position))
+    ]
+    names = ("run", "step", "tokens", "position", "kind", "count", "loss")
+    (folder / "results" / "positions").mkdir()
+    for (step,), part in pl.DataFrame(rows, schema=names, orient="row").group_by("step"):
+        part.write_parquet(folder / "results" / "positions" / f"step{step:08}.parquet")
+    found = run_entry(open_run(folder), 0).fields["positions"]
+    edges = found["edges"]
+    assert (edges[0], edges[-1], found["steps"]) == (1, 101, list(steps))
+    assert len(found["values"]) == len(edges) - 1 <= 32
+    for (low, high), row in zip(pairwise(edges), found["values"], strict=True):
+        middle = np.mean(range(low, high)) + 1.75
+        assert row == pytest.approx([middle * (1 + step) for step in steps], rel=1e-3)
