@@ -52,8 +52,7 @@ def explore(
     config = uvicorn.Config(explorer_app(explored), log_level="warning", lifespan="off", server_header=False)
     server = uvicorn.Server(config)
     logger.info(f"explorer: {address} (Ctrl-C stops it)")
-    for ahead in (_read_ahead, Explored.warm_up):
-        threading.Thread(target=ahead, args=[explored], daemon=True).start()
+    threading.Thread(target=_read_ahead, args=[explored], daemon=True).start()
     if browser and has_display():
         threading.Timer(0.5, webbrowser.open, [address]).start()
     try:
@@ -72,9 +71,11 @@ def _usual(host: str) -> socket.socket:
 
 
 def _read_ahead(explored: Explored) -> None:
-    """Reads the tables while the browser starts; what is wrong with them the page asks for and shows."""
+    """Reads the tables while the browser starts, then loads the last model: the curves are there before torch is.
+    What is wrong with a table the page asks for and shows."""
     with contextlib.suppress(InputError):
         explored.index()
+    explored.warm_up()
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -121,8 +121,10 @@ def test_a_model_that_is_still_loading_is_said(tab: Tab, live: Live, monkeypatch
         const look = () => (/Loading the model/.test(words()) ? done() : setTimeout(look, 20));
         look();"""
     )
+    assert tab.run("return document.querySelector('#matrix .stage').hidden")  # an empty matrix would cover the page
     may_answer.set()
     tab.wait()
+    assert not tab.run("return document.querySelector('#matrix .stage').hidden")
     assert "query" in tab.text("#matrix .note")
 
 

@@ -322,6 +322,7 @@ def test_a_heads_card_has_its_role_and_a_line_a_measure(tab: Tab, address: str, 
     facts = tab.text("#side-facts")
     assert "previous-token head from step 32" in facts
     tab.run("document.getElementById('side-more').open = true")
+    tab.wait()
     lines = tab.run(
         """const part = (line, selector) => line.querySelector(selector);
         return [...document.querySelectorAll('.spark')].map((line) =>

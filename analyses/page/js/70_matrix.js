@@ -80,6 +80,7 @@
     }
     if (!attention) {
       // The last picture stays until the next one is here; the first one may wait for torch and the model.
+      if (matrix.size === undefined) matrix.stage.hidden = true;
       if (C.data.source.live && !C.data.modelIsHere) matrix.words.textContent = "Loading the model …";
       return;
     }

@@ -102,6 +102,7 @@
   const [WIDE, TALL] = [84, 18]; // of a sparkline, in pixels
   /** Every measure of the head over all checkpoints, each a small line with its value here; a click looks at that measure. */
   function sparklines(s, run, head) {
+    if (!C.byId("side-more").open) return; // a dozen tables that nobody looks at yet
     const place = C.byId("side-measures");
     const axis = C.axis(run, s.axis);
     const lines = C.choices(run).scores.filter((m) => !m.endsWith("_value_weighted")).map((measure) => {

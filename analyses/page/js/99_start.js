@@ -99,7 +99,7 @@
     C.setUpControls();
     C.setUpCurves();
     C.setUpPredictions();
-    C.byId("positions-part").addEventListener("toggle", C.redraw);
+    for (const id of ["positions-part", "side-more"]) C.byId(id).addEventListener("toggle", C.redraw);
     const button = (words, action) => C.el("button", { type: "button", onclick: action }, words);
     const group = (name, ...buttons) => C.el("div", { class: "saves", role: "group", "aria-label": `Download ${name}` }, buttons);
     C.fill(C.byId("curves-saves"), C.el("span", { class: "note" }, "Curves:"), button("SVG", () => C.working(C.saveCurves("svg"))), button("PNG", () => C.working(C.saveCurves("png"))));
@@ -179,7 +179,9 @@
   async function start() {
     C.readTheme();
     const live = document.getElementById("index") === null;
+    if (live) C.notice("Reading the run's tables …", "loading");
     await C.data.load(live ? C.liveSource() : C.embeddedSource(document));
+    C.notice("", "loading");
     if (!C.data.index.runs.length) {
       C.notice("This page has no run.", "error");
       return;

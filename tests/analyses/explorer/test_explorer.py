@@ -223,7 +223,6 @@ def test_the_command_serves_until_it_is_interrupted_and_starts_without_torch(fol
         "import copyscope.analyses.explorer.serve as serve\n"
         "def told(explored): print('torch' in sys.modules, 'scipy' in sys.modules, flush=True)\n"
         "serve._read_ahead = told\n"
-        "serve.Explored.warm_up = lambda explored: None\n"
         f"sys.argv = ['copyscope', 'explore', {str(folder)!r}, '--no-browser']\n"
         "main()"
     )
