@@ -1,12 +1,13 @@
 """How often the 95 % interval of a formation step holds the planted step: the table of docs/formation.md.
 
     python tests/simulations/interval_coverage.py [CURVES [SHAPE...]]
+    python tests/simulations/interval_coverage.py flat [CURVES]
 
 Plants CURVES (default 100) rises of every shape, or of those that are named, in every cell of shapes × checkpoint
 grids × jitters × correlations, dates them by the rule of `analyses.formation.step_rule` and prints Markdown tables:
 over jitter and correlation, shape and jitter, shape and grid. Every curve comes with prompt errors (0.01, as
 `<measure>_se`); the jitter between checkpoints comes on top and is known to nobody. It is 0 to 10 times as large, and
-its neighbours correlate by 0 to 0.9.
+its neighbours correlate by 0 to 0.9. `flat` plants curves without a rise instead, and counts the rises that are found.
 """
 
 import sys
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from copyscope.analyses.formation.step_rule import MIN_LEVEL, Z, find_rise, step_noise
+from copyscope.analyses.formation.step_rule import MIN_LEVEL, Rise, Z, find_rise, step_noise
 
 ERROR = 0.01
 """Standard error over prompts."""
@@ -118,15 +119,26 @@ def measure_cell(shape: str, grid: str, jitter: float, correlation: float, curve
     found, covered, factors = 0, 0, []
     for _ in range(curves):
         at = rng.uniform(*np.log(between))
-        value = plant(steps, SHAPES[shape](x, at), jitter, correlation, rng)
-        excess = value - max(value[0], BASE)
-        level = max(Z * step_noise(value), MIN_LEVEL * (1 - BASE))
-        rise = find_rise(steps, excess, level, errors=np.full(len(steps), ERROR))
+        rise = _dated(steps, plant(steps, SHAPES[shape](x, at), jitter, correlation, rng))
         if rise is not None:
             found += 1
             covered += int(rise.low <= np.expm1(at) <= rise.high)
             factors.append(rise.high / max(rise.low, 0.5))
     return Cell(shape, grid, jitter, correlation, found, covered, float(np.median(factors)) if factors else np.nan)
+
+
+def _dated(steps: Int[np.ndarray, " step"], value: Float[np.ndarray, " step"]) -> Rise | None:
+    excess = value - max(value[0], BASE)
+    level = max(Z * step_noise(value), MIN_LEVEL * (1 - BASE))
+    return find_rise(steps, excess, level, errors=np.full(len(steps), ERROR))
+
+
+def false_rises(curves: int, jitter: float, correlation: float) -> tuple[int, int]:
+    """Of `curves` curves without a rise on each grid: how many are said to have one, and of how many."""
+    rng = np.random.default_rng([int(10 * jitter), int(10 * correlation)])
+    grids = [np.array(checkpoints) for checkpoints, _ in GRIDS.values()]
+    flat = [_dated(s, plant(s, np.zeros(len(s)), jitter, correlation, rng)) for s in grids for _ in range(curves)]
+    return sum(rise is not None for rise in flat), len(flat)
 
 
 def every_cell(curves: int, shapes: Iterable[str] = tuple(SHAPES)) -> Iterator[Cell]:
@@ -166,5 +178,18 @@ def main(curves: int, shapes: Iterable[str]) -> None:
     print("Median of high / low, by jitter: " + ", ".join(f"{factor:.2f}" for factor in factors))
 
 
+def main_flat(curves: int) -> None:
+    """Prints the false rises by jitter and correlation."""
+    for jitter in JITTERS:
+        for correlation in CORRELATIONS if jitter else (0.0,):
+            false, tried = false_rises(curves, jitter, correlation)
+            print(
+                f"jitter {jitter}, correlation {correlation}: {false} of {tried:,} flat curves have a rise", flush=True
+            )
+
+
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["flat"]:
+        main_flat(int(sys.argv[2]) if len(sys.argv) > 2 else 100)
+        raise SystemExit
     main(int(sys.argv[1]) if len(sys.argv) > 1 else 100, sys.argv[2:] or SHAPES)

@@ -5,7 +5,7 @@ import pytest
 from examples import examples
 from hypothesis import given
 from hypothesis import strategies as st
-from interval_coverage import measure_cell
+from interval_coverage import false_rises, measure_cell
 from scipy import optimize
 from synthetic_run import checkpoint_steps, rise
 
@@ -87,6 +87,11 @@ def test_the_interval_covers(capsys: pytest.CaptureFixture[str]) -> None:
     assert rises >= 200
     assert covered >= 0.93 * rises - 2 * np.sqrt(0.93 * 0.07 * rises)
     assert all(cell.covered >= 0.8 * cell.rises for cell in cells)
+
+
+def test_flat_curves_have_no_rise() -> None:
+    """Another small part of it: noise alone, which reaches the level only where it is ten times the prompt error."""
+    assert [false_rises(25, jitter, 0.5)[0] for jitter in (0.0, 1.4, 5.0)] == [0, 0, 0]
 
 
 def test_jitter_beyond_the_prompt_errors_widens_the_interval() -> None:
