@@ -66,8 +66,8 @@ class Explored:
         kind, _, rest = name.partition("/")
         if kind == "attention":
             return self._attention(rest)
-        if kind == "predictions":
-            return self._predictions(rest)
+        if kind in ("predictions", "matrices"):
+            return self._of_model(kind, rest)
         blocks = self._current().blocks
         if name not in blocks:
             raise InputError(f"{name}: no such block")
@@ -145,14 +145,17 @@ class Explored:
             raise InputError(f"prompt {name!r}: not known here any more; type it again")
         return shown
 
-    def _predictions(self, name: str) -> bytes:
+    def _of_model(self, kind: str, name: str) -> bytes:
+        """Predictions of a prompt, perhaps without a head, or a head's matrices over its tokens."""
         parts = name.split("/")
-        if len(parts) not in (3, 4) or not parts[0].isdecimal() or not parts[2].isdecimal():
-            raise InputError(f"predictions/{name}: give predictions/RUN/PROMPT/STEP, or /RUN/PROMPT/STEP/L3H1")
+        lengths = (4,) if kind == "matrices" else (3, 4)
+        if len(parts) not in lengths or not parts[0].isdecimal() or not parts[2].isdecimal():
+            raise InputError(f"{kind}/{name}: give {kind}/RUN/PROMPT/STEP/L3H1; predictions also without the head")
         place, step = int(parts[0]), int(parts[2])
         with self._lock:
             shown, texts = self._shown(place, parts[1]), self._texts_of(place)
-        return self._models_of(place).predictions(step, shown.ids, texts.words, "".join(parts[3:]))
+        of = self._models_of(place)
+        return (of.matrices if kind == "matrices" else of.predictions)(step, shown.ids, texts.words, *parts[3:])
 
     def warm_up(self) -> None:
         """Imports torch and loads the first run's last model, so that the first attention asked for is there at once.

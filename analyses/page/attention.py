@@ -11,10 +11,12 @@ import torch
 from jaxtyping import UInt8
 
 from copyscope.analyses.page.build import script_json
+from copyscope.analyses.page.head_matrices import head_matrices
 from copyscope.analyses.page.predictions import predictions
 from copyscope.analyses.tables.as_trained import as_trained
 from copyscope.analyses.tables.run import Run, selected
 from copyscope.interp.ablation.hooks import ablate_heads
+from copyscope.interp.head_names import parse_heads
 from copyscope.interp.measures.patterns import PatternBlock, read_patterns
 from copyscope.interp.models.devices import device_named, dtype_named
 from copyscope.interp.models.hooked import load_hooked, load_weights_into
@@ -53,6 +55,17 @@ class Models:
             check_prompt(model, ids)
             with ablate_heads(model, without) if without else nullcontext():
                 return script_json(predictions(model, ids, words)).encode()
+
+    def matrices(self, step: int, ids: Sequence[int], words: Callable[[Sequence[int]], list[str]], head: str) -> bytes:
+        """`head_matrices` of a head such as `L3H1` at `step`, as JSON that is safe in a page. Raises InputError as
+        `attention` does, and for a head that the model has not got."""
+        layer, number = parse_heads(head)[0]
+        if not isinstance(number, int):
+            raise InputError(f"{head!r}: name one head, such as L{layer}H0")
+        with self._lock:
+            model = self._model(step)
+            check_prompt(model, ids)
+            return script_json(head_matrices(model, layer, number, ids, words)).encode()
 
     def load(self, step: int) -> None:
         """Loads the model of a step before it is asked for. Raises InputError as `attention` does."""

@@ -128,6 +128,22 @@ def test_a_model_that_is_still_loading_is_said(tab: Tab, live: Live, monkeypatch
     assert "query" in tab.text("#matrix .note")
 
 
+def test_a_heads_weights_are_shown_on_demand(tab: Tab, live: Live) -> None:
+    import json
+    from urllib.request import urlopen
+
+    tab.open(f"{live.address}#view=attention&step=64&head=1.0")
+    assert tab.run("return document.querySelectorAll('#weights rect').length") == 0
+    tab.run("document.getElementById('weights-show').click()")
+    with urlopen(f"{live.address}block/matrices/0/repeated/64/L1H0") as answer:
+        wanted = json.loads(answer.read())
+    assert tab.numbers()["weights"] == wanted
+    count = len(wanted["tokens"])
+    assert tab.run("return document.querySelectorAll('#weights svg rect').length") == 2 * count * count
+    assert tab.go(head="0.1")["weights"] != wanted
+    assert tab.errors() == 0
+
+
 def test_ctrl_enter_and_examples_ask_as_the_button_does(tab: Tab, live: Live) -> None:
     from selenium.webdriver.common.action_chains import ActionChains
     from selenium.webdriver.common.keys import Keys

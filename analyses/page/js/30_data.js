@@ -146,6 +146,9 @@
     return bytes && { step: at, prompt, bytes, nTokens, triangle: (nTokens * (nTokens + 1)) / 2 };
   };
 
+  /** A block of JSON by its name, or undefined while it is on its way. */
+  data.json = (name) => got(name, "json");
+
   const predicted = (runIndex, prompt, step, removed) => `predictions/${runIndex}/${prompt.id}/${data.nearest(prompt.steps, step)}${removed ? "/" + removed : ""}`;
   /** Predictions of a prompt at the embedded step nearest to `step`, of the model without the head `removed` ("" for none). */
   data.predictions = function (runIndex, promptId, step, removed) {

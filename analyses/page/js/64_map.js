@@ -138,7 +138,7 @@
 
   function layerLines(context, map, s) {
     if (s.sort !== "layer" || s.rows !== "heads") return;
-    context.fillStyle = "rgba(255,255,255,0.75)";
+    context.fillStyle = map.height < 3 ? "rgba(255,255,255,0.35)" : "rgba(255,255,255,0.75)";
     map.rows.forEach((row, r) => {
       if (r && map.rows[r - 1].layer !== row.layer) context.fillRect(map.frame.left, TOP + r * map.height - 0.5, map.frame.plot, 1);
     });

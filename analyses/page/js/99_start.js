@@ -71,6 +71,7 @@
       C.drawTokens(parts.tokens);
       C.drawSources(C.byId("sources"));
       C.drawPredictions();
+      C.drawWeights();
       timed("grid", () => C.drawGrid(C.byId("grid")));
       C.drawFilm(C.byId("film"));
       C.followCircuitsVis();
@@ -99,6 +100,7 @@
     C.setUpControls();
     C.setUpCurves();
     C.setUpPredictions();
+    C.setUpWeights();
     for (const id of ["positions-part", "side-more"]) C.byId(id).addEventListener("toggle", C.redraw);
     const button = (words, action) => C.el("button", { type: "button", onclick: action }, words);
     const group = (name, ...buttons) => C.el("div", { class: "saves", role: "group", "aria-label": `Download ${name}` }, buttons);

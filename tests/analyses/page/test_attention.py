@@ -16,6 +16,7 @@ from tiny_series import HEADS, LAYERS, N_CTX, STEPS, tiny_series
 from copyscope.analyses.page.attention import Models, attention_bytes, lower_triangles
 from copyscope.analyses.page.budget import embed_attention, priority
 from copyscope.analyses.page.build import page
+from copyscope.analyses.page.head_matrices import head_matrices
 from copyscope.analyses.page.payload import payload
 from copyscope.analyses.page.predictions import TOP
 from copyscope.analyses.page.prompts import (
@@ -31,6 +32,7 @@ from copyscope.analyses.page.texts import Texts, texts_of
 from copyscope.analyses.tables.opening import open_run
 from copyscope.analyses.tables.run import Run
 from copyscope.interp.ablation.hooks import ablate_heads
+from copyscope.interp.measures.circuits import head_weights
 from copyscope.interp.measures.targets import targets
 from copyscope.interp.models.hooked import load_hooked
 from copyscope.interp.models.vocabulary import vocabulary_of
@@ -226,3 +228,23 @@ def test_predictions_are_the_models_own_at_every_layer_and_without_a_head(series
             models.predictions(8, wrong, texts.words)
     with pytest.raises(InputError, match="L7H0"):
         models.predictions(8, ids, texts.words, "L7H0")
+
+
+def test_a_heads_matrices_are_its_circuits_over_the_different_tokens(series: Path) -> None:
+    """Against the full matrices, built token by token; the diagonal of OV is what eigenvalue positivity sums up."""
+    texts = texts_of(open_run(series))
+    model = load_hooked(series / "step8", prove=False)
+    ids = [0, 40, 41, 42, 40, 41]
+    found = head_matrices(model, 1, 0, ids, texts.words)
+    assert found["tokens"] == texts.words([0, 40, 41, 42])
+    w = head_weights(model).folded()
+    embedded = torch.nn.functional.rms_norm(w.W_E, (w.W_E.shape[1],), eps=0.0)
+    ov = embedded @ w.W_V[1, 0] @ w.W_O[1, 0] @ w.W_U
+    ov = ov - ov.mean(dim=1, keepdim=True)
+    qk = (embedded @ w.W_Q[1, 0]) @ (embedded @ w.W_K[1, 0]).T / w.W_Q.shape[-1] ** 0.5
+    chosen = [0, 40, 41, 42]
+    assert np.array(found["ov"]) == pytest.approx(ov[chosen][:, chosen].numpy(), abs=1e-3)
+    assert np.array(found["qk"]) == pytest.approx(qk[chosen][:, chosen].numpy(), abs=1e-3)
+    assert len(head_matrices(model, 0, 1, range(200), texts.words)["ov"]) == 48
+    with pytest.raises(InputError, match="L0H0 to L1H1"):
+        head_matrices(model, 2, 0, ids, texts.words)
