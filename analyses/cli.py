@@ -34,7 +34,14 @@ for command in (
     training.push,
 ):
     app.command()(command)
-for command in (measuring.revisions, measuring.score, measuring.ablate, measuring.map_, measuring.claims):
+for command in (
+    measuring.revisions,
+    measuring.score,
+    measuring.tasks,
+    measuring.ablate,
+    measuring.map_,
+    measuring.claims,
+):
     app.command(name=command.__name__.rstrip("_"))(command)
 for command in (showing.info, showing.report, showing.explore):
     app.command()(command)

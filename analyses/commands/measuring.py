@@ -223,6 +223,77 @@ def ablate(
     raise typer.Exit(bool(failed))
 
 
+def tasks(
+    series: Source,
+    names_: Annotated[
+        str | None,
+        typer.Option(
+            "--tasks", help="Comma-separated: recall, prefix, markov, fuzzy, backward, labels.  [default: all that fit]"
+        ),
+    ] = None,
+    steps: Steps = None,
+    seeds: Annotated[
+        str | None, typer.Option(help="Seed of the random tokens.  [default: seeds.eval of the run]")
+    ] = None,
+    prompts: Annotated[int, typer.Option(min=8, help="Independent contexts of a task's variant.")] = 256,
+    out: Out = None,
+    order: Order = None,
+    tokenizer: TokenizerFolder = None,
+    cache_limit: CacheLimit = None,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+    memory: Memory = None,
+    engine: OnEngine = None,
+    jobs: Workers = None,
+    options: EngineOptions = None,
+    as_json: AsJson = False,
+    silent: Silent = False,
+) -> None:
+    """Ask in-context tasks beyond copying at every checkpoint; writes results/tasks.
+
+    Prints for each task its accuracy at the last step beside its control and chance, the mean rank of the right token,
+    how much the context raises its log-probability, and when the accuracy formed. docs/tasks.md says what each is.
+
+    \b
+    Example: copyscope tasks runs/demo --tasks recall,prefix
+    """
+    quiet()
+    import polars as pl
+
+    from copyscope.analyses.commands.console import Console
+    from copyscope.analyses.tables.run import read_failed, selected
+    from copyscope.analyses.tables.task_text import task_lines
+    from copyscope.analyses.tables.tasks import formation
+    from copyscope.analyses.tables.tasks import tasks as run_tasks
+
+    chosen = numbers(steps)
+    with Console(silent) as console:
+        run = series_of(series, out, order, tokenizer)
+        table = run_tasks(
+            run,
+            names(names_),
+            chosen,
+            console.advance,
+            seeds=numbers(seeds, "--seeds"),
+            prompts=prompts,
+            cache_limit=cache_limit,
+            **compute_options(device, dtype, memory),
+            engine=engine,
+            jobs=jobs,
+            options=parse_options(options),
+        )
+    formed, folder = formation(table), run.folder / "results" / "tasks"
+    failed = {c.step for c in selected(run, chosen)} & read_failed(run, "tasks").keys()
+    if as_json:
+        last = table.filter(pl.col("step") == pl.col("step").max())
+        echo_json({"results": folder, "tasks": last, "formation": formed, "not_measured": sorted(failed)})
+        raise typer.Exit(bool(failed))
+    for line in task_lines(table, formed):
+        typer.echo(line)
+    typer.echo(f"{table.height:,} rows in {folder}")
+    raise typer.Exit(bool(failed))
+
+
 def revisions(
     model: Annotated[str, typer.Argument(help="A model on the hub: ORG/NAME, or ORG/NAME@ with a condition.")],
     as_json: AsJson = False,

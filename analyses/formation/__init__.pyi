@@ -8,3 +8,4 @@ from .heads import formation_steps as formation_steps
 from .heads import order_of_appearance as order_of_appearance
 from .loss import LossSettled as LossSettled
 from .order import carriers as carriers
+from .tasks import task_formation as task_formation

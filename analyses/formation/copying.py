@@ -1,6 +1,7 @@
 """What the whole model does over training: when copying began and formed."""
 
 import math
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -65,48 +66,78 @@ def copying_formation(
         raise InputError(
             "model table: no copying_accuracy_token, _exact or copying_loss_difference; score the series again"
         )
-    out = []
+    rows = []
     for measure in wanted:
-        rows = measure_rows(model, "model", measure, ())
-        steps, tokens = rows["step"].to_list(), rows["tokens"].to_list()
-        enough(steps, "model", measure, confirm)
-        value = rows["value"].to_numpy().astype(float)
         if measure == "copying_loss_difference":
-            sign, bottom = -1.0, 0.0
             top = measure_rows(model, "model", "copying_loss_first", ())["value"].to_numpy().astype(float)
-            clear = 0.02 * top  # 2 % of the first-half loss: below it, prompts differ more than halves do
+            # 2 % of the first-half loss: below it, prompts differ more than halves do.
+            row = rise_of(model, "model", measure, 0.0, top, 0.02 * top, confirm, z, least, sign=-1.0)
         else:
-            error = math.sqrt(chance * (1 - chance) / samples)
-            sign, bottom, top = 1.0, chance, np.ones(len(value))
-            clear = np.full(len(value), max(z * error, 1.0 / samples))
-        gain = sign * value
-        floor = np.full(len(gain), max(gain[0], bottom))
-        noise = z * noise_so_far(gain)
-        excess = gain - floor
-        errors = _errors(model, measure, steps)
-        least_clear = clear if errors is None else np.maximum(clear, z * errors)
-        onset = _onset(excess, least_clear, noise, confirm)
-        level = np.maximum(np.maximum(noise, clear), least * (top - floor[0]))
-        rise = find_rise(np.array(steps), excess, level, confirm, errors)
-        status = "not yet" if onset is None else "begun"
-        if rise is not None:
-            status = "formed, fell back" if rise.fell_back else "formed"
-        row = rise_row(rise, dict(zip(steps, tokens, strict=True)), dict(zip(steps, floor.tolist(), strict=True)))
-        row["threshold"] = None if row["threshold"] is None else sign * row["threshold"]
-        out.append(
-            {
-                "measure": measure,
-                "status": status,
-                **row,
-                "onset": None if onset is None else steps[onset],
-                "interval": None if rise is None else "prompts and neighbours" if errors is not None else "neighbours",
-                "baseline": value[0],
-                "final": value[-1],
-                "peak": sign * gain.max(),
-                "level": level[-1],
-            }
-        )
-    return pl.DataFrame(out, schema=COPYING_SCHEMA)
+            row = accuracy_rise(model, "model", measure, chance, samples, confirm, z, least)
+        rows.append(row)
+    return pl.DataFrame(rows, schema=COPYING_SCHEMA)
+
+
+def accuracy_rise(
+    table: pl.DataFrame,
+    name: str,
+    measure: str,
+    chance: float,
+    samples: int,
+    confirm: int = CONFIRM,
+    z: float = Z,
+    least: float = MIN_SHARE,
+) -> dict[str, Any]:
+    """A row of `COPYING_SCHEMA` for an accuracy, whose floor is the larger of its first value and `chance`; clear of it
+    is what exceeds `z` standard errors of `samples` guesses. `name` is the table's in messages."""
+    clear = max(z * math.sqrt(chance * (1 - chance) / samples), 1.0 / samples)
+    return rise_of(table, name, measure, chance, 1.0, clear, confirm, z, least)
+
+
+def rise_of(
+    table: pl.DataFrame,
+    name: str,
+    measure: str,
+    bottom: float,
+    top: float | Float[np.ndarray, " step"],
+    clear: float | Float[np.ndarray, " step"],
+    confirm: int,
+    z: float,
+    least: float,
+    sign: float = 1.0,
+) -> dict[str, Any]:
+    """A row of `COPYING_SCHEMA`: when sign × the measure rose from the larger of its first value and `bottom` towards
+    `top`. `clear`: the least excess that counts, as numbers or one a checkpoint."""
+    rows = measure_rows(table, name, measure, ())
+    steps, tokens = rows["step"].to_list(), rows["tokens"].to_list()
+    enough(steps, name, measure, confirm)
+    value = rows["value"].to_numpy().astype(float)
+    gain = sign * value
+    floor = np.full(len(gain), max(gain[0], bottom))
+    noise = z * noise_so_far(gain)
+    excess = gain - floor
+    clear = np.broadcast_to(clear, gain.shape)
+    errors = _errors(table, name, measure, steps)
+    least_clear = clear if errors is None else np.maximum(clear, z * errors)
+    onset = _onset(excess, least_clear, noise, confirm)
+    level = np.maximum(np.maximum(noise, clear), least * (top - floor[0]))
+    rise = find_rise(np.array(steps), excess, level, confirm, errors)
+    status = "not yet" if onset is None else "begun"
+    if rise is not None:
+        status = "formed, fell back" if rise.fell_back else "formed"
+    row = rise_row(rise, dict(zip(steps, tokens, strict=True)), dict(zip(steps, floor.tolist(), strict=True)))
+    row["threshold"] = None if row["threshold"] is None else sign * row["threshold"]
+    return {
+        "measure": measure,
+        "status": status,
+        **row,
+        "onset": None if onset is None else steps[onset],
+        "interval": None if rise is None else "prompts and neighbours" if errors is not None else "neighbours",
+        "baseline": value[0],
+        "final": value[-1],
+        "peak": sign * gain.max(),
+        "level": level[-1],
+    }
 
 
 def _onset(
@@ -123,12 +154,12 @@ def _onset(
     return None
 
 
-def _errors(model: pl.DataFrame, measure: str, steps: list[int]) -> Float[np.ndarray, " step"] | None:
+def _errors(table: pl.DataFrame, name: str, measure: str, steps: list[int]) -> Float[np.ndarray, " step"] | None:
     """Standard errors over prompts at `steps`; None where the table has none."""
-    if not has_errors(model, measure):
+    if not has_errors(table, measure):
         return None
-    rows = measure_rows(model, "model", f"{measure}_se", ())
+    rows = measure_rows(table, name, f"{measure}_se", ())
     lacking = sorted(set(steps) - set(rows["step"].to_list()))
     if lacking:
-        raise InputError(f"model table: {measure}_se is missing at step {lacking[0]}; score that step again")
+        raise InputError(f"{name} table: {measure}_se is missing at step {lacking[0]}; score that step again")
     return rows.filter(pl.col("step").is_in(steps))["value"].to_numpy().astype(float)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from copyscope.analyses.tables.loading import measuring, measuring_together
-from copyscope.analyses.tables.measurer import Measurer, Tally
+from copyscope.analyses.tables.measurer import Measurer, SeriesError, Tally
 from copyscope.analyses.tables.run import Run, read_failed, write_failed
 from copyscope.analyses.tables.workers import Shift, Workers, measure_by_workers
 from copyscope.training.checkpoints.series import Checkpoint
@@ -49,6 +49,8 @@ def _one_by_one(
             measurer.models.next = after
             try:
                 measurer.measure(run, checkpoint)
+            except SeriesError:
+                raise
             except InputError as error:
                 why = str(error)
             tally.add(checkpoint.step, why)

@@ -18,6 +18,10 @@ if TYPE_CHECKING:  # torch takes seconds to load, and a driver of workers has no
 logger = logging.getLogger(__name__)
 
 
+class SeriesError(InputError):
+    """What is wrong with the whole series, and so said once instead of at each checkpoint."""
+
+
 class Measurer(ABC):
     """Measures the checkpoints of one series, in any order, with one model in memory, and stores its tables."""
 
@@ -55,7 +59,8 @@ class Measurer(ABC):
 
     @abstractmethod
     def measure(self, run: Run, checkpoint: Checkpoint) -> None:
-        """Measures a checkpoint and stores its tables. Raises InputError for one that cannot be measured."""
+        """Measures a checkpoint and stores its tables. Raises InputError for one that cannot be measured, SeriesError
+        if no checkpoint of the series can."""
 
     def begin(self, run: Run, chosen: Sequence[Checkpoint], progress: Progress | None) -> Progress | None:
         """Called before the first is measured in this process; returns what to call when a whole checkpoint is done,

@@ -140,7 +140,7 @@ def read_tables(run: Run, kind: str) -> pl.DataFrame:
     """All steps of a kind of table under results/. Raises InputError if nothing was computed yet."""
     paths = sorted((run.folder / "results" / kind).glob("step*.parquet"))
     if not paths:
-        command = "ablate" if kind == "ablations" else "score"
+        command = {"ablations": "ablate", "tasks": "tasks"}.get(kind, "score")
         raise InputError(f"{run.folder}: no results/{kind} yet; run `copyscope {command} {run.folder}` first")
     known = {checkpoint.step for checkpoint in run.series.checkpoints} | gone(run, kind)
     if run.config and run.config.checkpoints.keep != "all":
@@ -165,7 +165,7 @@ def gone(run: Run, kind: str) -> set[int]:
 
 
 def read_failed(run: Run, command: str = "score") -> dict[int, str]:
-    """Steps that `score` or `ablate` could not measure when last tried, each with why."""
+    """Steps that `score`, `ablate` or `tasks` could not measure when last tried, each with why."""
     path = run.folder / "results" / "failed.json"
     try:
         return {int(step): str(why) for step, why in json.loads(path.read_text("utf-8")).get(command, {}).items()}
@@ -175,7 +175,7 @@ def read_failed(run: Run, command: str = "score") -> dict[int, str]:
 
 def write_failed(run: Run, command: str, tried: Iterable[int], failed: Mapping[int, str]) -> None:
     """Notes which of the steps that were `tried` could not be measured, and that the others could."""
-    held = {name: read_failed(run, name) for name in ("score", "ablate")}
+    held = {name: read_failed(run, name) for name in ("score", "ablate", "tasks")}
     now = {step: why for step, why in held[command].items() if step not in set(tried)} | dict(failed)
     if now != held[command]:
         held[command] = dict(sorted(now.items()))

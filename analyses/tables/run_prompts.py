@@ -34,6 +34,8 @@ class Prompts:
     vocab: Int[Tensor, " vocab"]
     """Token ids that random prompts draw from."""
     bos_id: int | None
+    n_ctx: int
+    """The longest prompt that every checkpoint takes."""
     test: CopyingTest
     repeated: Int[Tensor, "prompt pos"]
     """Repeated random tokens, for the copying loss."""
@@ -81,6 +83,7 @@ def run_prompts(
         seeds=seeds,
         vocab=vocab,
         bos_id=bos_id,
+        n_ctx=n_ctx,
         test=test,
         repeated=repeated,
         natural=natural,

@@ -11,6 +11,7 @@ from .analyses.tables.ablations import ablate as ablate
 from .analyses.tables.info import info as info
 from .analyses.tables.opening import open_run as open_run
 from .analyses.tables.scores import score as score
+from .analyses.tables.tasks import tasks as tasks
 from .interp.ablation.effects import sweep_heads as sweep_heads
 from .interp.ablation.hooks import ablate_heads as ablate_heads
 from .interp.measures.behavior import copying_accuracy as copying_accuracy

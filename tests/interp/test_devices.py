@@ -35,6 +35,8 @@ from copyscope.interp.measures.precision import BF16_ERROR
 from copyscope.interp.models.devices import Compute, check_room, device_named, dtype_named
 from copyscope.interp.models.hooked import load_hooked, load_weights_into, logit_difference, prove_conversion
 from copyscope.interp.prompts.generate import copying_test, repeated_random_tokens
+from copyscope.interp.tasks.questions import Source
+from copyscope.interp.tasks.registry import draw_tasks, run_tasks
 from copyscope.training.errors import InputError
 
 VOCAB = torch.arange(1, 400)
@@ -42,6 +44,7 @@ TEST = copying_test(VOCAB, 256, 20, 0, 0)
 SHORT = repeated_random_tokens(VOCAB, 20, 5, 0, 0, 2)
 LONG = repeated_random_tokens(VOCAB, 127, 3, 1, 0, 2)
 TEXT = torch.randint(1, 400, (4, 150), generator=torch.Generator().manual_seed(1))
+PROMPTS_OF_TASKS = draw_tasks(Source(vocab=VOCAB, n_ctx=256, bos_id=0, n_prompts=8), ["prefix", "markov"])
 
 
 def hooked_accuracy(model: Any) -> Any:
@@ -74,6 +77,7 @@ MEASURED: dict[str, Callable[[Any], Any]] = {
     "attribution": lambda m: attribute_heads(m, SHORT, METHODS),
     "hooks": lambda m: hooked_accuracy(m).by_place,
     "resampled by hooks": resampled,
+    "tasks": lambda m: pl.DataFrame(run_tasks(m, PROMPTS_OF_TASKS)),
 }
 CPU_WAITS = {"heads": 30, "layers": 30, "hooks": 8}
 """Copies to the CPU, at most: one or two for each question and method."""

@@ -25,6 +25,7 @@ COMMANDS = {
     "verify",
     "push",
     "score",
+    "tasks",
     "ablate",
     "map",
     "claims",

@@ -1,0 +1,86 @@
+"""`tasks` over a series: the table, what is stored and when it is computed again, the command."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from run_command import copyscope
+from tiny_series import add_checkpoint
+
+from copyscope.analyses.tables.opening import open_run
+from copyscope.analyses.tables.run import read_failed
+from copyscope.analyses.tables.stored import computed_with
+from copyscope.analyses.tables.tasks import TaskAsker, tasks
+from copyscope.interp.tasks.answers import TaskResult
+
+
+@pytest.fixture(scope="module")
+def series(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("series")
+    for step in (1, 8, 64, 512):
+        add_checkpoint(folder, step)
+    return folder
+
+
+def path(series: Path, step: int) -> Path:
+    return series / f"results/tasks/step{step:08}.parquet"
+
+
+def test_the_table_and_what_is_computed_again(series: Path) -> None:
+    table = tasks(series, ["recall", "prefix"], prompts=8)
+    assert table.columns == ["run", "step", "tokens", "task", "variant", "measure", "value"]
+    assert table["step"].unique().sort().to_list() == [1, 8, 64, 512]
+    variants = table.select("task", "variant").unique().sort("task", "variant").rows()
+    assert variants == [*(("prefix", f"order={n}") for n in (1, 2, 3)), ("recall", "pairs=16"),
+                        ("recall", "pairs=4"), ("recall", "pairs=8")]  # fmt: skip
+    assert set(table["measure"]) == {f for f in TaskResult._fields if f not in ("task", "variant") and "kl_" not in f}
+    facts = computed_with(path(series, 8))
+    assert facts["tasks"] == ["recall", "prefix"]
+    assert facts["prompts"] == 8
+    before = {step: path(series, step).stat().st_ino for step in (1, 8, 64, 512)}
+    assert tasks(series, ["recall", "prefix"], prompts=8).equals(table)
+    assert {step: path(series, step).stat().st_ino for step in before} == before
+    path(series, 64).unlink()
+    assert tasks(series, ["recall", "prefix"], prompts=8).equals(table)  # the same prompts
+    assert path(series, 8).stat().st_ino == before[8]
+    other = tasks(series, ["recall", "prefix"], [8], prompts=9)
+    assert path(series, 8).stat().st_ino != before[8]
+    assert not other.filter(step=8).equals(table.filter(step=8))
+
+
+def test_a_worker_asks_the_same() -> None:
+    asker = TaskAsker(["recall"], seeds=[3], prompts=16)
+    assert TaskAsker.from_json(json.loads(json.dumps(asker.arguments))).arguments == asker.arguments
+
+
+def test_the_command(
+    series: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--tasks", "recall,labels", "--prompts", "8", "--quiet")
+    assert copyscope(monkeypatch, "tasks", str(series), *options) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in lines[:-1]] == [
+        "recall pairs=4", "recall pairs=8", "recall pairs=16", "labels shots=1",
+    ]  # fmt: skip
+    assert all("formed" in line or "began" in line or "start" in line for line in lines[:-1])
+    assert copyscope(monkeypatch, "tasks", str(series), *options, "--json") == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert {row["step"] for row in printed["tasks"]} == {512}
+    assert len(printed["formation"]) == 8
+    shutil.copytree(series, tmp_path / "bad")
+    (tmp_path / "bad/step8/model.safetensors").unlink()
+    assert copyscope(monkeypatch, "tasks", str(tmp_path / "bad"), "--tasks", "recall", "--prompts", "9", "--quiet") == 1
+    assert list(read_failed(open_run(tmp_path / "bad"), "tasks")) == [8]
+
+
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [("recal", "did you mean 'recall'?"), ("markov", "task markov: needs 98 positions, and n_ctx is 64")],
+)
+def test_bad_input_is_one_line(
+    series: Path, option: str, says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert copyscope(monkeypatch, "tasks", str(series), "--tasks", option, "--quiet") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert says in line
