@@ -17,9 +17,10 @@ from copyscope.analyses.words.text import visible
 app = typer.Typer(
     name="copyscope",
     help="Watch a language model learn to copy: train, score every head at every checkpoint, ablate, map.",
-    epilog="Exit codes: 0 success; 1 `verify` found a problem, `zoom` a difference, or a run of `sweep` failed; 2 bad "
-    "input, named in one line; 130 interrupted. Every command is safe to interrupt; rerun the same command to resume. "
-    "Results go to standard output, progress to standard error. Start here: copyscope demo",
+    epilog="Exit codes: 0 success; 1 `verify` found a problem, `zoom` or a null `fork` a difference, or a run of "
+    "`sweep` or `fork` failed; 2 bad input, named in one line; 130 interrupted. Every command is safe to interrupt; "
+    "rerun the same command to resume. Results go to standard output, progress to standard error. Start here: "
+    "copyscope demo",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -28,6 +29,7 @@ app = typer.Typer(
 for command in (
     training.demo,
     training.train,
+    training.fork,
     training.zoom,
     training.average,
     training.verify,
@@ -68,7 +70,7 @@ def _options(
 
 
 def main() -> None:
-    """Runs the command. Exit codes: 0 success; 1 `verify`, `zoom` or `sweep` found a problem; 2 bad input; 130
+    """Runs the command. Exit codes: 0 success; 1 `verify`, `zoom`, `fork` or `sweep` found a problem; 2 bad input; 130
     interrupted; 141 if the reader of the output went away."""
     from copyscope.training.errors import InputError, Stopped
 

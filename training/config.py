@@ -262,6 +262,27 @@ class InterventionConfig(_Section):
         return self
 
 
+class ForkConfig(_Section):
+    """Which run this one is up to some step; written by `copyscope fork` alone, and empty for a run from step 0."""
+
+    of: str = ""
+    """`run_id` of the parent, whose first `at` updates are this run's."""
+    at: int = Field(default=0, ge=0)
+    """Updates that are the parent's; the first of this configuration is number `at`, counted from 0."""
+    tokens: int = Field(default=0, ge=0)
+    """Tokens consumed by then."""
+    window: int = Field(default=0, ge=0)
+    """Windows of the text taken by then: the next update continues there; 0 where it reads another text."""
+    order: tuple[tuple[Annotated[int, Field(ge=0)], _Seed], ...] = ()
+    """Which seed ordered those windows, as (first window, seed); the fork's own `seeds.data` orders the rest."""
+
+    @model_validator(mode="after")
+    def _only_of_a_parent(self) -> "ForkConfig":
+        if not self.of and (self.at, self.tokens, self.window, self.order) != (0, 0, 0, ()):
+            raise ValueError("these fields are written by `copyscope fork`; take them out")
+        return self
+
+
 class RunConfig(_Section):
     """All that decides a run. Two runs with equal `run_id` are the same experiment."""
 
@@ -272,6 +293,7 @@ class RunConfig(_Section):
     checkpoints: CheckpointConfig = CheckpointConfig()
     seeds: SeedConfig = SeedConfig()
     intervention: InterventionConfig = InterventionConfig()
+    fork: ForkConfig = ForkConfig()
 
     @model_validator(mode="after")
     def _heads_exist(self) -> "RunConfig":
@@ -327,16 +349,21 @@ class RunConfig(_Section):
     @property
     def run_id(self) -> str:
         """First 12 hex digits of the sha256 of the canonical form (JSON, sorted keys). Plain training is the same
-        experiment whether or not the file spells out that there is no intervention, or that AdamW trains it."""
-        plain = {"intervention"} if self.intervention == InterventionConfig() else None
-        fields = self.model_dump(mode="json", exclude=plain)
+        experiment whether or not the file spells out that there is no intervention, or that AdamW trains it. A fork is
+        another than its parent, whatever it changes."""
+        plain = {"intervention"} if self.intervention == InterventionConfig() else set()
+        fields = self.model_dump(mode="json", exclude=plain | self._left_out())
         fields |= {section: getattr(self, section).canonical() for section in ("model", "data", "optimizer", "train")}
         canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
     def to_toml(self) -> str:
         """The resolved configuration; fields without a value are left out, as TOML has no null."""
-        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True, exclude=self._left_out()))
+
+    def _left_out(self) -> set[str]:
+        """What a run from step 0 does not mention."""
+        return set() if self.fork.of else {"fork"}
 
 
 def presets() -> list[str]:
@@ -360,6 +387,7 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
 
 def _field_names() -> list[str]:
     sections = RunConfig().model_dump()
+    del sections["fork"]  # nobody sets it
     return [f"{section}.{field}" for section, fields in sections.items() for field in fields]
 
 

@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from copyscope.training.checkpoints.average import ABOUT
+from copyscope.training.checkpoints.trunk import TRUNK, places, read_trunk, tokens_of
 from copyscope.training.config import RunConfig
 from copyscope.training.data.store import BOS, COUNTS, TokenStore, open_store, token_store
 from copyscope.training.errors import InputError
@@ -18,6 +19,8 @@ def check_folder(config: RunConfig, out: Path) -> None:
     """The folder is new, or holds this very configuration; else InputError names the first field that differs."""
     if not out.is_dir() and (out.exists() or any(parent.is_file() for parent in out.parents)):
         raise InputError(f"{out}: is a file or lies under one, not a folder; choose another --out")
+    if (out / TRUNK).is_file():
+        raise InputError(f"{out}: holds a fork of a run; choose another --out")
     if (out / ABOUT).is_file():
         raise InputError(f"{out}: holds means of a run's weights, which are not trained on; choose another --out")
     if (out / "config.toml").is_file():
@@ -32,10 +35,24 @@ def run_store(run: Path) -> TokenStore | None:
     """The token store that the run in this folder began with; None if it has none, or none any more."""
     path = run / "data.json"
     if path.is_file():
-        folder = run.parent / "tokens" / json.loads(path.read_text())["store"]
+        folder = tokens_of(run, json.loads(path.read_text())["store"])
         if (folder / "index.json").is_file():
             return open_store(folder)
     return None
+
+
+def text_of_fork(fork: Path) -> TokenStore | None:
+    """The store of the text that a fork reads from its step on; None where it is the run's own.
+
+    Raises InputError if it is not there any more.
+    """
+    trunk = read_trunk(fork)
+    if trunk is None or trunk.text is None:
+        return None
+    found = [folder for folder in places(fork, trunk.text) if (folder / "index.json").is_file()]
+    if not found:
+        raise InputError(f"{fork}: the tokens of its text are not in {trunk.text['absolute']} any more; put them back")
+    return open_store(found[0])
 
 
 def store_of(config: RunConfig, out: Path) -> TokenStore:
@@ -47,16 +64,23 @@ def claim_folder(config: RunConfig, out: Path, store: TokenStore) -> None:
     """Writes config.toml, data.json (which text this run reads) and counts.bin (how often it holds each token, so that
     a copy of the run without its tokens can be looked at). A store rebuilt from other text must not pass for the
     first."""
+    if not claim_text(out, store):
+        write_text(out / "config.toml", config.to_toml())
+
+
+def claim_text(out: Path, store: TokenStore) -> bool:
+    """`claim_folder` without config.toml; whether data.json was there."""
     path = out / "data.json"
-    if path.is_file():
+    is_there = path.is_file()
+    if is_there:
         held = json.loads(path.read_text())
         if held["fingerprint"] != store.index["fingerprint"]:
             raise InputError(f"{out}: began on other text (the corpus has changed since); train into another --out")
     else:
         write_json(path, {**store.index, "store": store.folder.name})
-        write_text(out / "config.toml", config.to_toml())
     if not (out / COUNTS).is_file():
         write_bytes(out / COUNTS, store.counts.tobytes())
+    return is_there
 
 
 def fill_checkpoint(folder: Path, model: LlamaForCausalLM, store: TokenStore) -> None:

@@ -6,11 +6,13 @@ from copyscope.training.config import RunConfig
 
 
 def checkpoint_steps(config: RunConfig) -> list[int]:
-    """The steps saved: 0, 1, 2, 4, … up to `checkpoints.every`, then evenly, plus the listed ones and the last."""
+    """The steps saved: 0, 1, 2, 4, … up to `checkpoints.every`, then evenly, plus the listed ones and the last; of a
+    fork those after the step that it begins at."""
     every, last = config.checkpoints.every, config.train.steps
     powers = [2**k for k in range(every.bit_length()) if 2**k < every]
     steps = {0, *powers, *range(every, last + 1, every), *config.checkpoints.steps, last}
-    return sorted(step for step in steps if 0 <= step <= last)
+    first = config.fork.at + 1 if config.fork.of else 0
+    return sorted(step for step in steps if first <= step <= last)
 
 
 def kept_steps(config: RunConfig) -> set[int]:
@@ -19,6 +21,25 @@ def kept_steps(config: RunConfig) -> set[int]:
     if config.checkpoints.keep == "all":
         return saved
     return saved & {*config.checkpoints.steps, config.train.steps} if config.checkpoints.keep == "subset" else set()
+
+
+def tokens_at(config: RunConfig, step: int) -> int:
+    """Tokens consumed by the first `step` updates."""
+    return config.fork.tokens + (step - config.fork.at) * config.train.batch_size * config.model.n_ctx
+
+
+def window_at(config: RunConfig, step: int) -> int:
+    """The first window of the text that update `step` (from 0) chooses its sequences from, in the order of the data."""
+    return config.fork.window + (step - config.fork.at) * config.train.batch_size * config.data.repeat_choice
+
+
+def order_of_data(config: RunConfig) -> tuple[tuple[int, int], ...]:
+    """Which seed orders the windows of the text, as (first window, seed): one for a run from step 0; a fork with
+    another seed puts what its parent had not read yet in another order."""
+    pieces = [*config.fork.order]
+    if not pieces or pieces[-1][1] != config.seeds.data:
+        pieces.append((config.fork.window, config.seeds.data))
+    return tuple(pieces)
 
 
 def learning_rate(config: RunConfig, step: int) -> float:

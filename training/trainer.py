@@ -19,7 +19,7 @@ from copyscope.training.data.batches import batch, windows
 from copyscope.training.data.prefetch import batches_on
 from copyscope.training.data.store import TokenStore
 from copyscope.training.environment import environment, note_environment
-from copyscope.training.errors import Stopped
+from copyscope.training.errors import InputError, Stopped
 from copyscope.training.files import write_folder
 from copyscope.training.model.interventions import active, predictable
 from copyscope.training.model.llama import build_model
@@ -30,7 +30,14 @@ from copyscope.training.model.threads import all_threads, one_share_each
 from copyscope.training.processes import Stopping, accelerator_of, copied, own_rows, summed
 from copyscope.training.progress import Progress
 from copyscope.training.run_folder import check_folder, claim_folder, diverged, fill_checkpoint, store_of
-from copyscope.training.schedule import checkpoint_steps, kept_steps, learning_rate
+from copyscope.training.schedule import (
+    checkpoint_steps,
+    kept_steps,
+    learning_rate,
+    order_of_data,
+    tokens_at,
+    window_at,
+)
 from copyscope.training.signals import stop_signals
 from copyscope.training.speed import flops_per_token, mfu, peak_flops
 from copyscope.training.state import load_state, save_state, states
@@ -48,6 +55,10 @@ class Plan:
     """Those of `saved` that stay on disk once `on_checkpoint` has seen them."""
     start_from: tuple[Path, ...] = ()
     """Full states of another folder to start from, where the run's own has none: the first that is sound."""
+    begin: int = 0
+    """The step that a state has to be there for: what came before it was not trained with this configuration."""
+    text: TokenStore | None = None
+    """Where training sequences are read, if not in the run's own store; both have one tokenizer."""
 
 
 def train(
@@ -68,12 +79,14 @@ def train(
     """
     config = config if isinstance(config, RunConfig) else RunConfig.load(config)
     out = Path(out)
+    if config.fork.of:
+        raise InputError(f"{out}: a configuration of a fork; rerun the `copyscope fork` that wrote it to resume")
     check_folder(config, out)
     check_trackers(config)
     accelerator = accelerator_of(config, out)
     with accelerator.main_process_first():
         store = store_of(config, out)
-        _reader(config, store)(0)  # a corpus too small is refused before the folder is claimed
+        reader(config, store)(0)  # a corpus too small is refused before the folder is claimed
         if accelerator.is_main_process:
             claim_folder(config, out, store)
     plan = Plan(last=config.train.steps, saved=frozenset(checkpoint_steps(config)), kept=frozenset(kept_steps(config)))
@@ -100,6 +113,8 @@ def run_updates(
     keep_freed_memory()
     run = _prepare(config, out, store, accelerator)
     step = load_state([*states(out / "resume"), *plan.start_from], run.model, run.optimizers)
+    if step < plan.begin:
+        raise InputError(f"{out}: no sound full state of step {plan.begin} or later to continue from")
     run.loss_of.intervention = active(config.intervention, step)
     if run.main and step < plan.last:
         facts = environment(run.device, run.accelerator.num_processes, run.loss_of.dtype, config.train.compile)
@@ -107,18 +122,17 @@ def run_updates(
     log = RunLog(config, out, step, plan.last, run.accelerator, progress) if run.main else None
     tokens_a_step = config.train.batch_size * config.model.n_ctx
 
-    if step == 0 and 0 in plan.saved:
+    if step == plan.begin and step in plan.saved:
         _save_checkpoint(run, step, plan, on_checkpoint)
+        validation_loss = _validation_loss(run)
         if log:
-            log.write(step=0, tokens=0, validation_loss=_validation_loss(run))
-        else:
-            _validation_loss(run)
+            log.write(step=step, tokens=tokens_at(config, step), validation_loss=validation_loss)
     recent, finite, stopping = _Recent(step), _Finite(run), Stopping(run.accelerator)
     with (
         stop_signals() as stop,
         closing(log) if log else nullcontext(),
         one_share_each(),
-        batches_on(run.device, _reader(config, store, run.rows), range(step, plan.last)) as batches,
+        batches_on(run.device, reader(config, plan.text or store, run.rows), range(step, plan.last)) as batches,
     ):
         while step < plan.last:
             rate = learning_rate(config, step)
@@ -144,7 +158,7 @@ def run_updates(
                 with recent.paused():  # saving and scoring are no part of the speed of training
                     _save_checkpoint(run, step, plan, on_checkpoint)
             if line and log:
-                log.write(step=step, tokens=step * tokens_a_step, **line)
+                log.write(step=step, tokens=tokens_at(config, step), **line)
             is_stopping = stopping.any(stop.is_set())
             if step % config.checkpoints.resume_every == 0 or step == plan.last or is_stopping:
                 finite.settle()
@@ -257,9 +271,9 @@ def _validation_loss(run: _Run) -> float:
 
 
 def _save_checkpoint(run: _Run, step: int, plan: Plan, on_checkpoint: Callable[[Checkpoint], object] | None) -> None:
-    tokens = step * run.config.train.batch_size * run.config.model.n_ctx
     folder = run.out / "checkpoints" / step_folder(step)
     if run.main:
+        tokens = tokens_at(run.config, step)
         if not folder.is_dir():
             labels = {"step": step, "tokens": tokens, "run_id": run.config.run_id}
             write_folder(folder, lambda temp: fill_checkpoint(temp, run.model, run.store), **labels)
@@ -348,13 +362,14 @@ class _Recent:
         self.started += time.perf_counter() - before
 
 
-def _reader(config: RunConfig, store: TokenStore, rows: range | None = None) -> Callable[[int], torch.Tensor]:
+def reader(config: RunConfig, store: TokenStore, rows: range | None = None) -> Callable[[int], torch.Tensor]:
     """Reads the batch of an update, or `rows` of it."""
     sizes, choice = (config.model.n_ctx, config.train.batch_size), config.data.repeat_choice
+    order = order_of_data(config)
     surprisal = store.surprisal if choice > 1 else None  # here, so that threads which read need not make it
 
     def read(step: int) -> torch.Tensor:
-        return batch(store.train, *sizes, config.seeds.data, step, choice, surprisal, rows)
+        return batch(store.train, *sizes, order, step, choice, surprisal, rows, window_at(config, step))
 
     return read
 

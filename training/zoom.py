@@ -1,24 +1,16 @@
 """Replays the exact training between two steps of a run and saves a denser series there."""
 
-import logging
 import shutil
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
-from copyscope.training.checkpoints.manifest import read_manifest
+from copyscope.training.checkpoints.manifest import weights_hash
 from copyscope.training.checkpoints.series import CheckpointSeries, Source, step_folder
 from copyscope.training.config import RunConfig
-from copyscope.training.environment import at_step
 from copyscope.training.errors import InputError
-from copyscope.training.processes import accelerator_of
 from copyscope.training.progress import Progress
-from copyscope.training.run_folder import run_store
-from copyscope.training.state import states
-from copyscope.training.trainer import Plan, run_updates
-
-logger = logging.getLogger(__name__)
+from copyscope.training.replay import nearest_states, replay, step_of
+from copyscope.training.trainer import Plan
 
 
 class Zoom(NamedTuple):
@@ -52,6 +44,8 @@ def zoom(
     """
     run = Path(run)
     config = RunConfig.load(run / "config.toml")
+    if config.fork.of and start <= config.fork.at:
+        raise InputError(f"{run}: a fork, whose steps up to {config.fork.at} are its parent's; zoom into those there")
     if not 0 <= start <= end <= config.train.steps or every < 1:
         raise InputError(
             f"zoom from {start} to {end} every {every}: give 0 <= from <= to <= {config.train.steps} (the run's last "
@@ -63,35 +57,18 @@ def zoom(
         return Zoom([], [], [], run)
     last = min((step for step in there if step >= end), default=end)
     apart = run / "zoom" / f"{start}-{end}-{every}"
-    begin = states(run / "resume", until=min(wanted) - 1)
+    begin = nearest_states(run, config, min(wanted) - 1)
     # Every step of the run on the way is trained, and saved for the comparison.
-    known = int(begin[0].name.removeprefix("step")) if begin else 0
-    shared = {step for step in there if known < step <= last}
-    store = run_store(run)
-    if store is None:
-        raise InputError(
-            f"{run}: its tokens are not in {run.parent / 'tokens'} any more; put that folder back beside the run"
-        )
-    logger.info(f"replaying steps {known} to {last} of {run}")
-    save = frozenset(wanted | shared)
-    plan = Plan(last=last, saved=save, kept=save, start_from=tuple(begin))
-    before = torch.get_num_threads()
-    torch.set_num_threads(at_step(run, known).get("threads", before))
-    try:
-        run_updates(config, apart, store, plan, accelerator_of(config, apart, track=False), progress=progress)
-    finally:
-        torch.set_num_threads(before)
+    known = step_of(begin)
+    save = frozenset(wanted | {step for step in there if known < step <= last})
+    replay(run, config, apart, Plan(last=last, saved=save, kept=save, start_from=tuple(begin)), progress=progress)
 
     replayed = {checkpoint.step: Path(checkpoint.path) for checkpoint in CheckpointSeries.open(apart).checkpoints}
     compared = sorted(replayed.keys() & there.keys() - {0})
-    differs = [step for step in compared if _weights(replayed[step]) != _weights(there[step])]
+    differs = [step for step in compared if weights_hash(replayed[step]) != weights_hash(there[step])]
     if differs or not compared:
         return Zoom([], compared, differs, apart)
     for step in sorted(wanted):
         replayed[step].rename(run / "checkpoints" / step_folder(step))
     shutil.rmtree(apart)
     return Zoom(sorted(wanted), compared, [], run)
-
-
-def _weights(folder: Path) -> str:
-    return read_manifest(folder)["files"]["model.safetensors"]

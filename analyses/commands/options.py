@@ -1,5 +1,6 @@
 """Arguments and options that commands share, how their text is parsed, and how results are printed as JSON."""
 
+import itertools
 import json
 import os
 import tomllib
@@ -89,6 +90,19 @@ def parse_options(texts: list[str] | None) -> dict[str, Any]:
         except tomllib.TOMLDecodeError:
             options[name] = value
     return options
+
+
+def grid_of(assignments: list[str] | None) -> list[dict[str, Any]]:
+    """`["train.batch_size=8", "optimizer.lr=1", "optimizer.lr=2"]` to a setting for each rate, both with that batch."""
+    from copyscope.training.config import parse_assignments
+
+    choices: dict[str, list[Any]] = {}
+    for text in assignments or []:
+        for name, value in parse_assignments([text]).items():
+            choices.setdefault(name, []).append(value)
+    if not choices:
+        return []
+    return [dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())]
 
 
 def preset_names(typed: str) -> list[str]:

@@ -4,16 +4,19 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from copyscope.analyses.commands.options import (
     AsJson,
     Assignments,
+    EngineOptions,
     Silent,
     Source,
     echo_json,
+    grid_of,
+    parse_options,
     preset_names,
     quiet,
     read_config,
@@ -162,6 +165,103 @@ def zoom(
     typer.echo(
         f"{len(result.added)} checkpoints added to {run}; the replay reproduced the weights at all "
         f"{len(result.compared)} steps that could be compared"
+    )
+
+
+def fork(
+    run: Annotated[Path, typer.Argument(help="Folder of the run to fork; it is never written to.")],
+    at: Annotated[str, typer.Option(help="Step, or comma-separated steps, from which on something differs.")],
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="What differs, as in --set optimizer.lr=6e-3; may be repeated. Several values of one field make a "
+            "fork each, and several fields every combination.  [default: nothing, the null fork]",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the fork; of several the one above them.  [default: RUN-fork]")
+    ] = None,
+    placebo: Annotated[
+        int, typer.Option(min=0, help="Number of further forks that differ in the order of the text alone.")
+    ] = 0,
+    score: Annotated[bool, typer.Option("--score", help="Score each checkpoint as it is written.")] = False,
+    engine: Annotated[
+        str | None,
+        typer.Option(help="Where several forks are trained: local, ray or slurm.  [default: one by one, here]"),
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Number of forks at a time.  [default: 1; with --engine its own]")
+    ] = None,
+    options: EngineOptions = None,
+    silent: Silent = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train a run again from some step on with one thing changed: what would have happened?
+
+    The first steps are the run's own checkpoints, referred to and not copied. Without --set it is the null fork, which
+    must end with the run's weights, bit for bit. Exit code 1 if it does not, or if a fork failed. Safe to interrupt;
+    rerun the same command to resume.
+
+    \b
+    Example: copyscope fork runs/demo --at 500 --set optimizer.lr=6e-3
+    """
+    from copyscope.training.errors import InputError
+
+    steps = [part.strip() for part in at.split(",")]
+    if not all(step.isdecimal() for step in steps):
+        raise InputError(f"--at {at}: give a step, or several as in 500,1000")
+    if score and (engine is not None or jobs is not None):
+        raise InputError("--score: not with --engine or --jobs; run `copyscope score` on each fork afterwards")
+    settings = grid_of(assignments)
+    quiet()
+    from copyscope.analyses.commands.console import Console
+    from copyscope.training.fork import fork as run_fork
+
+    watch = None
+    if score:
+        from copyscope.analyses.tables.watch import Watch
+
+        watch = Watch
+    with Console(silent) as console:
+        forks = run_fork(
+            run,
+            [int(step) for step in steps],
+            settings,
+            out,
+            placebo=placebo,
+            engine=engine,
+            jobs=jobs,
+            options=parse_options(options),
+            watch=watch,
+            progress=console.advance,
+        )
+    if as_json:
+        echo_json({"run": run, "forks": [one._asdict() for one in forks]})
+    else:
+        for one in forks:
+            typer.echo(visible(_fork_line(one, run)))
+    if any(one.differs or one.state == "failed" for one in forks):
+        raise typer.Exit(1)
+
+
+def _fork_line(one: Any, run: Path) -> str:
+    """How a fork ended and, of a null fork, whether it is its parent."""
+    if one.state != "finished":
+        return f"{one.label}: {one.state}: {one.reason}"
+    if one.kind != "null":
+        return f"{one.label}: {one.folder}, {one.kind} from step {one.step:,} on"
+    if not one.compared:
+        return f"{one.label}: {one.folder}; {run} has no later step to compare it with"
+    if not one.differs:
+        return f"{one.label}: {one.folder}, equal to {run} bit for bit at all {len(one.compared)} steps that both have"
+    from copyscope.training.environment import at_step, differences
+
+    changed = differences(at_step(run, one.step), at_step(one.folder, one.step))
+    why = f"; they were trained with {changed}" if changed else ""
+    return (
+        f"{one.label}: {one.folder} differs from {run} from step {one.differs[0]:,} on; at step {one.compared[-1]:,} "
+        f"their weights are {one.drift:.1e} of their norm apart{why}"
     )
 
 

@@ -17,6 +17,7 @@ from copyscope.analyses.tables.text_read import TextRead, stored_text, training_
 from copyscope.interp.head_names import head_name
 from copyscope.training.environment import environments
 from copyscope.training.errors import InputError
+from copyscope.training.schedule import tokens_at
 
 NAMED = 3
 """Heads named in a line."""
@@ -199,7 +200,7 @@ def _text(run: Run, heads: pl.DataFrame, model: pl.DataFrame) -> list[str]:
     if not run.data or not run.config:
         return [_losses(step, value, None, None), f"{measured} of {run.name}."]
     read, choice = stored_text(run), run.config.data.repeat_choice
-    tokens = step * run.config.train.batch_size * run.config.model.n_ctx
+    tokens = tokens_at(run.config, step)
     corpus = f"the {run.data['train']['tokens'] / 1e6:.1f} M of {run.data['corpus']}"
     passes = f", one window in {choice} kept" if choice > 1 else ""
     if read is None:

@@ -15,11 +15,12 @@ from copyscope.interp.measures.behavior import natural_losses
 from copyscope.interp.models.hooked import load_hooked
 from copyscope.training.checkpoints.keys import checkpoint_key
 from copyscope.training.config import RunConfig
-from copyscope.training.data.batches import batch, epoch_order, n_windows, sequence_starts, windows
+from copyscope.training.data.batches import Order, batch, epoch_order, n_windows, sequence_starts, windows
 from copyscope.training.data.repeats import repeat_value
 from copyscope.training.data.shards import ShardedArray
 from copyscope.training.data.store import TokenStore, open_store
 from copyscope.training.files import write_json
+from copyscope.training.schedule import order_of_data, window_at
 
 VERSION = 1
 WINDOWS = 64
@@ -35,10 +36,14 @@ MAX_PAIRS = 1 << 24
 def measure_text(run: Run, device: str = "auto") -> TextRead | None:
     """Looks up what the run had read by its last checkpoint, takes two losses, and keeps both in results/text.json.
 
-    `device` as for `score`. None for a series that copyscope did not train, or that keeps no checkpoints. Stored
-    results are not computed again. Raises InputError where the run's tokens are gone.
+    `device` as for `score`. None for a series that copyscope did not train, or that keeps no checkpoints, and for a
+    fork that reads other text than its parent, or chooses its windows otherwise. Stored results are not computed again.
+    Raises InputError where the run's tokens are gone.
     """
     if not run.data or not run.config or not run.series.checkpoints:
+        return None
+    fork, one_in = run.config.fork, run.config.data.repeat_choice
+    if fork.window != fork.tokens // run.config.model.n_ctx * one_in:
         return None
     last = run.series.checkpoints[-1]
     path, key = run.folder / "results" / FILE, result_key(checkpoint_key(last), VERSION, run.config.run_id)
@@ -58,7 +63,7 @@ def share_read(config: RunConfig, store: TokenStore, step: int, positions: int =
     in every pass: in which group of `repeat_choice` windows it lay, and whether the window that was chosen holds it.
     """
     length, k, total = config.model.n_ctx, config.data.repeat_choice, len(store.train)
-    sequences = step * config.train.batch_size
+    sequences = window_at(config, step) // k
     tokens, count = sequences * length, n_windows(store.train, length)
     if sequences * k <= count:
         distinct = float(tokens)
@@ -79,7 +84,7 @@ def share_read(config: RunConfig, store: TokenStore, step: int, positions: int =
 
 def _share_of_positions(config: RunConfig, store: TokenStore, sequences: int, positions: int) -> float:
     """Share of random tokens of the text that lie in one of the first `sequences` windows trained on."""
-    length, k, seed, total = config.model.n_ctx, config.data.repeat_choice, config.seeds.data, len(store.train)
+    length, k, seed, total = config.model.n_ctx, config.data.repeat_choice, order_of_data(config), len(store.train)
     count = n_windows(store.train, length)
     passes = math.ceil(sequences * k / count)
     chosen: dict[int, int] = {}  # group of k windows to where the chosen one starts
@@ -102,7 +107,7 @@ def _share_of_positions(config: RunConfig, store: TokenStore, sequences: int, po
     return 1 - float(unread.mean())
 
 
-def _chosen_start(store: TokenStore, seed: int, group: int, k: int, total: int, length: int) -> int:
+def _chosen_start(store: TokenStore, seed: Order, group: int, k: int, total: int, length: int) -> int:
     """Where the window starts that training took of a group, as `training.data.batches.batch` takes it."""
     starts = sequence_starts(seed, group * k, k, total, length)
     tokens = np.stack([store.train[start : start + length + 1] for start in starts])

@@ -32,5 +32,6 @@ from .training.checkpoints.hub import push as push
 from .training.checkpoints.revisions import revisions as revisions
 from .training.checkpoints.verify import verify as verify
 from .training.config import RunConfig as RunConfig
+from .training.fork import fork as fork
 from .training.trainer import train as train
 from .training.zoom import zoom as zoom

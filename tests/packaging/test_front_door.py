@@ -20,6 +20,7 @@ OBJECTS = {
 COMMANDS = {
     "demo",
     "train",
+    "fork",
     "zoom",
     "average",
     "verify",

@@ -14,7 +14,9 @@ from copyscope.analyses.formation.heads import formation_steps
 from copyscope.training.config import PRESETS, RunConfig
 from copyscope.training.errors import InputError
 
-FIELDS = [f"{section}.{field}" for section, fields in RunConfig().model_dump().items() for field in fields]
+FIELDS = [
+    f"{section}.{field}" for section, fields in RunConfig().model_dump(exclude={"fork"}).items() for field in fields
+]
 VALUES = st.one_of(
     st.integers(),
     st.floats(allow_nan=True),

@@ -26,6 +26,15 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
+def weights_hash(folder: Path) -> str | None:
+    """The sha256 of a checkpoint of ours' weights, as its manifest says it; None where it lists none.
+
+    Raises InputError for a manifest that is unreadable.
+    """
+    digest = read_manifest(folder)["files"].get("model.safetensors")
+    return None if digest is None else str(digest)
+
+
 def check_files(folder: Path) -> None:
     """Compares every file that the checkpoint's manifest lists with its hash; a folder without a manifest passes.
 

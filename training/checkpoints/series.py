@@ -13,6 +13,7 @@ from typing import Any, Literal
 from copyscope.training.checkpoints.manifest import read_manifest
 from copyscope.training.checkpoints.names import COPY, AmbiguousError, Named, Unit, arrange, natural, read_name
 from copyscope.training.checkpoints.tokenizer_files import has_tokenizer
+from copyscope.training.checkpoints.trunk import Trunk, Unfit, read_trunk, why_changed
 from copyscope.training.errors import InputError
 from copyscope.training.files import MANIFEST, tidy
 
@@ -65,6 +66,9 @@ class CheckpointSeries:
         takes all by name instead, with 0, 1, 2, … for steps. `tokenizer`: a folder, for checkpoints that have none;
         without it that of the first checkpoint with one, of the folder itself, or of the one above.
 
+        A fork (`training.fork`) has its parent's checkpoints up to the step at which it begins, as far as they are
+        still those it was forked from, and its own after it.
+
         Raises InputError naming the source if there is no checkpoint, or several without a number in their names.
         """
         if isinstance(source, CheckpointSeries):
@@ -73,7 +77,9 @@ class CheckpointSeries:
         path = local_path(text)
         given = None if tokenizer is None else _given_tokenizer(local_path(str(tokenizer)))
         if path.is_dir():
-            return _with_tokenizer(_local(text, path, order), path, given)
+            trunk = read_trunk(path)
+            series = _local(text, path, order) if trunk is None else _of_fork(text, path, trunk)
+            return _with_tokenizer(series, path, given)
         if path.is_file() and path.suffix == ".gguf":
             named = read_name(path.stem)
             checkpoint = Checkpoint(named.number or 0, named.tokens, text, tokenizer=given)
@@ -138,6 +144,39 @@ def _local(source: str, path: Path, order: Order) -> CheckpointSeries:
     checkpoints = [_checkpoint(folders[named.name], named) for named in numbered]
     left += [f"{folders[name]} ({why})" for name, why in out.items()]
     return CheckpointSeries(source, _sorted(checkpoints), tuple(left), unit)
+
+
+def _of_fork(source: str, path: Path, trunk: Trunk) -> CheckpointSeries:
+    """The parent's checkpoints, then the fork's own, of which there may be none yet."""
+    first, unfit = trunk_checkpoints(path, trunk)
+    has_own = any((path / "checkpoints").glob("step*"))
+    own = _local(source, path, "step") if has_own or not first else CheckpointSeries(source, ())
+    steps = {checkpoint.step for checkpoint in own.checkpoints}
+    both = [*(checkpoint for checkpoint in first if checkpoint.step not in steps), *own.checkpoints]
+    return replace(
+        own, checkpoints=_sorted(both), left_out=(*(f"{one.where} ({one.what})" for one in unfit), *own.left_out)
+    )
+
+
+def trunk_checkpoints(path: Path, trunk: Trunk) -> tuple[list[Checkpoint], list[Unfit]]:
+    """The parent's checkpoints that the fork in folder `path` begins with, and those that are not any more what it
+    began with, each with why; one line where the parent is gone."""
+    parent = trunk.parent(path)
+    if parent is None:
+        return [], [trunk.gone()]
+    try:
+        there = {checkpoint.step: checkpoint for checkpoint in CheckpointSeries.open(parent).checkpoints}
+    except (InputError, RecursionError) as error:
+        return [], [Unfit(str(parent), f"the parent of this fork, cannot be read: {error}")]
+    fit, unfit = [], []
+    for step, digest in trunk.checkpoints.items():
+        if step not in there:
+            unfit.append(Unfit(str(parent), f"the parent of this fork, has no checkpoint of step {step} any more"))
+        elif why := why_changed(Path(there[step].path), digest):
+            unfit.append(Unfit(there[step].path, why))
+        else:
+            fit.append(there[step])
+    return fit, unfit
 
 
 def _of_hub(source: str, repo: str, selector: str, order: Order) -> CheckpointSeries:

@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 
 from copyscope.training.checkpoints.manifest import read_manifest
 from copyscope.training.checkpoints.names import read_name
-from copyscope.training.checkpoints.series import Checkpoint, CheckpointSeries, Source
+from copyscope.training.checkpoints.series import Checkpoint, CheckpointSeries, Source, trunk_checkpoints
 from copyscope.training.checkpoints.sizes import why_sizes_differ
 from copyscope.training.checkpoints.trajectory import find_misplaced
+from copyscope.training.checkpoints.trunk import read_trunk
 from copyscope.training.checkpoints.unfit import why_no_weights, why_unfit
 from copyscope.training.checkpoints.weights import (
     INDEX,
@@ -85,16 +86,17 @@ def verify(source: Source, progress: Progress | None = None) -> list[Problem]:
     With a manifest: any damaged, missing or foreign file, a label that differs from it, another run's checkpoint.
     Without one: truncated files or files that end in zeros, values that are not finite, missing parts, sizes that are
     not the config's, other shapes than the rest.
-    Either way: two steps with equal weights, and weights that lie off the path of the series
-    (`trajectory`). Every file is read once or twice. Revisions on the hub are fetched, all of them, and stay in the
-    cache. Raises InputError for a GGUF file, or if no revision can be had.
+    Either way: two steps with equal weights, and weights that lie off the path of the series (`trajectory`). Of a fork:
+    a parent that is gone, or has other weights than the fork began with. Every file is read once or twice. Revisions on
+    the hub are fetched, all of them, and stay in the cache. Raises InputError for a GGUF file, or if no revision can be
+    had.
     """
     series = CheckpointSeries.open(source)
     if any(Path(checkpoint.path).is_file() for checkpoint in series.checkpoints):
         raise InputError(f"{series.source}: verify checks safetensors files; a GGUF file is checked as it is read")
     last = max((checkpoint.step for checkpoint in series.checkpoints), default=0)
     members: list[_Member] = []
-    absent: list[Problem] = []
+    absent = _trunk_problems(series)
     first: InputError | None = None
     for number, checkpoint in enumerate(series.checkpoints):
         try:
@@ -118,6 +120,12 @@ def verify(source: Source, progress: Progress | None = None) -> list[Problem]:
     _check_zeros(members)
     _check_trajectory(members, distances, progress)
     return [*absent, *(problem for member in members for problem in member.problems)]
+
+
+def _trunk_problems(series: CheckpointSeries) -> list[Problem]:
+    path = Path(series.source)
+    trunk = read_trunk(path) if path.is_dir() else None
+    return [] if trunk is None else [Problem(*one) for one in trunk_checkpoints(path, trunk)[1]]
 
 
 def _fetched(checkpoint: Checkpoint) -> Path:
@@ -213,19 +221,31 @@ def _check_labels(members: Sequence[_Member]) -> None:
     for member in members:
         if labelled and not (member.folder / MANIFEST).is_file():
             member.add(f"has no {MANIFEST}, though others have one, so that its files cannot be checked; {member.fix}")
-    run = _usual(member.manifest["run_id"] for member in labelled if member.manifest)
-    rate = _usual(m.checkpoint.tokens / m.step for m in labelled if m.checkpoint.tokens is not None and m.step)
+    by_place: dict[Path, list[_Member]] = {}  # a fork's are in two places: its parent's, and its own
     for member in labelled:
-        manifest, tokens = member.manifest or {}, member.checkpoint.tokens
-        if manifest["run_id"] != run:
-            member.add(f"of another run, {manifest['run_id']}, than the rest ({run}); take it away")
-        if tokens is not None and rate is not None and tokens != rate * member.step:
-            member.add(f"{tokens} tokens at step {member.step}; the rest have {rate:g} a step; {member.fix}")
+        by_place.setdefault(member.folder.parent, []).append(member)
+    for some in by_place.values():
+        _check_run_and_tokens(some)
     first: dict[int, _Member] = {}
     for member in members:
         other = first.setdefault(member.step, member)
         if other is not member:
             member.add(f"step {member.step} once more, beside {other.name}; take one of the two away")
+
+
+def _check_run_and_tokens(labelled: Sequence[_Member]) -> None:
+    """Of checkpoints in one folder; those of a fork count from what its parent had consumed."""
+    trunk = read_trunk(labelled[0].folder.parent.parent)
+    step, tokens = (0, 0) if trunk is None else (trunk.step, trunk.tokens)
+    run = _usual(member.manifest["run_id"] for member in labelled if member.manifest)
+    since = [(m.step - step, m.checkpoint.tokens - tokens) for m in labelled if m.checkpoint.tokens is not None]
+    rate = _usual(count / updates for updates, count in since if updates)
+    for member in labelled:
+        manifest, count = member.manifest or {}, member.checkpoint.tokens
+        if manifest["run_id"] != run:
+            member.add(f"of another run, {manifest['run_id']}, than the rest ({run}); take it away")
+        if count is not None and rate is not None and count != tokens + rate * (member.step - step):
+            member.add(f"{count} tokens at step {member.step}; the rest have {rate:g} a step; {member.fix}")
 
 
 def _check_shapes(members: Sequence[_Member]) -> None:

@@ -69,23 +69,26 @@ class TokenStore:
         return surprisal(self.folder, self.train, self.index["vocab_size"])
 
 
-def token_store(config: DataConfig, root: Path) -> TokenStore:
+def token_store(config: DataConfig, root: Path, tokenizer: Path | None = None) -> TokenStore:
     """The store of this data configuration under `root`, made if it is not there.
 
     A store is keyed by the configuration and by the corpus' files (names, sizes, times), so that changed text makes
     another store; it is frozen once made. Making it needs room for the corpus' text beside the tokens; a kill costs at
-    most one shard, and the same call continues. A second process that needs the same store waits for the first.
+    most one shard, and the same call continues. `tokenizer`: the tokenizer.json to use; None trains one. A second
+    process that needs the same store waits for the first.
     """
     # The choice of windows is made when a batch is read, so it does not make another store.
     fields = config.canonical() | {"files": file_signature(config.corpus)}
     del fields["repeat_choice"]
+    if tokenizer is not None:
+        fields["tokenizer"] = sha256_of(tokenizer)
     folder = root / hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
     index, making = folder / "index.json", folder / "making"
     if not index.is_file() or making.is_dir():
         wait = f"another process is making the tokens in {folder}; waiting for it"
         with one_at_a_time(folder.with_suffix(".lock"), lambda: logger.info(wait)):
             if not index.is_file():
-                _make(config, folder, making)
+                _make(config, folder, making, tokenizer)
             shutil.rmtree(making, ignore_errors=True)
     return open_store(folder)
 
@@ -121,13 +124,15 @@ def open_store(folder: Path) -> TokenStore:
     return TokenStore(folder, train, validation, np.fromfile(folder / COUNTS, np.int64), index)
 
 
-def _make(config: DataConfig, folder: Path, making: Path) -> None:
+def _make(config: DataConfig, folder: Path, making: Path, given: Path | None) -> None:
     """Each step leaves whole files and is not done again after a kill; the index is last."""
     logger.info(f"reading the corpus {config.corpus}")
     reading = Reading(field=config.field, encoding=config.encoding, ascii_only=config.ascii_only)
     documents = gather(config.corpus, config.max_megabytes, making / "documents", reading)
     path = folder / "tokenizer.json"
-    if not path.is_file():
+    if not path.is_file() and given is not None:
+        write_bytes(path, given.read_bytes())
+    elif not path.is_file():
         logger.info(f"training a tokenizer of {config.vocab_size} entries")
         write_text(path, train_tokenizer((document.text for document in documents.read()), config.vocab_size).to_str())
     tokenizer = Tokenizer.from_file(str(path))
