@@ -317,6 +317,19 @@ def test_the_cell_under_the_pointer_tells_its_tokens_and_value(tab: Tab, address
     tab.mouse("h1", 1, 1, "move")
 
 
+def test_several_heads_may_be_seen_as_one(tab: Tab, address: str, small: Made) -> None:
+    tab.open(f"{address}#view=attention&step=1088&head=2.3&query=14")
+    pattern = small.attention["attention/0/p0/1088"][:, 14, :15].astype(float)
+    for pool, wanted in (("mean", pattern.mean(0)), ("max", pattern.max(0)), ("layer", pattern[8:12].mean(0))):
+        numbers = tab.go(pool=pool)
+        assert numbers["shownRow"] == pytest.approx((wanted / 255).tolist(), abs=0.5 / 255 + 1e-9)
+        assert "pool=" + pool in numbers["hash"]
+    assert tab.text("#matrix-title").startswith("Mean of layer 2")
+    numbers = tab.go(pool="")
+    assert numbers["shownRow"] == numbers["row"]
+    assert tab.text("#matrix-title").startswith("L2H3")
+
+
 def test_a_heads_card_has_its_role_and_a_line_a_measure(tab: Tab, address: str, small: Made) -> None:
     tab.open(f"{address}#head=0.1&step=448")
     facts = tab.text("#side-facts")

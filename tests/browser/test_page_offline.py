@@ -50,6 +50,16 @@ def test_the_page_works_in_a_sandboxed_frame(tab: Tab, small: Made, tmp_path: Pa
     # A frame like this may not save files: the text is shown instead.
     tab.run("document.querySelector('#sources .saves button').click()")
     assert tab.run("return document.getElementById('text-area').value").startswith('"token"')
+    tab.run("document.getElementById('text-dialog').close()")
+    # Nor pictures: those are shown, to be saved by their context menu.
+    tab.run("[...document.querySelectorAll('#matrix + .saves button')].at(-1).click()")
+    tab.driver.execute_async_script(
+        """const done = arguments[0];
+        const width = () => document.querySelector('#text-picture img')?.naturalWidth;
+        const look = () => (width() > 100 ? done() : setTimeout(look, 20));
+        look();"""
+    )
+    assert tab.run("return document.getElementById('text-area').hidden")
     assert tab.errors() == 0
     tab.driver.switch_to.default_content()
     assert tab.console() == []

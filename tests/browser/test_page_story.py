@@ -72,6 +72,19 @@ def test_all_steps_stay_in_a_link(tab: Tab, address: str) -> None:
     assert tab.run("return [copyscope.state().from, copyscope.state().to]") == [16, 896]
 
 
+def test_each_run_has_its_own_story_and_summary(tab: Tab, written: Callable[[Made], str]) -> None:
+    two = made(runs=2, hostile=False)
+    two.index["runs"][1]["story"]["events"][0]["text"] = "previous-token L1H1 at 7"
+    two.index["runs"][1]["story"].update({"from": 64, "to": 512})
+    tab.open(written(two))
+    summary = "return [...document.querySelectorAll('#summary-lines li')].map((line) => line.textContent)"
+    assert tab.run(summary)[0] == "Summary of run 0."
+    tab.go(run=1)
+    assert tab.run(summary)[0] == "Summary of run 1."
+    assert "L1H1 at 7" in tab.text("#events")
+    assert tab.run("return [copyscope.state().from, copyscope.state().to]") == [64, 512]  # its own range, too
+
+
 def test_the_same_map_is_never_shown_twice(tab: Tab, address: str) -> None:
     tab.open(address)
     state = "return [copyscope.state().measure, copyscope.state().beside]"

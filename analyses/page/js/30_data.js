@@ -162,6 +162,28 @@
     return (prompt && data.problems.get(predicted(runIndex, prompt, step, removed))) || null;
   };
 
+  const pools = new WeakMap(); // bytes of attention -> {kind: bytes of one pooled head}
+  /** One pattern of several heads: their mean, or the largest at each pair; a stand-in for the attention of one head. */
+  data.pooled = function (attention, kind, heads) {
+    const key = kind + heads.join(",");
+    if (!pools.has(attention.bytes)) pools.set(attention.bytes, {});
+    const known = pools.get(attention.bytes);
+    if (!known[key]) {
+      const { triangle, bytes } = attention;
+      const out = (known[key] = new Uint8Array(triangle));
+      for (let i = 0; i < triangle; i++) {
+        let [sum, most] = [0, 0];
+        for (const head of heads) {
+          const value = bytes[head * triangle + i];
+          sum += value;
+          if (value > most) most = value;
+        }
+        out[i] = kind === "max" ? most : Math.round(sum / heads.length);
+      }
+    }
+    return { ...attention, bytes: known[key] };
+  };
+
   /** Why attention is missing, in words, or null while it is on its way. */
   data.attentionProblem = function (runIndex, promptId, step) {
     const prompt = data.prompt(runIndex, promptId);

@@ -5,8 +5,9 @@
   C.SORTS = [["layer", "layer and head"], ["now", "score at this step"], ["final", "final score"], ["formation", "formation step"], ["effect", "effect of removal"]];
   C.FILTERS = [["all", "all heads"], ["formed", "formed"], ["null", "above chance at the end"], ["pinned", "pinned"]];
   C.ROWS = [["heads", "every head"], ["layers", "layers (highest head)"]];
+  C.POOLS = [["", "the chosen head"], ["layer", "mean of its layer"], ["mean", "mean of all heads"], ["max", "largest of all heads"]];
   const NUMBERS = ["run", "step", "a", "b", "runb", "query", "from", "to", "cut"];
-  const TEXTS = ["measure", "head", "prompt", "axis", "view", "pins", "sort", "filter", "rows", "beside", "curve", "align", "flip", "theme", "headb", "text", "pairs", "without"];
+  const TEXTS = ["measure", "head", "prompt", "axis", "view", "pins", "sort", "filter", "rows", "beside", "curve", "align", "flip", "theme", "headb", "text", "pairs", "without", "pool"];
   const CUT = 25; // per cent of the strongest pair, from which a pair is drawn
   const MAX_LINK = 2000; // characters of a typed prompt that still go into the address
   const PREFERRED = ["prefix_matching_sum", "induction_score", "induction_attention"];
@@ -80,6 +81,7 @@
     pick("align", ["step", "tokens", "formation"], "step");
     pick("flip", ["", "1"], "");
     pick("without", ["", "1"], "");
+    pick("pool", C.POOLS.map(([key]) => key), "");
     const kinds = C.pairMeasures(run).map(([key]) => key);
     pick("pairs", [...kinds, ""], kinds[0] || "");
     if (!(s.cut >= 0 && s.cut <= 100)) s.cut = CUT;

@@ -10,6 +10,20 @@
     hover.query = query;
     C.redraw();
   };
+  /** What the Attention view shows: the chosen head, or several pooled into one. {attention, head, name}, or undefined. */
+  C.attentionShown = function () {
+    const [attention, run, { pool }] = [C.attentionNow(), C.run(), C.state()];
+    const head = C.head();
+    if (!attention || !pool) return attention && { attention, head, name: C.data.headName(run, head) };
+    const layer = Math.floor(head / run.n_heads);
+    const heads = [...Array(pool === "layer" ? run.n_heads : run.n_layers * run.n_heads).keys()].map((h) => (pool === "layer" ? layer * run.n_heads + h : h));
+    return { attention: C.data.pooled(attention, pool === "max" ? "max" : "mean", heads), head: 0, name: C.poolName(run) };
+  };
+  C.poolName = function (run) {
+    const { pool } = C.state();
+    if (!pool) return C.data.headName(run, C.head());
+    return pool === "layer" ? `Mean of layer ${Math.floor(C.head() / run.n_heads)}` : pool === "mean" ? "Mean of all heads" : "Largest of all heads";
+  };
   C.attentionNow = (step = C.state().step) => C.data.attention(C.state().run, C.state().prompt, step);
 
   C.makeMatrix = function (place, most) {
@@ -43,15 +57,16 @@
 
   /** What the cell under the pointer says: its tokens and its value. */
   function cellWords(matrix, event) {
-    const attention = C.attentionNow();
-    if (!attention || !matrix.size) return null;
+    const shown = matrix.most > 300 ? C.attentionShown() : C.attentionNow() && { attention: C.attentionNow(), head: C.head() };
+    if (!shown || !matrix.size) return null;
+    const { attention, head } = shown;
     const box = matrix.over.getBoundingClientRect();
     const [query, key] = [event.clientY - box.top - matrix.top, event.clientX - box.left - matrix.left].map((v) => Math.floor((v / matrix.size) * matrix.nTokens));
     if (query < 0 || key < 0 || query >= attention.nTokens || key >= attention.nTokens) return null;
     const { tokens, targets } = attention.prompt;
     const named = (i) => `“${C.tokenText(tokens[i])}” (${i})`;
     if (key > query) return [`${named(query)} cannot see ${named(key)}`, "masked: it comes later"];
-    const value = C.data.row(attention, C.head(), query)[key];
+    const value = C.data.row(attention, head, query)[key];
     return [`${named(query)} → ${named(key)}: ${C.number(value, 2)}`, ...(targets[query].includes(key) ? ["expected induction target"] : [])];
   }
 
@@ -70,7 +85,8 @@
 
   C.drawMatrix = function (matrix) {
     const [s, run] = [C.state(), C.run()];
-    const attention = C.attentionNow();
+    const shown = matrix.most > 300 ? C.attentionShown() : C.attentionNow() && { attention: C.attentionNow(), head: C.head(), name: C.data.headName(run, C.head()) };
+    const attention = shown && shown.attention;
     const problem = attention ? null : C.data.attentionProblem(s.run, s.prompt, s.step);
     matrix.place.classList.toggle("waiting", !attention && !problem);
     if (problem) {
@@ -85,20 +101,20 @@
       return;
     }
     matrix.stage.hidden = false;
-    const head = C.head();
+    const { head, name } = shown;
     const { prompt, nTokens } = attention;
     const labelled = nTokens <= 64 && matrix.most > 300;
     const left = labelled ? 84 : 0;
     const top = labelled ? 74 : 0;
     const size = Math.max(80, Math.min(matrix.place.clientWidth - left - 2, matrix.most));
     Object.assign(matrix, { left, top, size, nTokens });
-    C.once(matrix.base, [s.run, s.prompt, attention.step, head, C.isDark(), C.generation].join("/"), () => C.paintAttention(matrix.base, attention, head));
+    C.once(matrix.base, [s.run, s.prompt, attention.step, name, C.isDark(), C.generation].join("/"), () => C.paintAttention(matrix.base, attention, head));
     Object.assign(matrix.base.style, { left: left + "px", top: top + "px", width: size + "px", height: size + "px" });
     matrix.stage.style.height = top + size + "px";
     const key = JSON.stringify([s.run, s.prompt, nTokens, size, left, C.query(), C.isDark(), C.generation]);
     C.once(matrix.over, key, () => overlay(matrix, prompt, labelled));
     const query = C.query();
-    matrix.over.setAttribute("aria-label", `Attention of ${C.data.headName(run, head)} at step ${attention.step}, query token ${query}. Up and down move the query.`);
+    matrix.over.setAttribute("aria-label", `Attention of ${name} at step ${attention.step}, query token ${query}. Up and down move the query.`);
     matrix.words.textContent = `Rows: query; columns: key; ${C.isDark() ? "dark 0 to light blue" : "white 0 to dark blue"} 1; grey: masked (future). Orange squares: where a perfect induction head attends.`;
   };
 

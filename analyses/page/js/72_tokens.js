@@ -17,9 +17,9 @@
     const prompt = C.data.prompt(s.run, s.prompt);
     if (!prompt) return C.fill(view.list);
     C.once(view.list, [s.run, s.prompt, prompt.tokens.length, C.generation].join("/"), () => build(view, prompt));
-    const attention = C.attentionNow();
+    const shown = s.view === "attention" ? C.attentionShown() : C.attentionNow() && { attention: C.attentionNow(), head: C.head(), name: C.data.headName(run, C.head()) };
     const query = C.query();
-    const row = attention ? C.data.row(attention, C.head(), query) : null;
+    const row = shown ? C.data.row(shown.attention, shown.head, query) : null;
     const targets = prompt.targets[query] || [];
     prompt.tokens.forEach((token, i) => {
       const chip = view.list.children[i];
@@ -38,7 +38,7 @@
       chip.setAttribute("aria-label", words.join(", "));
       chip.title = words.join(", ");
     });
-    view.words.textContent = sentence(run, prompt, attention, row, query, targets);
+    view.words.textContent = sentence(shown, prompt, row, query, targets);
     return undefined;
   };
 
@@ -54,10 +54,9 @@
     );
   }
 
-  function sentence(run, prompt, attention, row, query, targets) {
+  function sentence(shown, prompt, row, query, targets) {
     if (!row) return "";
-    const head = C.data.headName(run, C.head());
-    const where = `${head} at step ${C.number(attention.step)}, from “${C.tokenText(prompt.tokens[query])}” (token ${query})`;
+    const where = `${shown.name} at step ${C.number(shown.attention.step)}, from “${C.tokenText(prompt.tokens[query])}” (token ${query})`;
     if (!targets.length) return `${where}: no earlier copy, so an induction head has no target.`;
     const sum = targets.reduce((total, k) => total + (row[k] || 0), 0);
     const names = targets.map((k) => `“${C.tokenText(prompt.tokens[k])}” (token ${k})`).join(", ");
@@ -68,10 +67,10 @@
   C.drawSources = function (place) {
     const s = C.state();
     const prompt = C.data.prompt(s.run, s.prompt);
-    const attention = C.attentionNow();
-    if (!prompt || !attention) return;
+    const seen = C.attentionShown();
+    if (!prompt || !seen) return;
     const query = C.query();
-    const row = C.data.row(attention, C.head(), query);
+    const row = C.data.row(seen.attention, seen.head, query);
     const targets = prompt.targets[query] || [];
     const order = row.map((_, i) => i).sort((x, y) => row[y] - row[x]);
     const shown = [...new Set([...order.slice(0, 5), ...targets])].sort((x, y) => row[y] - row[x]);

@@ -76,7 +76,7 @@
   };
 
   /** One head's attention as vectors: tokens, the masked triangle, expected targets, the colour scale. */
-  C.attentionSvg = function (attention, head) {
+  C.attentionSvg = function (attention, head, name) {
     const [run, { tokens, targets }] = [C.run(), attention.prompt];
     const size = tokens.length;
     const cell = Math.max(4, Math.min(18, 560 / size));
@@ -84,7 +84,7 @@
     const labelled = font >= 6;
     const [left, top, side] = [labelled ? 96 : 34, labelled ? 116 : 40, size * cell];
     const svg = sheet(left + side + 76, top + side + 28);
-    svg.append(text(8, 16, `${run.name}: ${C.data.headName(run, head)} at step ${C.number(attention.step)}`, { "font-weight": "bold", "font-size": 13 }));
+    svg.append(text(8, 16, `${run.name}: ${name} at step ${C.number(attention.step)}`, { "font-weight": "bold", "font-size": 13 }));
     svg.append(rect(left, top, side, side, { fill: "#e8e8e8" }));
     for (let q = 0; q < size; q++)
       C.data.row(attention, head, q).forEach((value, k) => {

@@ -100,12 +100,13 @@
 
   /** The chosen head's attention: a row a pair of query and key, or the matrix with its tokens. */
   C.saveAttention = function (kind) {
-    const attention = C.attentionNow();
-    if (!attention) return;
-    const [run, head, { tokens }] = [C.run(), C.head(), attention.prompt];
-    const name = fileName(`${run.name}_attention_${C.headText(run, head)}_step${attention.step}`);
+    const shown = C.attentionShown();
+    if (!shown) return;
+    const { attention, head } = shown;
+    const [run, { tokens }] = [C.run(), attention.prompt];
+    const name = fileName(`${run.name}_attention_${C.state().pool ? shown.name : C.headText(run, C.head())}_step${attention.step}`);
     if (kind === "png" || kind === "svg") {
-      C.working(C.saveSvgText(name, kind, C.inLight(() => C.attentionSvg(attention, head))));
+      C.working(C.saveSvgText(name, kind, C.inLight(() => C.attentionSvg(attention, head, shown.name))));
       return;
     }
     const rows = tokens.flatMap((token, q) => C.data.row(attention, head, q).map((value, k) => [q, token, k, tokens[k], Number(value.toFixed(4)), attention.prompt.targets[q].includes(k) ? 1 : 0]));

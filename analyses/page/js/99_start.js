@@ -66,7 +66,7 @@
       C.byId("prompt-words").textContent = prompt ? `${prompt.tokens.length} tokens, attention at ${prompt.steps.length >= run.steps.length ? "every checkpoint" : `${prompt.steps.length} of ${run.steps.length} checkpoints`}.` : "";
       const problem = C.data.attentionProblem(s.run, s.prompt, s.step);
       C.byId("attention-step").textContent = problem || (near !== null && near !== s.step ? `Showing attention at step ${C.number(near)}, the saved checkpoint nearest to step ${C.number(s.step)}.` : "");
-      C.byId("matrix-title").textContent = `${C.data.headName(run, C.head())} at step ${C.number(near ?? s.step)}`;
+      C.byId("matrix-title").textContent = `${C.poolName(run)} at step ${C.number(near ?? s.step)}`;
       C.drawMatrix(parts.matrix);
       C.drawTokens(parts.tokens);
       C.drawSources(C.byId("sources"));
@@ -141,7 +141,7 @@
     "7 3 9 1 4 7 3 9 1",
     "The cat sat on the mat. The cat sat on the",
   ];
-  const BLANK = Object.fromEntries(["run", "step", "measure", "head", "prompt", "axis", "view", "pins", "sort", "filter", "rows", "beside", "curve", "align", "flip", "theme", "headb", "text", "pairs", "without", "cut", "a", "b", "runb", "query", "from", "to"].map((key) => [key, undefined]));
+  const BLANK = Object.fromEntries(["run", "step", "measure", "head", "prompt", "axis", "view", "pins", "sort", "filter", "rows", "beside", "curve", "align", "flip", "theme", "headb", "text", "pairs", "without", "pool", "cut", "a", "b", "runb", "query", "from", "to"].map((key) => [key, undefined]));
 
   async function ask() {
     const answer = C.byId("prompt-answer");
@@ -220,6 +220,7 @@
     return {
       step: s.step, tokens: C.data.tokensAt(run, s.step), run: run.name, view: s.view, measure: s.measure, head: s.head, value: C.data.value(s.run, s.measure, C.head(), s.step) ?? null,
       formation: (C.data.formation(run, C.scoreMeasure(run), C.head()) || {}).step ?? null, query: C.query(), attentionStep: attention ? attention.step : null,
+      shownRow: C.attentionShown() ? C.data.row(C.attentionShown().attention, C.attentionShown().head, C.query()) : null,
       row: attention ? C.data.row(attention, C.head(), C.query()) : null, targets: attention ? attention.prompt.targets[C.query()] : null, rows: parts.one.rows ? parts.one.rows.map((r) => r.label) : null,
       predicted: s.view === "attention" ? predictedNow() : null, hovered: C.hovered || null, ms: { ...timing }, hash: C.writeHash(), lastSaved: C.lastSaved || null, lastCopied: C.lastCopied || null, ...C.numbersOf,
     };
