@@ -8,19 +8,26 @@ import torch
 from accelerate import Accelerator
 
 from copyscope.training.config import RunConfig
+from copyscope.training.devices import device_named
 from copyscope.training.errors import InputError
 
 
-def accelerator_of(config: RunConfig, out: Path, track: bool = True) -> Accelerator:
+def accelerator_of(config: RunConfig, out: Path, track: bool = True, device: str = "auto") -> Accelerator:
     """Device, processes and, unless `track` is false, the run's trackers.
 
-    Precision is ours (`NextTokenLoss`): autocast casts each weight at each use. Raises InputError where the device
-    cannot do what `config` asks.
+    `device`: `auto` (an NVIDIA GPU if there is one, else the CPU; of several processes each has its own), `cpu`,
+    `cuda`, `cuda:1`. Precision is ours (`NextTokenLoss`): autocast casts each weight at each use. Raises InputError
+    where the device is not there, or cannot do what `config` asks.
     """
-    on_cpu = not torch.cuda.is_available()
+    chosen = device_named(device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+    if chosen.type == "mps":
+        raise InputError(f"device {device}: models are trained on a CPU or an NVIDIA GPU; give cpu or auto")
+    on_cpu = chosen.type == "cpu"
+    if chosen.index is not None:
+        torch.cuda.set_device(chosen)
     if on_cpu and config.train.compile:
         raise InputError(
-            "train.compile: for GPUs, and PyTorch finds none here; leave it out (on a CPU, training has operations "
+            "train.compile: for GPUs, and this is to run on a CPU; leave it out (on a CPU, training has operations "
             "written for it)"
         )
     return Accelerator(

@@ -54,8 +54,9 @@ def replay(
     plan: Plan,
     on_checkpoint: Callable[[Checkpoint], object] | None = None,
     progress: Progress | None = None,
+    device: str = "auto",
 ) -> None:
-    """Does the updates of `plan` again in folder `place`, with as many threads as the run had.
+    """Does the updates of `plan` again in folder `place`, with as many threads as the run had; `device` as for `train`.
 
     Raises InputError for a run whose tokens are gone; else as `run_updates`.
     """
@@ -63,7 +64,8 @@ def replay(
     known = step_of(list(plan.start_from))
     logger.info(f"replaying steps {known} to {plan.last} of {run}")
     with threads_of(run, known):
-        run_updates(config, place, store, plan, accelerator_of(config, place, track=False), on_checkpoint, progress)
+        accelerator = accelerator_of(config, place, track=False, device=device)
+        run_updates(config, place, store, plan, accelerator, on_checkpoint, progress)
 
 
 def tokens_there(run: Path) -> TokenStore:

@@ -66,12 +66,13 @@ def train(
     out: str | Path,
     on_checkpoint: Callable[[Checkpoint], object] | None = None,
     progress: Progress | None = None,
+    device: str = "auto",
 ) -> Path:
     """Trains the run in folder `out`, or resumes it, and returns the folder.
 
-    `config`: the settings, or a preset's name or TOML file. `on_checkpoint(checkpoint)` is called after each
-    checkpoint is on disk, before `checkpoints.keep` takes it away; `progress` hears of each line of
-    metrics.jsonl. A run already finished is returned as it is.
+    `config`: the settings, or a preset's name or TOML file. `on_checkpoint(checkpoint)` is called after each checkpoint
+    is on disk, before `checkpoints.keep` takes it away; `progress` hears of each line of metrics.jsonl. `device`: auto
+    (an NVIDIA GPU that is there, else the CPU), cpu, cuda or cuda:1. A run already finished is returned as it is.
 
     Ctrl-C and SIGTERM save the full state and raise `Stopped`; a loss that is not finite, a full
     disk or a folder that holds another run raise InputError, with every earlier checkpoint kept. Started by
@@ -83,7 +84,7 @@ def train(
         raise InputError(f"{out}: a configuration of a fork; rerun the `copyscope fork` that wrote it to resume")
     check_folder(config, out)
     check_trackers(config)
-    accelerator = accelerator_of(config, out)
+    accelerator = accelerator_of(config, out, device=device)
     with accelerator.main_process_first():
         store = store_of(config, out)
         reader(config, store)(0)  # a corpus too small is refused before the folder is claimed

@@ -32,15 +32,16 @@ def zoom(
     end: int,
     every: int = 1,
     progress: Progress | None = None,
+    device: str = "auto",
 ) -> Zoom:
     """Saves the steps `start`, `start + every`, … `end` of the run in folder `run`, by training them again.
 
     Begins at the newest full state at or before `start` (`checkpoints.state_every` keeps some for good), else at step
-    0, with as many threads as the run had. The weights at every step that the run has already must come out the same,
-    bit for bit, at the first one at or after `end` too; only then are the new steps put among the run's checkpoints.
-    Otherwise (another machine, another number of processes) they are kept apart in `run`/zoom, and `differs` says
-    where. Safe to interrupt: call it again to resume. Raises InputError for steps outside the run, or a run whose
-    tokens are no longer there.
+    0, with as many threads as the run had, on the `device` that `train` takes too. The weights at every step that the
+    run has already must come out the same, bit for bit, at the first one at or after `end` too; only then are the new
+    steps put among the run's checkpoints. Otherwise (another machine, another number of processes) they are kept apart
+    in `run`/zoom, and `differs` says where. Safe to interrupt: call it again to resume. Raises InputError for steps
+    outside the run, or a run whose tokens are no longer there.
     """
     run = Path(run)
     config = RunConfig.load(run / "config.toml")
@@ -61,7 +62,8 @@ def zoom(
     # Every step of the run on the way is trained, and saved for the comparison.
     known = step_of(begin)
     save = frozenset(wanted | {step for step in there if known < step <= last})
-    replay(run, config, apart, Plan(last=last, saved=save, kept=save, start_from=tuple(begin)), progress=progress)
+    plan = Plan(last=last, saved=save, kept=save, start_from=tuple(begin))
+    replay(run, config, apart, plan, progress=progress, device=device)
 
     replayed = {checkpoint.step: Path(checkpoint.path) for checkpoint in CheckpointSeries.open(apart).checkpoints}
     compared = sorted(replayed.keys() & there.keys() - {0})

@@ -40,6 +40,9 @@ CacheLimit = Annotated[
     typer.Option(help="GB that weights fetched from a hub may take; then the oldest are deleted.  [default: any]"),
 ]
 Device = Annotated[str, typer.Option(help="Where to compute: auto (the GPU that is there), cpu, cuda, cuda:1 or mps.")]
+TrainDevice = Annotated[
+    str, typer.Option("--device", help="Where to compute: auto (the NVIDIA GPU that is there), cpu, cuda or cuda:1.")
+]
 Dtype = Annotated[
     str, typer.Option(help="Precision: float32, or bfloat16 (half the memory, results within what docs/measures says).")
 ]

@@ -14,6 +14,7 @@ from copyscope.analyses.commands.options import (
     EngineOptions,
     Silent,
     Source,
+    TrainDevice,
     echo_json,
     grid_of,
     parse_options,
@@ -76,6 +77,7 @@ def train(
     ] = False,
     explore: Explore = False,
     port: Port = 0,
+    device: TrainDevice = "auto",
     assignments: Assignments = None,
     silent: Silent = False,
 ) -> None:
@@ -101,8 +103,8 @@ def train(
         if score:
             from copyscope.analyses.tables.watch import Watch
 
-            watch = Watch(folder, loaded, show)
-        run_train(loaded, folder, progress=console.advance, on_checkpoint=watch)
+            watch = Watch(folder, loaded, show, device=device)
+        run_train(loaded, folder, progress=console.advance, on_checkpoint=watch, device=device)
     typer.echo(f"Run folder: {folder}")
 
 
@@ -131,6 +133,7 @@ def zoom(
             help="Instead of --from and --to: formation, previous-token, induction, copying, or a head such as L2H1."
         ),
     ] = None,
+    device: TrainDevice = "auto",
     silent: Silent = False,
 ) -> None:
     """Retrain part of a run exactly and save more checkpoints there.
@@ -155,7 +158,7 @@ def zoom(
 
     first, last = steps_around(run, around) if around else (start or 0, end or 0)
     with Console(silent) as console:
-        result = run_zoom(run, first, last, every, console.advance)
+        result = run_zoom(run, first, last, every, console.advance, device)
     if result.differs or (not result.compared and result.folder != run):
         why = f"its weights differ at step {result.differs[0]}" if result.differs else "no step could be compared"
         changed = differences(at_step(run, first), at_step(result.folder, first))

@@ -18,10 +18,11 @@ from copyscope.analyses.tables.run import Run, selected
 from copyscope.interp.ablation.hooks import ablate_heads
 from copyscope.interp.head_names import parse_heads
 from copyscope.interp.measures.patterns import PatternBlock, read_patterns
-from copyscope.interp.models.devices import device_named, dtype_named
+from copyscope.interp.models.devices import dtype_named
 from copyscope.interp.models.hooked import load_hooked, load_weights_into
 from copyscope.interp.models.lens import HookedModel
 from copyscope.training.checkpoints.series import Checkpoint
+from copyscope.training.devices import device_named
 from copyscope.training.errors import InputError
 
 MODEL_BYTES = 1 << 30

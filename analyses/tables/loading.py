@@ -18,7 +18,7 @@ from copyscope.analyses.tables.run import Run
 from copyscope.analyses.tables.run_prompts import COPYING_SAMPLES, LOSS_PROMPTS, Prompts, run_prompts
 from copyscope.interp.forward.memory import limit_memory
 from copyscope.interp.models.config import read_config
-from copyscope.interp.models.devices import Compute, device_named, dtype_named, has_room_for_another
+from copyscope.interp.models.devices import Compute, dtype_named, has_room_for_another
 from copyscope.interp.models.hooked import load_hooked, load_weights_into
 from copyscope.interp.models.lens import HookedModel
 from copyscope.interp.models.tokenizer import read_tokenizer
@@ -27,6 +27,7 @@ from copyscope.training.checkpoints.keys import checkpoint_key, tokenizer_key
 from copyscope.training.checkpoints.revisions import CacheLimit, commits, fetch_small, has_weights
 from copyscope.training.checkpoints.series import Checkpoint
 from copyscope.training.checkpoints.tokenizer_files import has_tokenizer
+from copyscope.training.devices import device_named
 from copyscope.training.errors import InputError
 from copyscope.training.files import alone_in, check_writable, together_in
 

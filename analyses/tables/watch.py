@@ -13,6 +13,7 @@ from copyscope.analyses.tables.run import Run
 from copyscope.analyses.tables.run_prompts import COPYING_SAMPLES
 from copyscope.analyses.tables.scores import Scorer
 from copyscope.interp.head_names import head_name
+from copyscope.interp.models.devices import Compute
 from copyscope.training.checkpoints.series import Checkpoint, step_folder
 from copyscope.training.config import RunConfig
 from copyscope.training.schedule import checkpoint_steps
@@ -32,7 +33,7 @@ class Watch:
     """What `training.trainer.train` calls with each checkpoint: scores it, logs what changed and the time left.
 
     One `Scorer` serves all checkpoints, so training and scoring together take as long as one after the other.
-    `then` is called after each; `samples` are those of the copying test.
+    `then` is called after each; `samples` are those of the copying test; `device` as for `score`.
     """
 
     def __init__(
@@ -41,9 +42,10 @@ class Watch:
         config: RunConfig,
         then: Callable[[Checkpoint], object] | None = None,
         samples: int = COPYING_SAMPLES,
+        device: str = "auto",
     ) -> None:
         self._folder, self._then = Path(folder), then
-        self._scorer = Scorer(samples=samples)
+        self._scorer = Scorer(samples=samples, compute=Compute(device=device))
         self._steps = checkpoint_steps(config)
         self._run: Run | None = None
         self._before: Scored | None = None

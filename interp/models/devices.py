@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from copyscope.training.devices import device_named
 from copyscope.training.errors import InputError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -36,28 +37,6 @@ class Compute:
         device = device_named(self.device)
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
         return {"device": name, "dtype": self.dtype}
-
-
-def device_named(name: str | torch.device = "auto") -> torch.device:
-    """The device `auto`, `cpu`, `cuda`, `cuda:1` or `mps`; `auto` is the GPU that is there, else the CPU.
-
-    Raises InputError for another name, and for a device that is not there.
-    """
-    try:
-        device = torch.device(_best() if str(name) == "auto" else name)
-    except RuntimeError:
-        device = torch.device("meta")
-    if device.type not in ("cpu", "cuda", "mps"):
-        raise InputError(f"device {name}: give auto, cpu, cuda, cuda:1 or mps")
-    if device.type == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if not count:
-            raise InputError(f"device {name}: PyTorch {torch.__version__} sees no NVIDIA GPU here; give cpu or auto")
-        if (device.index or 0) >= count:
-            raise InputError(f"device {name}: there are {count} GPUs, cuda:0 to cuda:{count - 1}")
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise InputError(f"device {name}: PyTorch {torch.__version__} sees no Apple GPU here; give cpu or auto")
-    return device
 
 
 def dtype_named(name: str | torch.dtype = "float32") -> torch.dtype:
@@ -102,9 +81,3 @@ def has_room_for_another(model: Any) -> bool:
 
 def _gb(count: int) -> str:
     return f"{count / 1e9:.1f} GB"
-
-
-def _best() -> str:
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"

@@ -19,11 +19,12 @@ from torch import Tensor
 from copyscope.interp.models.at_step import checkpoint_at
 from copyscope.interp.models.bridge import bridged, check_bridgeable, finished
 from copyscope.interp.models.converted import converted, copy_weights, hooked_config
-from copyscope.interp.models.devices import check_room, device_named, dtype_named
+from copyscope.interp.models.devices import check_room, dtype_named
 from copyscope.interp.models.files import ModelFiles
 from copyscope.interp.models.lens import HookedModel, HookedTransformer
 from copyscope.interp.models.vocabulary import Vocabulary, vocabulary_of
 from copyscope.training.checkpoints.series import Source, local_path
+from copyscope.training.devices import device_named
 from copyscope.training.errors import InputError, first_line
 
 logger = logging.getLogger(__name__)

@@ -28,9 +28,9 @@ import copyscope as cs
 from copyscope.interp.ablation.hooks import sweep_heads
 from copyscope.interp.measures.behavior import copying_accuracy, copying_loss, icl_score, natural_losses
 from copyscope.interp.measures.heads import score_heads
-from copyscope.interp.models.devices import device_named
 from copyscope.interp.models.hooked import load_hooked, load_weights_into
 from copyscope.interp.prompts.generate import CopyingTest, copying_test, repeated_random_tokens
+from copyscope.training.devices import device_named
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

@@ -32,11 +32,12 @@ from copyscope.interp.measures.behavior import (
 from copyscope.interp.measures.circuits import composition_table
 from copyscope.interp.measures.heads import MEASURES, score_heads
 from copyscope.interp.measures.precision import BF16_ERROR
-from copyscope.interp.models.devices import Compute, check_room, device_named, dtype_named
+from copyscope.interp.models.devices import Compute, check_room, dtype_named
 from copyscope.interp.models.hooked import load_hooked, load_weights_into, logit_difference, prove_conversion
 from copyscope.interp.prompts.generate import copying_test, repeated_random_tokens
 from copyscope.interp.tasks.questions import Source
 from copyscope.interp.tasks.registry import draw_tasks, run_tasks
+from copyscope.training.devices import device_named
 from copyscope.training.errors import InputError
 
 VOCAB = torch.arange(1, 400)

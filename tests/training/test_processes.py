@@ -12,6 +12,7 @@ from small_run import metrics, small_config, weights, write_corpus
 
 from copyscope.training.checkpoints.series import CheckpointSeries
 from copyscope.training.checkpoints.verify import verify
+from copyscope.training.errors import InputError
 from copyscope.training.trainer import train
 
 LAUNCH = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1", "--master-port")
@@ -80,3 +81,10 @@ def test_two_processes_do_what_one_does_and_resume_bit_by_bit(tmp_path: Path, po
         json.loads((tmp_path / "resumed" / "checkpoints" / "step00000008" / "MANIFEST.json").read_text())["tokens"]
         == 1024
     )
+
+
+@pytest.mark.parametrize("device", ["cuda:9", "mps", "gpu"])
+def test_a_device_that_is_not_there_is_refused_before_anything_is_written(tmp_path, device):
+    with pytest.raises(InputError, match=f"device {device}"):
+        train("quickstart", tmp_path / "run", device=device)
+    assert not (tmp_path / "run").exists()
