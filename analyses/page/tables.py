@@ -9,6 +9,8 @@ from copyscope.analyses.words.glossary import MEASURES, describe
 MAX_ROWS = 20
 LEVEL = 0.05
 """Corrected p up to which a head is above its null."""
+STATES = {"never": "not formed", "weak": "weak rise"}
+"""What a reader is told instead of the table's own words."""
 REMOVED = {
     "copying_accuracy_token": "accuracy",
     "copying_loss": "copying loss, nats",
@@ -40,7 +42,8 @@ def head_table(
     table = table.join(_last(heads, "previous_token", "previous-token", keys), on=keys, how="left")
     if formation is not None:
         steps = _steps(formation).alias("formed at step (95 % interval)")
-        table = table.join(formation.select(*keys, "status").with_columns(steps), on=keys, how="left")
+        known = formation.select(*keys, pl.col("status").replace(STATES)).with_columns(steps)
+        table = table.join(known, on=keys, how="left")
     if ablations is not None and not ablations.is_empty():
         method = ablations["method"][0]
         first = ablations.filter(pl.col("method") == method)

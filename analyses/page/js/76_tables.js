@@ -3,8 +3,8 @@
 (function (C) {
   const isNumber = (value) => typeof value === "number";
 
-  /** Draws {title, columns, rows, name, note, words, links} into `place`. links: row index -> function to call on Enter or
-   * click of the first cell. Draws again only when the content changed; the sorting by column stays. */
+  /** Draws {title, columns, rows, name, note, words, links, digits} into `place`. links: row index -> function to call on Enter or
+   * click of the first cell; digits: column -> decimals, where three say too much. Draws again only when the content changed; the sorting by column stays. */
   C.table = function (place, found) {
     C.once(place, JSON.stringify([found.title, found.columns, found.rows, found.pressed]), () => build(place, found));
   };
@@ -42,7 +42,7 @@
         "tr",
         { class: found.pressed && found.pressed.includes(i) ? "chosen" : null },
         rows[i].map((value, c) => {
-          const text = isNumber(value) || value === null ? C.number(value) : String(value);
+          const text = isNumber(value) || value === null ? C.number(value, (found.digits || {})[columns[c]]) : String(value);
           const inner = c === 0 && found.links ? C.el("button", { type: "button", class: "link", onclick: () => found.links(i) }, text) : C.el("bdi", {}, text);
           return C.el(c === 0 ? "th" : "td", { scope: c === 0 ? "row" : null, class: numeric[c] ? "number" : null }, inner);
         })

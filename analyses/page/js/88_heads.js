@@ -42,7 +42,7 @@
     const shown = heads.length === run.n_layers * run.n_heads ? `All ${heads.length} heads` : `${heads.length} of ${run.n_layers * run.n_heads} heads`;
     C.byId("heads-words").textContent = `${shown}. ${effect ? `“Ablated”: ${C.data.words(effect).title}.` : "No head was ablated in this run."} Click a head's name to select it, a column to sort.`;
     C.table(C.byId("heads-table"), {
-      title: `Heads at step ${C.number(s.step)}`, name: "heads", columns, rows,
+      title: `Heads at step ${C.number(s.step)}`, name: "heads", columns, rows, digits: { "× uniform": 1 },
       pressed: heads.map((h, i) => (h === C.head() || C.pins().includes(h) ? i : -1)).filter((i) => i >= 0),
       links: (i) => C.go({ head: C.headText(run, heads[i]) }),
     });

@@ -327,3 +327,10 @@ def test_loss_by_position_is_the_mean_over_kinds_and_positions(tmp_path: Path) -
     for (low, high), row in zip(pairwise(edges), found["values"], strict=True):
         middle = np.mean(range(low, high)) + 1.75
         assert row == pytest.approx([middle * (1 + step) for step in steps], rel=1e-3)
+
+
+def test_a_reader_is_not_told_the_tables_own_words(tmp_path: Path) -> None:
+    found = run_entry(open_run(write_run(tmp_path / "run", config(), copies_at=2000)), 0).fields["tables"]["heads"]
+    states = {row[found["columns"].index("status")] for row in found["rows"]}
+    assert {"formed", "not formed"} <= states
+    assert not {"never", "weak"} & states
