@@ -236,6 +236,10 @@ def tasks(
         str | None, typer.Option(help="Seed of the random tokens.  [default: seeds.eval of the run]")
     ] = None,
     prompts: Annotated[int, typer.Option(min=8, help="Independent contexts of a task's variant.")] = 256,
+    heads: Annotated[
+        bool,
+        typer.Option("--heads", help="Instead, grade what the induction heads are to each task, at the last step."),
+    ] = False,
     out: Out = None,
     order: Order = None,
     tokenizer: TokenizerFolder = None,
@@ -253,6 +257,7 @@ def tasks(
 
     Prints for each task its accuracy at the last step beside its control and chance, the mean rank of the right token,
     how much the context raises its log-probability, and when the accuracy formed. docs/tasks.md says what each is.
+    With --heads (results/tasks/heads): accuracy without the induction heads beside that without other heads.
 
     \b
     Example: copyscope tasks runs/demo --tasks recall,prefix
@@ -262,14 +267,15 @@ def tasks(
 
     from copyscope.analyses.commands.console import Console
     from copyscope.analyses.tables.run import read_failed, selected
-    from copyscope.analyses.tables.task_text import task_lines
+    from copyscope.analyses.tables.task_heads import task_heads
+    from copyscope.analyses.tables.task_text import grade_lines, task_lines
     from copyscope.analyses.tables.tasks import formation
     from copyscope.analyses.tables.tasks import tasks as run_tasks
 
     chosen = numbers(steps)
     with Console(silent) as console:
         run = series_of(series, out, order, tokenizer)
-        table = run_tasks(
+        table = (task_heads if heads else run_tasks)(
             run,
             names(names_),
             chosen,
@@ -282,13 +288,15 @@ def tasks(
             jobs=jobs,
             options=parse_options(options),
         )
-    formed, folder = formation(table), run.folder / "results" / "tasks"
+    folder = run.folder / "results" / "tasks" / ("heads" if heads else "")
+    formed = None if heads else formation(table)
     failed = {c.step for c in selected(run, chosen)} & read_failed(run, "tasks").keys()
     if as_json:
         last = table.filter(pl.col("step") == pl.col("step").max())
-        echo_json({"results": folder, "tasks": last, "formation": formed, "not_measured": sorted(failed)})
+        result = {"grades": last} if heads else {"tasks": last, "formation": formed}
+        echo_json({"results": folder, **result, "not_measured": sorted(failed)})
         raise typer.Exit(bool(failed))
-    for line in task_lines(table, formed):
+    for line in grade_lines(table) if heads else task_lines(table, formed):
         typer.echo(line)
     typer.echo(f"{table.height:,} rows in {folder}")
     raise typer.Exit(bool(failed))

@@ -140,7 +140,7 @@ def read_tables(run: Run, kind: str) -> pl.DataFrame:
     """All steps of a kind of table under results/. Raises InputError if nothing was computed yet."""
     paths = sorted((run.folder / "results" / kind).glob("step*.parquet"))
     if not paths:
-        command = {"ablations": "ablate", "tasks": "tasks"}.get(kind, "score")
+        command = {"ablations": "ablate", "tasks": "tasks", "tasks/heads": "tasks"}.get(kind, "score")
         raise InputError(f"{run.folder}: no results/{kind} yet; run `copyscope {command} {run.folder}` first")
     known = {checkpoint.step for checkpoint in run.series.checkpoints} | gone(run, kind)
     if run.config and run.config.checkpoints.keep != "all":

@@ -7,6 +7,13 @@ import polars as pl
 from copyscope.analyses.formation.step_text import step_text
 from copyscope.analyses.formation.tasks import ACCURACIES
 
+CONTROL_WORDS = {
+    "layer": "other heads of their layers",
+    "entropy": "heads of like attention entropy",
+    "random": "random heads",
+}
+"""The kinds of `interp.ablation.task_effects.control_sets`."""
+
 
 def task_lines(table: pl.DataFrame, formed: pl.DataFrame | None) -> list[str]:
     """Of a table that `tasks` returns: accuracies at the last step of each variant beside control and chance,
@@ -52,3 +59,16 @@ def _formed(row: dict[str, Any], value: dict[str, float]) -> str:
         if row["baseline"] > row["chance"] + 4 * value[f"{row['measure']}_se"]
         else "not formed"
     )
+
+
+def grade_lines(table: pl.DataFrame) -> list[str]:
+    """Of a table of `task_heads`: what the induction heads are to each variant at the last step."""
+    last = table.filter(pl.col("step") == pl.col("step").max())
+    lines = [f"Induction heads removed (mean over prompts) at step {last['step'][0]:,}: {last['heads'][0]}."]
+    for row in last.iter_rows(named=True):
+        text = f"{row['task']} {row['variant']}: {row['grade']}; choice accuracy {row['clean']:.2f}"
+        text += f" (chance {row['chance']:.2f}), without them {row['without']:.2f}"
+        text += f", without {CONTROL_WORDS[row['control']]} {row['control_without']:.2f}"
+        text += f"; they cost {row['excess']:+.2f} more ({row['excess_low']:+.2f} to {row['excess_high']:+.2f})"
+        lines.append(text)
+    return lines

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import polars as pl
 
@@ -72,6 +72,8 @@ class TaskAsker(Measurer):
     """Asks the checkpoints of one series, one by one. Arguments as for `tasks`."""
 
     command, doing = "tasks", "asking tasks"
+    version: ClassVar[tuple[str, int]] = ("tasks", VERSION)
+    """Which table, and by which definitions."""
 
     def __init__(
         self,
@@ -91,7 +93,7 @@ class TaskAsker(Measurer):
 
     def is_stored(self, run: Run, checkpoint: Checkpoint) -> bool:
         """Whether the table of this checkpoint is on disk already."""
-        path = _path(run, checkpoint)
+        path = self._path(run, checkpoint)
         return path.is_file() and is_stored(path, self._key(run, checkpoint))
 
     def measure(self, run: Run, checkpoint: Checkpoint) -> None:
@@ -100,16 +102,27 @@ class TaskAsker(Measurer):
         model, prompts = self.models.load(run, checkpoint)
         drawn = self._draw(prompts)
         with as_trained(model, run, checkpoint):
-            results = run_tasks(model, drawn)
+            table = results_table(run_tasks(model, drawn))
+        self._store(run, checkpoint, table, key, prompts, drawn)
+
+    def _store(
+        self,
+        run: Run,
+        checkpoint: Checkpoint,
+        table: pl.DataFrame,
+        key: str,
+        prompts: Prompts,
+        drawn: Mapping[str, list[TaskPrompts]],
+    ) -> None:
         facts = {
-            "version": VERSION,
+            "version": self.version[1],
             "tasks": list(drawn),
             "seed": prompts.seed,
             "prompts": self._n_prompts,
             "vocabulary": prompts.vocabulary,
             **self.models.compute.facts,
         }
-        store_table(labelled(results_table(results), run, checkpoint), _path(run, checkpoint), key, facts)
+        store_table(labelled(table, run, checkpoint), self._path(run, checkpoint), key, facts)
         self.models.done_with(checkpoint)
 
     def _draw(self, prompts: Prompts) -> dict[str, list[TaskPrompts]]:
@@ -122,9 +135,12 @@ class TaskAsker(Measurer):
         return self._drawn[1]
 
     def _key(self, run: Run, checkpoint: Checkpoint) -> str:
-        parts = (VERSION, self._names, self._seeds or run.eval_seed, self._n_prompts)
+        parts = (*self.version, self._names, self._seeds or run.eval_seed, self._n_prompts)
         more = (*held_key(run, checkpoint), *self.models.compute.key)
         return result_key(self.models.key_of(run, checkpoint), *parts, *more)
+
+    def _path(self, run: Run, checkpoint: Checkpoint) -> Path:
+        return run.folder / "results" / "tasks" / f"{step_folder(checkpoint.step)}.parquet"
 
 
 def task_source(prompts: Prompts, n_prompts: int = N_PROMPTS) -> Source:
@@ -153,7 +169,3 @@ def formation(table: pl.DataFrame) -> pl.DataFrame | None:
     except InputError as error:
         logger.info(str(error))
         return None
-
-
-def _path(run: Run, checkpoint: Checkpoint) -> Path:
-    return run.folder / "results" / "tasks" / f"{step_folder(checkpoint.step)}.parquet"

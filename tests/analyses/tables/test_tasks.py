@@ -4,15 +4,22 @@ import json
 import shutil
 from pathlib import Path
 
+import polars as pl
 import pytest
+import torch
+from handmade import induction_model
 from run_command import copyscope
 from tiny_series import add_checkpoint
 
+from copyscope.analyses.statistics.grades import GRADES
 from copyscope.analyses.tables.opening import open_run
 from copyscope.analyses.tables.run import read_failed
 from copyscope.analyses.tables.stored import computed_with
+from copyscope.analyses.tables.task_heads import graded
 from copyscope.analyses.tables.tasks import TaskAsker, tasks
 from copyscope.interp.tasks.answers import TaskResult
+from copyscope.interp.tasks.questions import Source
+from copyscope.interp.tasks.registry import draw_tasks
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +91,37 @@ def test_bad_input_is_one_line(
     assert copyscope(monkeypatch, "tasks", str(series), "--tasks", option, "--quiet") == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert says in line
+
+
+def test_an_induction_head_is_primary_for_what_it_does() -> None:
+    source = Source(vocab=torch.arange(1, 400), n_ctx=128, bos_id=0, n_prompts=32)
+    drawn = [group for some in draw_tasks(source, ["recall", "prefix"]).values() for group in some]
+    controls = {"layer": [[(1, 1)]], "random": [[(1, 1)], [(0, 1)]]}
+    table = graded(induction_model(), drawn, [(1, 0)], controls)
+    grades = dict(table.select("variant", "grade").iter_rows())
+    assert {name: grades[name] for name in ("pairs=4", "order=1", "order=2")} == {
+        "pairs=4": "primary", "order=1": "primary", "order=2": "nothing to see",
+    }  # fmt: skip
+    assert table["heads"].unique().to_list() == ["L1H0"]
+
+
+def test_grades_are_stored(series: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ("tasks", str(series), "--heads", "--tasks", "recall", "--prompts", "8", "--quiet")
+    assert copyscope(monkeypatch, *command) == 2  # no head of these is strong
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "step 512 has no strong induction head" in line
+    monkeypatch.setattr(
+        "copyscope.analyses.tables.task_heads.strong",
+        lambda *_: pl.DataFrame({"layer": [0, 1], "head": [1, 0], "value": [0.9, 0.8]}),
+    )
+    assert copyscope(monkeypatch, *command) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "L0H1, L1H0" in lines[0]
+    assert len(lines) == 5
+    stored = series / "results/tasks/heads/step00000512.parquet"
+    table, before = pl.read_parquet(stored), stored.stat().st_ino
+    assert table.columns[:7] == ["run", "step", "tokens", "task", "variant", "chance", "heads"]
+    assert set(table["grade"]) <= set(GRADES)
+    assert copyscope(monkeypatch, *command, "--json") == 0
+    assert len(json.loads(capsys.readouterr().out)["grades"]) == 3
+    assert stored.stat().st_ino == before

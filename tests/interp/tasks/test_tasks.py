@@ -149,12 +149,13 @@ def test_what_has_no_room_is_said_in_one_line(logged: list[str]) -> None:
     assert set(short) == {"recall", "prefix", "labels"}
     assert {q.variant for group in short["recall"] for q in group.questions} == {"pairs=4", "pairs=8"}
     assert sorted(line.split()[1] for line in logged) == ["backward", "fuzzy", "markov"]
-    for names, changes, says in (
+    refused: list[tuple[list[str] | None, dict[str, Any], str]] = [
         (["markov"], {"n_ctx": 64}, "task markov: needs 98 positions, and n_ctx is 64"),
         (["backward"], {"vocab": torch.arange(30)}, "task backward: needs 33 different tokens"),
         (["recal"], {}, "did you mean 'recall'"),
         (None, {"n_ctx": 4}, "no task fits"),
-    ):
+    ]
+    for names, changes, says in refused:
         with pytest.raises(InputError, match=says) as error:
             draw_tasks(source(**changes), names)
         assert "\n" not in str(error.value)
