@@ -6,6 +6,7 @@ any other. All take the run's folder, or any series that was scored.
 
 from collections.abc import Callable, Sequence
 from html import escape
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -137,21 +138,24 @@ def film(
 
     Arguments and errors as for `attention`; `seconds` a checkpoint.
     """
-    from copyscope.analyses.figures.paper_attention import write_film
-
     run = open_run(source)
     steps = [checkpoint.step for checkpoint in run.series.checkpoints]
-    return write_film(_attention_frames(run, head, steps, text, prompt, 4.0), Path(out), seconds)
+    return _on_paper().write_film(_attention_frames(run, head, steps, text, prompt, 4.0), Path(out), seconds)
+
+
+def _on_paper() -> Any:
+    """The room that draws attention by matplotlib. Raises InputError where that is not installed."""
+    try:
+        return import_module("copyscope.analyses.figures.paper_matrix")
+    except ImportError:
+        raise InputError("attention: needs matplotlib; install copyscope[figures]") from None
 
 
 def _attention_frames(
     run: Run, head: str, steps: Sequence[int] | None, text: str, name: str, width: float
 ) -> list[Any]:
     """A figure a step; `name` of the prompt where there is no `text`."""
-    try:
-        from copyscope.analyses.figures.paper_attention import paper_attention
-    except ImportError:
-        raise InputError("attention: needs matplotlib; install copyscope[figures]") from None
+    paper = _on_paper()
     from copyscope.analyses.page.attention import Models
 
     texts = texts_of(run)
@@ -171,7 +175,9 @@ def _attention_frames(
         pattern[np.tril_indices(size)] = triangles[layer * n_heads + number] / 255
         title = f"{run.name}: {head_name(layer, number)} at step {step:,}"
         frames.append(
-            paper_attention(pattern, texts.words(prompt.ids), induction_targets(prompt.ids), title=title, width=width)
+            paper.paper_attention(
+                pattern, texts.words(prompt.ids), induction_targets(prompt.ids), title=title, width=width
+            )
         )
     return frames
 

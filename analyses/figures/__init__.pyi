@@ -3,8 +3,8 @@ from .map_data import phase_change as phase_change
 from .maps import map_formation as map_formation
 from .paper import paper_map as paper_map
 from .paper import rendered as rendered
-from .paper_attention import paper_attention as paper_attention
-from .paper_attention import write_film as write_film
+from .paper_matrix import paper_attention as paper_attention
+from .paper_matrix import write_film as write_film
 from .paper_panels import paper_phase_change as paper_phase_change
 from .paper_panels import paper_seeds as paper_seeds
 from .paper_panels import paper_story as paper_story

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from written_run import config, write_run
 
+from copyscope.training.errors import InputError
+
 EXTRAS = (
     "matplotlib",
     "gguf",
@@ -34,6 +36,8 @@ EXTRAS = (
 # Those that import an extra as a whole: nothing imports them but a function that asks for the extra.
 NEED_ONE = {
     "copyscope.analyses.figures.paper": "matplotlib",
+    "copyscope.analyses.figures.paper_matrix": "matplotlib",
+    "copyscope.analyses.figures.paper_panels": "matplotlib",
     "copyscope.analyses.studies.figures": "matplotlib",
     "copyscope.analyses.explorer.server": "starlette",
     "copyscope.training.engines.ray_cluster": "ray",
@@ -116,6 +120,11 @@ def scored(tmp_path: Path) -> Path:
 def test_figures(without, scored: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     without("matplotlib")
     assert "copyscope[figures]" in copyscope(monkeypatch, capsys, "map", str(scored), "--figures", "png")
+    from copyscope.analyses.notebook import attention, film
+
+    for draw in (lambda: attention(scored, "L0H0"), lambda: film(scored, "L0H0", scored / "film.gif")):
+        with pytest.raises(InputError, match=r"copyscope\[figures\]"):
+            draw()
 
 
 def test_explore(without, scored: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,7 @@ from synthetic_run import checkpoint_steps, series_table, synthetic_run
 from copyscope.analyses.figures.figures import formation_map_figure
 from copyscope.analyses.figures.map_data import NO_SCORE, Band, phase_change, scale_of, scale_words
 from copyscope.analyses.figures.paper import FORMATS, paper_map, rendered
-from copyscope.analyses.figures.paper_attention import paper_attention, write_film
+from copyscope.analyses.figures.paper_matrix import paper_attention, write_film
 from copyscope.analyses.figures.paper_panels import paper_phase_change, paper_seeds, paper_story
 from copyscope.analyses.formation.heads import copying_formation, formation_map, formation_steps
 from copyscope.training.errors import InputError
