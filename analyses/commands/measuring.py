@@ -228,7 +228,7 @@ def tasks(
     names_: Annotated[
         str | None,
         typer.Option(
-            "--tasks", help="Comma-separated: recall, prefix, markov, fuzzy, backward, labels.  [default: all that fit]"
+            "--tasks", help="Comma-separated: recall, prefix, markov, fuzzy, backward, labels, words.  [default: all]"
         ),
     ] = None,
     steps: Steps = None,

@@ -8,7 +8,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +180,8 @@ class SeriesModels:
         tokenizer = None if shared.tokenizer is None else _tokenizer(shared.tokenizer)
         config = None if shared.config is None else _config(shared.config)
         vocabulary = vocabulary_of(tokenizer, d_vocab, config)
-        return run_prompts(run, n_ctx, vocabulary, self._seeds, self._samples, self._loss_prompts)
+        prompts = run_prompts(run, n_ctx, vocabulary, self._seeds, self._samples, self._loss_prompts)
+        return replace(prompts, tokenizer=tokenizer)
 
 
 @contextmanager

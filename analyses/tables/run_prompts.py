@@ -43,6 +43,8 @@ class Prompts:
     """Held-out text, where the run has it."""
     vocabulary: dict[str, Any]
     """What opens the prompts and how many ids they draw from, for the metadata of results."""
+    tokenizer: Any | None = None
+    """That of the series, for tasks with words."""
 
     @property
     def seed(self) -> int:

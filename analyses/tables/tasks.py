@@ -21,7 +21,7 @@ from copyscope.interp.measures.heads import check_names
 from copyscope.interp.models.devices import Compute
 from copyscope.interp.tasks.answers import TaskResult
 from copyscope.interp.tasks.questions import N_PROMPTS, Source, TaskPrompts
-from copyscope.interp.tasks.registry import TASKS, draw_tasks, run_tasks
+from copyscope.interp.tasks.registry import TASKS, draw_tasks, encoder, run_tasks
 from copyscope.training.checkpoints.series import Checkpoint, step_folder
 from copyscope.training.checkpoints.series import Source as SeriesSource
 from copyscope.training.engines.protocol import Engine
@@ -146,7 +146,12 @@ class TaskAsker(Measurer):
 def task_source(prompts: Prompts, n_prompts: int = N_PROMPTS) -> Source:
     """What the tasks of a series are drawn from: tokens, BOS and context that all its checkpoints have."""
     return Source(
-        vocab=prompts.vocab, n_ctx=prompts.n_ctx, bos_id=prompts.bos_id, n_prompts=n_prompts, seed=prompts.seed
+        vocab=prompts.vocab,
+        n_ctx=prompts.n_ctx,
+        bos_id=prompts.bos_id,
+        n_prompts=n_prompts,
+        seed=prompts.seed,
+        encode=encoder(prompts.tokenizer),
     )
 
 

@@ -60,8 +60,8 @@ class TaskResult(NamedTuple):
     """Accuracy of a guess by the rule that the task names. A model's accuracy can be below: it may guess among all
     tokens."""
     control_chance: float
-    ceiling: float
-    """Accuracy of the rule that solves the task."""
+    ceiling: float | None
+    """Accuracy of the rule that solves the task; None where no rule does."""
     prompts: int
     kl_bigram: float | None = None
     """Of the model's next token from the in-context bigram rule, in nats (markov only)."""
@@ -118,7 +118,7 @@ def without_context(model: HookedModel, questions: Questions, bos: Tensor | None
     return logprob.cpu().view(n, many)
 
 
-def results(model: HookedModel, groups: Sequence[TaskPrompts], ceiling: float = 1.0) -> list[TaskResult]:
+def results(model: HookedModel, groups: Sequence[TaskPrompts], ceiling: float | None = 1.0) -> list[TaskResult]:
     """The result of each variant that the groups of a task have, in their order."""
     asked: dict[str, tuple[Questions, Answers, Tensor]] = {}
     controls: dict[str, tuple[Questions, Answers]] = {}
@@ -137,7 +137,12 @@ def results(model: HookedModel, groups: Sequence[TaskPrompts], ceiling: float = 
 
 
 def _result(
-    questions: Questions, answers: Answers, alone: Tensor, control: Questions, at_control: Answers, ceiling: float
+    questions: Questions,
+    answers: Answers,
+    alone: Tensor,
+    control: Questions,
+    at_control: Answers,
+    ceiling: float | None,
 ) -> TaskResult:
     accuracy, accuracy_se = _mean((answers.rank == 1).double())
     choice, choice_se = _mean((answers.chosen == questions.answer).double())

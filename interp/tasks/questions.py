@@ -27,6 +27,8 @@ class Source:
     bos_id: int | None
     n_prompts: int = N_PROMPTS
     seed: int = 0
+    encode: Callable[[str], list[int]] | None = None
+    """The tokenizer, without special tokens; None where there is none."""
 
     def generator(self, name: str) -> torch.Generator:
         """For the task and variant `name`: which others are drawn changes none of its prompts."""

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from copyscope.interp.measures.heads import check_names
 from copyscope.interp.models.hooked import model_vocabulary
@@ -22,6 +23,7 @@ from copyscope.interp.tasks.lookups import (
     recall_rule,
 )
 from copyscope.interp.tasks.questions import Source, TaskPrompts
+from copyscope.interp.tasks.words import draw_words
 from copyscope.training.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -33,10 +35,14 @@ class Task:
 
     draw: Callable[[Source], list[TaskPrompts]]
     """Its docstring says what the task is, its chance and its control. Raises InputError where it has no room."""
-    rule: Callable[[Sequence[int], Sequence[int]], int]
-    """The answer to a query after a context, without a model: right at every question, at chance on the control."""
-    ceiling: float = 1.0
-    """Accuracy of the rule."""
+    rule: Callable[[Sequence[int], Sequence[int]], int] | None
+    """The answer to a query after a context, without a model: right at every question, at chance on the control. None
+    where the context alone does not tell it."""
+
+    @property
+    def ceiling(self) -> float | None:
+        """Accuracy of the rule."""
+        return None if self.rule is None else 1.0
 
 
 TASKS: dict[str, Task] = {
@@ -46,6 +52,7 @@ TASKS: dict[str, Task] = {
     "fuzzy": Task(draw_fuzzy, fuzzy_rule),
     "backward": Task(draw_backward, backward_rule),
     "labels": Task(draw_labels, labels_rule),
+    "words": Task(draw_words, None),
 }
 
 
@@ -72,10 +79,16 @@ def draw_tasks(source: Source, names: Iterable[str] | None = None) -> dict[str, 
     return drawn
 
 
+def encoder(tokenizer: Any | None) -> Callable[[str], list[int]] | None:
+    """`Source.encode` of a transformers tokenizer."""
+    return None if tokenizer is None else lambda text: list(tokenizer.encode(text, add_special_tokens=False))
+
+
 def run_tasks(model: HookedModel, drawn: Mapping[str, Sequence[TaskPrompts]] | None = None) -> list[TaskResult]:
     """How well the model does each variant of each task; `drawn` by `draw_tasks`, None for all with seed 0."""
     if drawn is None:
         vocabulary = model_vocabulary(model)
-        source = Source(vocab=drawable(vocabulary), n_ctx=model.cfg.n_ctx, bos_id=vocabulary.bos_id)
+        encode = encoder(getattr(model, "tokenizer", None))
+        source = Source(vocab=drawable(vocabulary), n_ctx=model.cfg.n_ctx, bos_id=vocabulary.bos_id, encode=encode)
         drawn = draw_tasks(source)
     return [result for name, groups in drawn.items() for result in results(model, groups, TASKS[name].ceiling)]
