@@ -20,7 +20,7 @@ from copyscope.analyses.tables.loading import SeriesModels
 from copyscope.analyses.tables.measured import measure_series
 from copyscope.analyses.tables.measurer import Measurer
 from copyscope.analyses.tables.opening import open_run
-from copyscope.analyses.tables.run import Run, gone, labelled, selected
+from copyscope.analyses.tables.run import Run, labelled, read_tables, selected
 from copyscope.analyses.tables.run_prompts import COPYING_SAMPLES, LOSS_PROMPTS, Prompts
 from copyscope.analyses.tables.stored import computed_with, is_stored, result_key, store_table
 from copyscope.analyses.tables.workers import workers_of
@@ -194,22 +194,12 @@ def table_path(run: Run, what: str, step: int) -> Path:
 
 def read(run: Run, what: str = "heads") -> pl.DataFrame:
     """All stored steps of a kind. Raises InputError if there is none or one is damaged."""
-    paths = sorted(_folder(run, what).glob("step*.parquet"))
-    if not paths:
-        raise InputError(f"{_folder(run, what)}: empty; run `copyscope ablate {run.folder} --what {what}` first")
-    kind = "ablations" if what == "heads" else f"ablations/{what}"
-    known = {checkpoint.step for checkpoint in run.series.checkpoints} | gone(run, kind)
-    try:
-        return pl.concat([pl.read_parquet(path) for path in paths]).filter(pl.col("step").is_in(known))
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise InputError(
-            f"{_folder(run, what)}: a table is damaged ({error}); delete the folder and ablate again"
-        ) from None
+    return read_tables(run, "ablations" if what == "heads" else f"ablations/{what}")
 
 
 def metadata(run: Run, what: str, step: int) -> dict[str, Any]:
     """What a stored table was computed with: seed, samples, prompts, methods, clean values, versions."""
-    return computed_with(table_path(run, what, step))
+    return computed_with(table_path(run if table_path(run, what, step).is_file() else run.of_step(step), what, step))
 
 
 def _folder(run: Run, what: str) -> Path:

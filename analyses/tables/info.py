@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from copyscope.analyses.tables.opening import open_run
-from copyscope.analyses.tables.run import Run, read_metrics
+from copyscope.analyses.tables.run import Run, read_metrics, stored_steps
+from copyscope.training.checkpoints.trunk import read_trunk
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +37,10 @@ def info(source: str | Path) -> RunInfo:
     run = open_run(source)
     steps = [checkpoint.step for checkpoint in run.series.checkpoints]
     results = run.folder / "results"
-    ablated = {"heads": _steps(results / "ablations")}
+    ablated = {"heads": sorted(stored_steps(run, "ablations"))}
     if (results / "ablations").is_dir():
-        ablated |= {path.name: _steps(path) for path in sorted((results / "ablations").iterdir()) if path.is_dir()}
+        kinds = [path.name for path in sorted((results / "ablations").iterdir()) if path.is_dir()]
+        ablated |= {kind: sorted(stored_steps(run, f"ablations/{kind}")) for kind in kinds}
     logged = read_metrics(run)["step"].max()
     pages = [*run.folder.glob("*.html"), *(run.folder / "figures").glob("*")]
     return RunInfo(
@@ -50,7 +52,7 @@ def info(source: str | Path) -> RunInfo:
         last_step=max(steps, default=None),
         trained_to=None if logged is None else int(logged),  # type: ignore[arg-type]
         steps=run.config.train.steps if run.config else None,
-        scored=len(_steps(results / "heads")),
+        scored=len(stored_steps(run, "heads")),
         ablated={kind: steps for kind, steps in ablated.items() if steps},
         megabytes=sum(path.stat().st_size for path in run.folder.rglob("*") if path.is_file()) / 1e6,
         pages=sorted(str(path.relative_to(run.folder)) for path in pages),
@@ -60,10 +62,11 @@ def info(source: str | Path) -> RunInfo:
 def info_lines(source: str | Path) -> list[str]:
     """`info` in ten lines at most, and the next command to run. Raises as `info`."""
     run, about = open_run(source), info(source)
-    lines = [f"{about.name}: {about.source} ({about.megabytes:,.0f} MB)", *_made_from(run)]
+    lines = [f"{about.name}: {about.source} ({about.megabytes:,.0f} MB)", *_made_from(run), *_forked_from(run)]
     if about.steps is not None:
         reached = about.trained_to if about.trained_to is not None else about.last_step or 0
-        words = "finished" if reached >= about.steps else "unfinished; rerun `copyscope train` to resume"
+        command = "fork" if run.config and run.config.fork.of else "train"
+        words = "finished" if reached >= about.steps else f"unfinished; rerun `copyscope {command}` to resume"
         lines.append(f"Training: step {reached:,} of {about.steps:,} ({words})")
     if about.checkpoints:
         lines.append(f"Checkpoints: {about.checkpoints}, steps {about.first_step:,} to {about.last_step:,}")
@@ -88,6 +91,17 @@ def _made_from(run: Run) -> list[str]:
     ]
 
 
+def _forked_from(run: Run) -> list[str]:
+    folder = Path(run.series.source)
+    trunk = read_trunk(folder) if folder.is_dir() else None
+    if trunk is None:
+        return []
+    changes = ", ".join(f"{name} {before} → {after}" for name, (before, after) in trunk.changes.items())
+    parent = trunk.parent(folder)
+    where = f"{trunk.place['absolute']} (not there any more)" if parent is None else str(parent)
+    return [f"Fork: of {where} from step {trunk.step:,} on, {trunk.kind}; {changes or 'nothing differs'}"]
+
+
 def _next(about: RunInfo) -> str:
     if not about.scored:
         return f"copyscope score {about.folder}"
@@ -96,10 +110,6 @@ def _next(about: RunInfo) -> str:
     if not about.ablated and about.checkpoints:
         return f"copyscope ablate {about.folder}"
     return f"copyscope explore {about.folder}"
-
-
-def _steps(folder: Path) -> list[int]:
-    return sorted(int(path.stem.removeprefix("step")) for path in folder.glob("step*.parquet"))
 
 
 def _listed(steps: list[int]) -> str:

@@ -1,5 +1,6 @@
 """How a series goes through a measurer: one checkpoint after another in this process, or by workers."""
 
+import logging
 from collections.abc import Sequence
 
 from copyscope.analyses.tables.loading import measuring, measuring_together
@@ -9,6 +10,8 @@ from copyscope.analyses.tables.workers import Shift, Workers, measure_by_workers
 from copyscope.training.checkpoints.series import Checkpoint
 from copyscope.training.errors import InputError
 from copyscope.training.progress import Progress
+
+logger = logging.getLogger(__name__)
 
 
 def measure_series(
@@ -24,6 +27,7 @@ def measure_series(
     InputError for a place that cannot be written, an engine that cannot be reached, and if no checkpoint can be
     measured; `Stopped` if workers were interrupted.
     """
+    chosen = _own(run, measurer, chosen)
     todo, failed = measurer.todo(run, chosen), {}
     if todo:
         if workers is None:
@@ -32,6 +36,26 @@ def measure_series(
             failed = _by_workers(run, measurer, chosen, todo, progress, workers)
     if todo or read_failed(run, measurer.command):
         write_failed(run, measurer.command, [checkpoint.step for checkpoint in chosen], failed)
+
+
+def _own(run: Run, measurer: Measurer, chosen: Sequence[Checkpoint]) -> list[Checkpoint]:
+    """Of a fork those that are not its parent's, which are measured there."""
+    own = [checkpoint for checkpoint in chosen if checkpoint in run.own]
+    first = [checkpoint for checkpoint in chosen if checkpoint not in run.own]
+    missing = [one for one in first if not _is_stored(run.of_step(one.step), measurer, one)]
+    if run.trunk is not None and missing:
+        logger.warning(
+            f"{run.folder}: {len(missing)} of its first checkpoints are measured where they are, by `copyscope "
+            f"{measurer.command} {run.trunk.folder}`, which was not done so yet"
+        )
+    return own
+
+
+def _is_stored(run: Run, measurer: Measurer, checkpoint: Checkpoint) -> bool:
+    try:
+        return measurer.is_stored(run, checkpoint)
+    except InputError:  # said where it is measured
+        return True
 
 
 def _one_by_one(

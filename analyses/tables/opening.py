@@ -2,17 +2,22 @@
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from copyscope.analyses.tables.run import Run
 from copyscope.training.checkpoints.average import ABOUT
 from copyscope.training.checkpoints.series import CheckpointSeries, Order, Source
+from copyscope.training.checkpoints.trunk import TRUNK, Trunk, read_trunk
 from copyscope.training.config import RunConfig
 from copyscope.training.errors import InputError
 from copyscope.training.files import write_json
+
+logger = logging.getLogger(__name__)
 
 
 def open_run(
@@ -39,7 +44,8 @@ def open_run(
     order = order or about.order
     tokenizer = Path(tokenizer) if tokenizer else about.tokenizer
     config = RunConfig.load(path / "config.toml") if (path / "config.toml").is_file() else None
-    if config and config.checkpoints.keep == "none" and not any((path / "checkpoints").glob("step*")):
+    is_fork = (path / TRUNK).is_file()
+    if config and config.checkpoints.keep == "none" and not is_fork and not any((path / "checkpoints").glob("step*")):
         series = CheckpointSeries(str(source), ())  # scored while it was trained; what is left is tables
     else:
         series = CheckpointSeries.open(source, order, tokenizer)
@@ -53,7 +59,30 @@ def open_run(
     name = path.resolve().name if path.is_dir() else _name_of(source)
     if (path / ABOUT).is_file():
         name = f"{path.resolve().parent.name}-{name}"
-    return Run(name=name, folder=place, series=series, config=config, data=data, order=order, tokenizer=tokenizer)
+    run = Run(name=name, folder=place, series=series, config=config, data=data, order=order, tokenizer=tokenizer)
+    trunk = read_trunk(path) if path.is_dir() else None
+    return run if trunk is None else replace(run, trunk=_trunk_of(run, trunk, path))
+
+
+def _trunk_of(fork: Run, trunk: Trunk, path: Path) -> Run | None:
+    """The parent of a fork with the checkpoints that are the fork's as well; None where it is gone, which is said."""
+    place = trunk.parent(path)
+    if place is None:
+        _warn_once(" ".join([*trunk.gone()]))
+        return None
+    try:
+        parent = open_run(place)
+    except InputError as error:
+        _warn_once(f"{fork.folder}: the tables of its parent cannot be read: {error}")
+        return None
+    there = {checkpoint.path for checkpoint in fork.series.checkpoints}
+    shared = tuple(one for one in parent.series.checkpoints if one.path in there)
+    return replace(parent, series=replace(parent.series, checkpoints=shared))
+
+
+@cache
+def _warn_once(text: str) -> None:
+    logger.warning(text)
 
 
 def open_runs(sources: Source | Sequence[Source]) -> list[Run]:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from jaxtyping import Int
 from copyscope.analyses.tables.stored import scored_otherwise, steps_of
 from copyscope.training.checkpoints.average import ABOUT
 from copyscope.training.checkpoints.series import Checkpoint, CheckpointSeries, Order
+from copyscope.training.checkpoints.trunk import read_trunk, tokens_of
 from copyscope.training.config import InterventionConfig, RunConfig
 from copyscope.training.data.store import COUNTS
 from copyscope.training.errors import InputError
@@ -51,6 +52,8 @@ class Run:
     """By what its checkpoints are ordered."""
     tokenizer: Path | None = None
     """The folder of a tokenizer that was given for checkpoints that have none."""
+    trunk: "Run | None" = None
+    """Of a fork: its parent, with the checkpoints that are the fork's as well. None where the parent is gone."""
 
     def __fspath__(self) -> str:
         return self.series.source
@@ -58,7 +61,7 @@ class Run:
     @property
     def steps(self) -> pl.DataFrame:
         """The checkpoints: step, tokens, path, revision, scored, ablated."""
-        done = {kind: steps_of(self.folder / "results" / kind) for kind in ("heads", "ablations")}
+        done = {kind: stored_steps(self, kind) for kind in ("heads", "ablations")}
         schema = {
             "step": pl.Int64,
             "tokens": pl.Int64,
@@ -94,8 +97,21 @@ class Run:
         return self.config.seeds.eval if self.config else int(self.data.get("eval_seed", 0))
 
     @property
+    def own(self) -> tuple[Checkpoint, ...]:
+        """The checkpoints that are measured here: all, but for those of a fork that its parent has."""
+        trunk = set() if self.trunk is None else {one.path for one in self.trunk.series.checkpoints}
+        return tuple(one for one in self.series.checkpoints if one.path not in trunk)
+
+    def of_step(self, step: int) -> "Run":
+        """The run whose checkpoint of this step is: itself, or of a fork's first steps its parent."""
+        if self.trunk is None or self.config is None or step > self.config.fork.at:
+            return self
+        is_there = any(one.step == step for one in self.trunk.series.checkpoints)
+        return self.trunk.of_step(step) if is_there else self
+
+    @property
     def intervention(self) -> InterventionConfig:
-        """What was done to the model while it was trained."""
+        """What was done to the model while it was trained; of a fork, from its step on."""
         if self.config:
             return self.config.intervention
         return InterventionConfig.model_validate(self.data.get("intervention", {}))
@@ -103,8 +119,8 @@ class Run:
     @property
     def store(self) -> Path:
         """The folder of the tokens of a run of ours: beside the run, and so two above its means."""
-        above = self.folder.absolute().parents
-        return above[1 if (self.folder / ABOUT).is_file() else 0] / "tokens" / str(self.data.get("store"))
+        run = self.folder.absolute()
+        return tokens_of(run.parent if (self.folder / ABOUT).is_file() else run, str(self.data.get("store")))
 
 
 def run_as_json(run: Run) -> dict[str, Any]:
@@ -137,10 +153,47 @@ def run_from_json(held: Mapping[str, Any]) -> Run:
 
 
 def read_tables(run: Run, kind: str) -> pl.DataFrame:
-    """All steps of a kind of table under results/. Raises InputError if nothing was computed yet."""
+    """All steps of a kind of table under results/, as `heads` or `ablations/pairs`; those of a fork's first steps are
+    its parent's. Raises InputError if nothing was computed yet."""
+    own = _own_tables(run, kind)
+    if run.trunk is None or not _has_tables(run.trunk, kind):
+        return own
+    at = run.config.fork.at if run.config else 0
+    not_these = {*own["step"].unique()} | changed_steps(run)
+    first = read_tables(run.trunk, kind).filter((pl.col("step") <= at) & ~pl.col("step").is_in(not_these))
+    if set(first.columns) != set(own.columns):
+        raise InputError(
+            f"{run.trunk.folder}/results/{kind}: by another version than the tables of {run.folder}; run the command "
+            "that computed them again there"
+        )
+    return pl.concat([first.with_columns(run=pl.lit(run.name)).select(own.columns), own], how="vertical_relaxed")
+
+
+def changed_steps(run: Run) -> set[int]:
+    """Steps of a fork's parent whose checkpoints are not any more those that the fork began with."""
+    recorded = read_trunk(Path(run.series.source)) if run.trunk is not None else None
+    if recorded is None or run.trunk is None:
+        return set()
+    return recorded.checkpoints.keys() - {one.step for one in run.trunk.series.checkpoints}
+
+
+def _has_tables(run: Run, kind: str) -> bool:
+    return any((run.folder / "results" / kind).glob("step*.parquet"))
+
+
+def stored_steps(run: Run, kind: str) -> set[int]:
+    """The steps that have a table of a kind, of a fork also in its parent."""
+    steps = steps_of(run.folder / "results" / kind)
+    if run.trunk is not None:
+        steps |= stored_steps(run.trunk, kind) & {one.step for one in run.trunk.series.checkpoints}
+    return steps
+
+
+def _own_tables(run: Run, kind: str) -> pl.DataFrame:
     paths = sorted((run.folder / "results" / kind).glob("step*.parquet"))
     if not paths:
-        command = {"ablations": "ablate", "tasks": "tasks", "tasks/heads": "tasks"}.get(kind, "score")
+        name, _, what = kind.partition("/")
+        command = {"ablations": f"ablate --what {what}" if what else "ablate", "tasks": "tasks"}.get(name, "score")
         raise InputError(f"{run.folder}: no results/{kind} yet; run `copyscope {command} {run.folder}` first")
     known = {checkpoint.step for checkpoint in run.series.checkpoints} | gone(run, kind)
     if run.config and run.config.checkpoints.keep != "all":
@@ -230,6 +283,9 @@ def chance(run: Run) -> float:
 
 def read_metrics(run: Run) -> pl.DataFrame:
     """metrics.jsonl as a table; empty for a series that copyscope did not train."""
+    if run.trunk is not None and run.config:
+        first = read_metrics(run.trunk).filter(pl.col("step") <= run.config.fork.at)
+        return pl.concat([first, read_metrics(replace(run, trunk=None))])
     path = run.folder / "metrics.jsonl"
     columns = ("step", "tokens", "loss", "validation_loss", "lr", "grad_norm", "tokens_per_second", "mfu")
     schema = {name: pl.Int64 if name in ("step", "tokens") else pl.Float64 for name in columns}

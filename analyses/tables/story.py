@@ -7,6 +7,7 @@ take it from here.
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import polars as pl
@@ -101,7 +102,9 @@ def last_removals(run: Run, model: pl.DataFrame) -> Removals | None:
         return None
     last = table.filter(pl.col("step") == pl.col("step").max())
     step = int(last["step"][0])
-    clean = computed_with(run.folder / "results" / "ablations" / f"{step_folder(step)}.parquet").get("clean", {})
+    path = Path("results") / "ablations" / f"{step_folder(step)}.parquet"
+    place = run.folder if (run.folder / path).is_file() else run.of_step(step).folder
+    clean = computed_with(place / path).get("clean", {})
     scored = dict(model.filter(pl.col("step") == step).select("measure", "value").iter_rows())
     return Removals(last, step, clean.get("copying_accuracy_token", scored.get("copying_accuracy_token")))
 
