@@ -37,6 +37,10 @@ BEFORE = 1.5
 """How far before the first checkpoint a rise may have its centre, in ln(1 + step), where that is not step 0."""
 MAX_CURVES = 600
 """Where noise leaves more curves than this as likely, so many of them are drawn."""
+WILD = 0.1
+"""Jitter of checkpoints, as a share of the rise, from which intervals are widened."""
+LEAST_TAIL = 0.004
+"""Weight that is left off at either end of an interval, at least: less would leave off nothing."""
 MISFIT = 0.02
 """No rise follows any of these curves better than by this share of its height (standard deviation)."""
 
@@ -131,7 +135,7 @@ def fit_change(
     stages = (first, second) if staged.any() else None
     return ChangePoint(
         centre=float(curves.centres @ weights),
-        interval=_quantiles(curves.centres, weights),
+        interval=_quantiles(curves.centres, weights, _tail(residual.min() / free, height)),
         width=float(curves.widths[likeliest]),
         low=low,
         high=low + height,
@@ -179,9 +183,18 @@ def _white(values: Float[np.ndarray, "... step"], correlation: float) -> Float[n
     return np.concatenate([values[..., :1], later], axis=-1)
 
 
-def _quantiles(at: Float[np.ndarray, " curve"], weights: Float[np.ndarray, " curve"]) -> tuple[float, float]:
-    """Between which places the middle 95 % of the weight lies, and half a part of the grid more to either side."""
+def _tail(variance: float, height: float) -> float:
+    """Share of the weight beyond each end of the interval: 2.5 %, less where checkpoints jump about by more than
+    `WILD` of the rise. Noise then hides which shape a rise has, and the shapes weighed are not all there are."""
+    jump = float(np.sqrt(max(variance, 0.0))) / max(height, 1e-30)
+    return max(0.025 * min(1.0, WILD / max(jump, 1e-30)) ** 4, LEAST_TAIL)
+
+
+def _quantiles(
+    at: Float[np.ndarray, " curve"], weights: Float[np.ndarray, " curve"], tail: float
+) -> tuple[float, float]:
+    """Between which places all weight but the `tail` on either side lies, and half a part of the grid more."""
     order = np.argsort(at)
     total = np.cumsum(weights[order])
-    low, high = np.searchsorted(total, (0.025, 0.975))
+    low, high = np.searchsorted(total, (tail, 1 - tail))
     return float(at[order[low]]) - FINEST / 2, float(at[order[min(high, len(at) - 1)]]) + FINEST / 2
