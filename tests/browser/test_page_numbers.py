@@ -1,5 +1,8 @@
 """What the page says it shows, against the tables it was made from: pointer, keys, menus, and tables."""
 
+from collections.abc import Callable
+from xml.etree import ElementTree
+
 import numpy as np
 import pytest
 from browser_tab import Tab
@@ -328,6 +331,45 @@ def test_several_heads_may_be_seen_as_one(tab: Tab, address: str, small: Made) -
     numbers = tab.go(pool="")
     assert numbers["shownRow"] == numbers["row"]
     assert tab.text("#matrix-title").startswith("L2H3")
+
+
+LINES = """return [...document.querySelectorAll('#matrix .lines .strong line')].map((l) =>
+    [...l.dataset.pair.split(' ').map(Number), Number(l.getAttribute('stroke-opacity'))])"""
+
+
+def test_attention_as_lines(tab: Tab, address: str, small: Made, written: Callable[[Made], str]) -> None:
+    tab.open(f"{address}#view=attention&step=1088&head=2.3&prompt=p1&query=14&picture=lines")
+    pattern = small.attention["attention/0/p1/1088"][11] / 255
+
+    def seen(pairs: list[tuple[int, int]]) -> list[list[float]]:
+        return [[q, k, pytest.approx(pattern[q, k], abs=6e-4)] for q, k in pairs if pattern[q, k] >= 0.01]
+
+    assert tab.run(LINES) == seen([(14, k) for k in range(15)])
+    faint = tab.run("return document.querySelectorAll('#matrix .lines .faint line').length")
+    assert faint == int((np.tril(pattern) >= 0.01).sum())
+    assert tab.run("return document.querySelector('#matrix .stage').hidden")
+    texts = tab.run("return [...document.querySelectorAll('#matrix .lines text')].map((t) => t.textContent)")
+    assert texts[:2] == ["</script>"] * 2  # hostile tokens are text
+    svg, last = "#matrix .lines svg", tab.run("return document.querySelector('#matrix .lines svg').clientWidth") - 10
+    tab.mouse(svg, 20, 18.5 * 20, "move")
+    assert tab.run(LINES) == seen([(18, k) for k in range(19)])
+    tab.mouse(svg, last, 7.5 * 20, "move")
+    assert tab.run(LINES) == seen([(q, 7) for q in range(7, 24)])
+    tab.mouse(svg, 20, 20.5 * 20, "move", "press", "release")
+    numbers = tab.numbers()
+    assert (numbers["query"], "picture=lines" in numbers["hash"]) == (20, True)
+    tab.run("[...document.querySelectorAll('#matrix + .saves button')].find((b) => b.textContent === 'SVG').click()")
+    tab.wait()
+    saved = ElementTree.fromstring(tab.numbers()["lastSaved"]["content"])
+    assert len([e for e in saved.iter() if "data-pair" in e.attrib]) == len(tab.run(LINES))
+    assert tab.errors() == 0
+    assert tab.console() == []
+    long = made(n_layers=1, n_heads=2, n_steps=4, half=33, hostile=False)
+    tab.open(f"{written(long)}#view=attention&picture=lines&query=40")
+    assert tab.run("return document.querySelectorAll('#matrix .lines .faint line').length") == 0
+    assert {q for q, _, _ in tab.run(LINES)} == {40}
+    assert "picture" not in tab.go(picture="matrix")["hash"]
+    assert not tab.run("return document.querySelector('#matrix .stage').hidden")
 
 
 def test_a_heads_card_has_its_role_and_a_line_a_measure(tab: Tab, address: str, small: Made) -> None:

@@ -6,8 +6,10 @@
   C.FILTERS = [["all", "all heads"], ["formed", "formed"], ["null", "above chance at the end"], ["pinned", "pinned"]];
   C.ROWS = [["heads", "every head"], ["layers", "layers (highest head)"]];
   C.POOLS = [["", "the chosen head"], ["layer", "mean of its layer"], ["mean", "mean of all heads"], ["max", "largest of all heads"]];
+  C.PICTURES = [["matrix", "a matrix"], ["lines", "lines"]];
   const NUMBERS = ["run", "step", "a", "b", "runb", "query", "from", "to", "cut"];
-  const TEXTS = ["measure", "head", "prompt", "axis", "view", "pins", "sort", "filter", "rows", "beside", "curve", "align", "flip", "theme", "headb", "text", "pairs", "without", "pool"];
+  const TEXTS = ["measure", "head", "prompt", "axis", "view", "pins", "sort", "filter", "rows", "beside", "curve", "align", "flip", "theme", "headb", "text", "pairs", "without", "pool", "picture"];
+  C.FIELDS = [...NUMBERS, ...TEXTS];
   const CUT = 25; // per cent of the strongest pair, from which a pair is drawn
   const MAX_LINK = 2000; // characters of a typed prompt that still go into the address
   const PREFERRED = ["prefix_matching_sum", "induction_score", "induction_attention"];
@@ -74,7 +76,7 @@
       said.push("This series does not record tokens; showing steps.");
       s.axis = "log";
     }
-    for (const [field, names] of [["sort", C.SORTS], ["filter", C.FILTERS], ["rows", C.ROWS]]) pick(field, names.map(([v]) => v), names[0][0]);
+    for (const [field, names] of [["sort", C.SORTS], ["filter", C.FILTERS], ["rows", C.ROWS], ["picture", C.PICTURES]]) pick(field, names.map(([v]) => v), names[0][0]);
     const pair = (run.story || {}).maps || [];
     pick("beside", ["none", ...scores, ...effects], (pair.includes(s.measure) && pair.find((m) => m !== s.measure && scores.includes(m))) || "none");
     pick("theme", ["", "light", "dark"], "");
@@ -150,7 +152,7 @@
       if (value === null || value === undefined || value === "") continue;
       if ((key === "run" || key === "runb") && C.data.index.runs.length < 2) continue;
       if (key === "cut" && value === CUT) continue;
-      if (["sort", "filter", "rows", "align"].includes(key) && ["layer", "all", "heads", "step"].includes(value)) continue;
+      if (["sort", "filter", "rows", "align", "picture"].includes(key) && ["layer", "all", "heads", "step", "matrix"].includes(value)) continue;
       parts.push(key + "=" + encodeURIComponent(value).replace(/%2C/g, ",").replace(/%3A/g, ":"));
     }
     return "#" + parts.join("&");

@@ -1,5 +1,5 @@
 "use strict";
-// One head's attention on the current prompt: the matrix, with the chosen query's row and the expected targets outlined.
+// One head's attention on the current prompt: the matrix (or the lines in its place), with the chosen query's row and the expected targets outlined.
 (function (C) {
   const hover = { query: null };
 
@@ -31,7 +31,8 @@
     matrix.over = C.el("canvas", { class: "over", tabindex: "0", role: "application", "aria-roledescription": "attention matrix", "aria-label": "Attention" });
     matrix.stage = C.el("div", { class: "stage matrix" }, matrix.base, matrix.over);
     matrix.words = C.el("p", { class: "note" });
-    C.fill(place, matrix.stage, matrix.words);
+    matrix.lines = most > 300 ? C.makeLines() : null;
+    C.fill(place, matrix.stage, matrix.lines && matrix.lines.holder, matrix.words);
     const queryAt = (event) => {
       if (!matrix.size) return null;
       const box = matrix.over.getBoundingClientRect();
@@ -92,6 +93,7 @@
     if (problem) {
       matrix.words.textContent = problem;
       matrix.stage.hidden = true;
+      if (matrix.lines) matrix.lines.holder.hidden = true;
       return;
     }
     if (!attention) {
@@ -100,7 +102,13 @@
       if (C.data.source.live && !C.data.modelIsHere) matrix.words.textContent = "Loading the model …";
       return;
     }
-    matrix.stage.hidden = false;
+    const asLines = matrix.lines !== null && s.picture === "lines";
+    matrix.stage.hidden = asLines;
+    if (matrix.lines) matrix.lines.holder.hidden = !asLines;
+    if (asLines) {
+      matrix.words.textContent = C.drawLines(matrix.lines, shown, Math.min(matrix.place.clientWidth, matrix.most));
+      return;
+    }
     const { head, name } = shown;
     const { prompt, nTokens } = attention;
     const labelled = nTokens <= 64 && matrix.most > 300;

@@ -106,7 +106,7 @@
     const [run, { tokens }] = [C.run(), attention.prompt];
     const name = fileName(`${run.name}_attention_${C.state().pool ? shown.name : C.headText(run, C.head())}_step${attention.step}`);
     if (kind === "png" || kind === "svg") {
-      C.working(C.saveSvgText(name, kind, C.inLight(() => C.attentionSvg(attention, head, shown.name))));
+      C.working(C.saveSvgText(name, kind, C.inLight(() => (C.state().picture === "lines" ? C.linesSvg(shown) : C.attentionSvg(attention, head, shown.name)))));
       return;
     }
     const rows = tokens.flatMap((token, q) => C.data.row(attention, head, q).map((value, k) => [q, token, k, tokens[k], Number(value.toFixed(4)), attention.prompt.targets[q].includes(k) ? 1 : 0]));

@@ -25,7 +25,7 @@
     on("step-back", "click", () => C.moveStep(-1));
     on("step-on", "click", () => C.moveStep(1));
     on("play", "click", play);
-    for (const id of ["measure", "sort", "filter", "axis", "curve", "rows", "beside", "prompt", "align", "theme", "headb", "pairs", "pool"]) value(id, id);
+    for (const id of ["measure", "sort", "filter", "axis", "curve", "rows", "beside", "prompt", "align", "theme", "headb", "pairs", "pool", "picture"]) value(id, id);
     for (const id of ["run", "from", "to", "a", "b", "runb"]) value(id, id, true);
     for (const id of ["prompt-side", "prompt-compare"]) value(id, "prompt");
     on("runs-curve", "change", (e) => C.runsCurve(e.target.value));
@@ -167,6 +167,7 @@
     C.options(C.byId("from"), withOwn(s.from), s.from === null ? "" : String(s.from));
     C.options(C.byId("to"), withOwn(s.to), s.to === null ? "" : String(s.to));
     C.options(C.byId("pool"), [["", C.POOLS]], s.pool);
+    C.options(C.byId("picture"), [["", C.PICTURES]], s.picture);
     C.options(C.byId("theme"), [["", [["", "as the system"], ["light", "light"], ["dark", "dark"]]]], s.theme);
     C.byId("flip").checked = s.flip === "1";
     C.byId("follow").hidden = !(C.data.source.live && (following || (run.planned && run.steps[run.steps.length - 1] < run.planned)));

@@ -141,7 +141,7 @@
     "7 3 9 1 4 7 3 9 1",
     "The cat sat on the mat. The cat sat on the",
   ];
-  const BLANK = Object.fromEntries(["run", "step", "measure", "head", "prompt", "axis", "view", "pins", "sort", "filter", "rows", "beside", "curve", "align", "flip", "theme", "headb", "text", "pairs", "without", "pool", "cut", "a", "b", "runb", "query", "from", "to"].map((key) => [key, undefined]));
+  const BLANK = Object.fromEntries(C.FIELDS.map((key) => [key, undefined]));
 
   async function ask() {
     const answer = C.byId("prompt-answer");
