@@ -256,7 +256,7 @@ def tasks(
     """Ask in-context tasks beyond copying at every checkpoint; writes results/tasks.
 
     Prints for each task its accuracy at the last step beside its control and chance, the mean rank of the right token,
-    how much the context raises its log-probability, and when the accuracy formed. docs/tasks.md says what each is.
+    how much the context raises its log-probability, and when it formed. docs/tasks.md says what each is.
     With --heads (results/tasks/heads): accuracy without the induction heads beside that without other heads.
 
     \b

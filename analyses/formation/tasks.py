@@ -7,18 +7,18 @@ from copyscope.analyses.formation.step_rule import CONFIRM, MIN_SHARE, Z
 from copyscope.analyses.formation.table_checks import check_rule
 from copyscope.training.errors import InputError
 
-ACCURACIES = ("accuracy", "choice_accuracy")
 TASK_SCHEMA = {"task": pl.String, "variant": pl.String, "chance": pl.Float64, **COPYING_SCHEMA}
 
 
 def task_formation(tasks: pl.DataFrame, confirm: int = CONFIRM, z: float = Z, least: float = MIN_SHARE) -> pl.DataFrame:
-    """When `accuracy` and `choice_accuracy` on each variant of each task began to rise and were half-way up: a row for
-    each, in the table's order.
+    """When `choice_accuracy` on each variant of each task began to rise and was half-way up: a row for each, in the
+    table's order.
 
     `tasks`: long table (step, tokens, task, variant, measure, value) of one run, as `copyscope tasks` stores it. The
     rule is that of copying accuracy (`copying_formation`): a rise over the larger of the first value and the task's
-    chance. status `not yet` is also that of a task that was there from the start, or that never forms; its final
-    accuracy says which.
+    chance. Accuracy over all tokens is not dated: it also rises when a model learns which tokens are candidates, and
+    falls when habits of the text win over them. status `not yet` is also that of a task that was there from the start;
+    its baseline says which.
 
     Raises InputError as `copying_formation` does: for a table without tasks, of several runs, or with too few
     checkpoints.
@@ -31,7 +31,6 @@ def task_formation(tasks: pl.DataFrame, confirm: int = CONFIRM, z: float = Z, le
     for (task, variant), part in tasks.group_by("task", "variant", maintain_order=True):
         last = dict(part.filter(pl.col("step") == pl.col("step").max()).select("measure", "value").iter_rows())
         chance, prompts = float(last["chance"]), int(last["prompts"])
-        for measure in ACCURACIES:
-            row = accuracy_rise(part, f"{task} {variant}", measure, chance, prompts, confirm, z, least)
-            rows.append({"task": task, "variant": variant, "chance": chance, **row})
+        row = accuracy_rise(part, f"{task} {variant}", "choice_accuracy", chance, prompts, confirm, z, least)
+        rows.append({"task": task, "variant": variant, "chance": chance, **row})
     return pl.DataFrame(rows, schema=TASK_SCHEMA)

@@ -5,7 +5,6 @@ from typing import Any
 import polars as pl
 
 from copyscope.analyses.formation.step_text import step_text
-from copyscope.analyses.formation.tasks import ACCURACIES
 
 CONTROL_WORDS = {
     "layer": "other heads of their layers",
@@ -17,13 +16,9 @@ CONTROL_WORDS = {
 
 def task_lines(table: pl.DataFrame, formed: pl.DataFrame | None) -> list[str]:
     """Of a table that `tasks` returns: accuracies at the last step of each variant beside control and chance,
-    rank and gain of the right token, and when the accuracy formed (rows of `task_formation`; None: not asked)."""
+    rank and gain of the right token, and when choice accuracy formed (rows of `task_formation`; None: not asked)."""
     last = table.filter(pl.col("step") == pl.col("step").max())
-    when = (
-        {}
-        if formed is None
-        else {(row["task"], row["variant"], row["measure"]): row for row in formed.iter_rows(named=True)}
-    )
+    when = {} if formed is None else {(row["task"], row["variant"]): row for row in formed.iter_rows(named=True)}
     lines = []
     for (task, variant), part in last.group_by("task", "variant", maintain_order=True):
         value = dict(part.select("measure", "value").iter_rows())
@@ -39,8 +34,8 @@ def task_lines(table: pl.DataFrame, formed: pl.DataFrame | None) -> list[str]:
             for name in ("kl_bigram", "kl_unigram")
             if name in value
         ]
-        for measure in ACCURACIES if when else ():
-            parts.append(f"{measure.replace('_', ' ')} {_formed(when[str(task), str(variant), measure], value)}")
+        if when:
+            parts.append(_formed(when[str(task), str(variant)], value))
         lines.append(f"{task} {variant}: {'; '.join(parts)}")
     return lines
 
@@ -56,7 +51,7 @@ def _formed(row: dict[str, Any], value: dict[str, float]) -> str:
         return f"began at {row['onset']:,}"
     return (
         "above chance from the start"
-        if row["baseline"] > row["chance"] + 4 * value[f"{row['measure']}_se"]
+        if row["baseline"] > row["chance"] + 4 * value["choice_accuracy_se"]
         else "not formed"
     )
 

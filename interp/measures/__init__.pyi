@@ -17,6 +17,7 @@ from .heads import prefix_matching_mean as prefix_matching_mean
 from .heads import prefix_matching_sum as prefix_matching_sum
 from .heads import previous_token as previous_token
 from .heads import score_heads as score_heads
+from .logit_attribution import induction_logit_attribution as induction_logit_attribution
 from .offsets import best_offset as best_offset
 from .offsets import best_offset_attention as best_offset_attention
 from .patterns import PatternBlock as PatternBlock

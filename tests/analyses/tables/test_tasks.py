@@ -74,7 +74,7 @@ def test_the_command(
     assert copyscope(monkeypatch, "tasks", str(series), *options, "--json") == 0
     printed = json.loads(capsys.readouterr().out)
     assert {row["step"] for row in printed["tasks"]} == {512}
-    assert len(printed["formation"]) == 8
+    assert len(printed["formation"]) == 4
     shutil.copytree(series, tmp_path / "bad")
     (tmp_path / "bad/step8/model.safetensors").unlink()
     assert copyscope(monkeypatch, "tasks", str(tmp_path / "bad"), "--tasks", "recall", "--prompts", "9", "--quiet") == 1
