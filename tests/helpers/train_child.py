@@ -1,4 +1,5 @@
-"""Trains a run in a process of its own, under `torchrun`; dies or is asked to stop where the environment says."""
+"""Trains a run in a process of its own, under `torchrun`; dies, is asked to stop, or forks it where the environment
+says."""
 
 import os
 import signal
@@ -7,6 +8,7 @@ import sys
 from copyscope.training.checkpoints.series import Checkpoint
 from copyscope.training.config import RunConfig
 from copyscope.training.errors import Stopped
+from copyscope.training.fork import fork
 from copyscope.training.trainer import train
 
 
@@ -21,6 +23,8 @@ def main() -> None:
 
     try:
         train(RunConfig.load(sys.argv[1]), sys.argv[2], die, stop)
+        if "FORK_AT" in os.environ:
+            fork(sys.argv[2], int(os.environ["FORK_AT"]), out=f"{sys.argv[2]}-fork")
     except Stopped as error:
         print(error, file=sys.stderr)
 

@@ -71,7 +71,7 @@ def test_two_processes_do_what_one_does_and_resume_bit_by_bit(tmp_path: Path, po
     assert killed.returncode != 0
     stopped = two_processes(tmp_path / "config.toml", tmp_path / "resumed", port, STOP_AT="5")
     assert "stopped at step" in stopped.stderr, stopped.stderr
-    resumed = two_processes(tmp_path / "config.toml", tmp_path / "resumed", port)
+    resumed = two_processes(tmp_path / "config.toml", tmp_path / "resumed", port, FORK_AT="3")
     assert resumed.returncode == 0, resumed.stderr
     assert all(weights(tmp_path / "resumed", step) == weights(tmp_path / "two", step) for step in (1, 2, 4, 8))
     assert [line["step"] for line in metrics(tmp_path / "resumed")] == [
@@ -81,6 +81,10 @@ def test_two_processes_do_what_one_does_and_resume_bit_by_bit(tmp_path: Path, po
         json.loads((tmp_path / "resumed" / "checkpoints" / "step00000008" / "MANIFEST.json").read_text())["tokens"]
         == 1024
     )
+    # The null fork of two processes is the run of two processes.
+    held = json.loads((tmp_path / "resumed-fork" / "fork.json").read_text())
+    assert held["replay"] == {"from": 0, "compared": [1, 2], "differs": []}
+    assert all(weights(tmp_path / "resumed-fork", step) == weights(tmp_path / "two", step) for step in (4, 8))
 
 
 @pytest.mark.parametrize("device", ["cuda:9", "mps", "gpu"])
