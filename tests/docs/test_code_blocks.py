@@ -45,6 +45,15 @@ PYTHON_ELSEWHERE = {
 SMALLER = {
     "copyscope zoom runs/demo --around induction --every 10": "copyscope zoom runs/demo --from 4 --to 6 --every 1",
     "copyscope ablate runs/demo --over-training": "copyscope ablate runs/demo --over-training --map-steps 2",
+    "copyscope fork runs/demo --at 300 --set optimizer.lr=4e-3 --placebo 3 --score --out runs/what-if": (
+        "copyscope fork runs/demo --at 8 --set optimizer.lr=4e-3 --placebo 1 --score --out runs/what-if"
+    ),
+    "copyscope fork runs/demo --at 100,300 --set optimizer.lr=4e-3 --set optimizer.lr=16e-3 --out runs/grid": (
+        "copyscope fork runs/demo --at 10,11 --set optimizer.lr=4e-3 --out runs/grid"
+    ),
+    "copyscope train quickstart --out runs/with-states --set checkpoints.state_every=250": (
+        "copyscope train quickstart --out runs/with-states --set checkpoints.state_every=4"
+    ),
     "copyscope zoom runs/demo --from 1200 --to 1400 --every 1": "copyscope zoom runs/demo --from 6 --to 8 --every 1",
 }
 

@@ -66,6 +66,11 @@ class _Member:
         self.problems.append(Problem(name, " ".join(what.split())))
 
     @property
+    def place(self) -> Path | None:
+        """Where it lies with others of its run; None for all revisions of a hub."""
+        return None if self.checkpoint.revision is not None else self.folder.parent
+
+    @property
     def name(self) -> str:
         """A word for it among the others."""
         return self.checkpoint.revision or self.folder.name
@@ -221,9 +226,9 @@ def _check_labels(members: Sequence[_Member]) -> None:
     for member in members:
         if labelled and not (member.folder / MANIFEST).is_file():
             member.add(f"has no {MANIFEST}, though others have one, so that its files cannot be checked; {member.fix}")
-    by_place: dict[Path, list[_Member]] = {}  # a fork's are in two places: its parent's, and its own
+    by_place: dict[Path | None, list[_Member]] = {}  # a fork's are in two places: its parent's, and its own
     for member in labelled:
-        by_place.setdefault(member.folder.parent, []).append(member)
+        by_place.setdefault(member.place, []).append(member)
     for some in by_place.values():
         _check_run_and_tokens(some)
     first: dict[int, _Member] = {}
@@ -235,7 +240,8 @@ def _check_labels(members: Sequence[_Member]) -> None:
 
 def _check_run_and_tokens(labelled: Sequence[_Member]) -> None:
     """Of checkpoints in one folder; those of a fork count from what its parent had consumed."""
-    trunk = read_trunk(labelled[0].folder.parent.parent)
+    place = labelled[0].place
+    trunk = None if place is None else read_trunk(place.parent)
     step, tokens = (0, 0) if trunk is None else (trunk.step, trunk.tokens)
     run = _usual(member.manifest["run_id"] for member in labelled if member.manifest)
     since = [(m.step - step, m.checkpoint.tokens - tokens) for m in labelled if m.checkpoint.tokens is not None]
@@ -349,7 +355,21 @@ def _check_zeros(members: Sequence[_Member]) -> None:
 def _check_trajectory(
     members: Sequence[_Member], distances: dict[tuple[int, int], float], progress: Progress | None
 ) -> None:
-    fit = [(i, member.weights) for i, member in enumerate(members) if member.weights is not None]
+    by_place: dict[Path | None, list[tuple[int, Weights]]] = {}  # a fork may go another way, at another speed
+    for i, member in enumerate(members):
+        if member.weights is not None:
+            by_place.setdefault(member.place, []).append((i, member.weights))
+    for fit in by_place.values():
+        _check_path(members, fit, distances, progress)
+
+
+def _check_path(
+    members: Sequence[_Member],
+    fit: Sequence[tuple[int, Weights]],
+    distances: dict[tuple[int, int], float],
+    progress: Progress | None,
+) -> None:
+    """Of checkpoints in one folder, each with its place in `members`."""
     asked = 0
 
     def between(first: int, second: int) -> float:
