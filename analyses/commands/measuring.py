@@ -102,7 +102,7 @@ def score(
             }
         )
         raise typer.Exit(bool(failed))
-    for line in score_lines(above, result.heads):
+    for line in [*score_lines(above, result.heads), *sink_lines(result.heads)]:
         typer.echo(line)
     typer.echo(f"{result.heads.height:,} scores of heads and {result.model.height:,} of the model in {folder}")
     raise typer.Exit(bool(failed))
@@ -130,6 +130,16 @@ def score_lines(above: Any, heads: Any) -> list[str]:
             f"{exceed.height} above the null"
         )
     return lines
+
+
+def sink_lines(heads: Any) -> list[str]:
+    """How many heads rest on the first token at the last step; none where that was not scored."""
+    from copyscope.analyses.formation.sinks import SINK_LEVEL, sink_fraction
+
+    if not (heads["measure"] == "bos_sink").any():
+        return []
+    last = sink_fraction(heads).row(-1, named=True)
+    return [f"attention sinks: {last['sinks']} of {last['heads']} heads above {SINK_LEVEL:g} on the first token"]
 
 
 def ablate(

@@ -8,4 +8,5 @@ from .heads import formation_steps as formation_steps
 from .heads import order_of_appearance as order_of_appearance
 from .loss import LossSettled as LossSettled
 from .order import carriers as carriers
+from .sinks import sink_fraction as sink_fraction
 from .tasks import task_formation as task_formation
