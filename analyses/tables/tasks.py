@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -160,7 +161,7 @@ def results_table(results: Iterable[TaskResult]) -> pl.DataFrame:
     rows = [
         (result.task, result.variant, measure, float(value))
         for result in results
-        for measure, value in result._asdict().items()
+        for measure, value in asdict(result).items()
         if measure not in ("task", "variant") and value is not None
     ]
     schema = {"task": pl.String, "variant": pl.String, "measure": pl.String, "value": pl.Float64}

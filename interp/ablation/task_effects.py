@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -23,7 +23,8 @@ RANDOM_SETS = 8
 LAYER_SETS = 4
 
 
-class Without(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class Without:
     """Choice accuracy on one variant of a task, context by context, in [0, 1]; on the CPU."""
 
     task: str
@@ -86,7 +87,15 @@ def without_heads(
         asked = [questions for questions in group.questions if not questions.control]
         for i, questions in enumerate(asked):
             clean, ablated = answers.clean[:, i], answers.ablated[:, :, i]
-            found.append(Without(questions.task, questions.variant, questions.chance, clean, ablated))
+            found.append(
+                Without(
+                    task=questions.task,
+                    variant=questions.variant,
+                    chance=questions.chance,
+                    clean=clean,
+                    ablated=ablated,
+                )
+            )
         if progress:
             progress("removing heads", done + 1, len(wanted))
     return found

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -29,7 +30,8 @@ class Answers(NamedTuple):
     """The likeliest of those."""
 
 
-class TaskResult(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class TaskResult:
     """How well a model does one variant of a task. `_se` are standard errors over contexts, which are independent."""
 
     task: str
