@@ -14,6 +14,7 @@ from copyscope.analyses.formation.heads import (
     loss_settled,
     order_of_appearance,
 )
+from copyscope.analyses.formation.order import carriers
 from copyscope.analyses.formation.step_rule import CONFIRM
 from copyscope.analyses.formation.step_text import step_number
 from copyscope.analyses.page.contents import Entry
@@ -36,6 +37,8 @@ from copyscope.analyses.page.tables import (
     definition_table,
     head_table,
     order_table,
+    tidy_heads,
+    tidy_steps,
 )
 from copyscope.analyses.tables.ablation_text import in_words
 from copyscope.analyses.tables.averages import with_averages
@@ -249,14 +252,22 @@ def _tables(
     if copying is not None and main is not None and "previous_token" in formed:
         order = _tried(notes, lambda: order_of_appearance(heads, model, main, at_chance))
         if order is not None:
-            out["order"] = table("Order of appearance", order_table(order))
+            out["order"] = table(
+                "Order of appearance", order_table(order), tidy_steps(order, "stage", "layer", "head", "status")
+            )
     if main is not None:
-        out["heads"] = table("The heads with the highest final score", head_table(heads, main, formed[main], ablations))
+        given = (heads, main, formed[main], ablations)
+        out["heads"] = table("The heads with the highest final score", head_table(*given), tidy_heads(*given))
     if copying is not None:
-        out["copying"] = table("Copying", copying_table(copying))
-    leaders = [carrier_table(heads, measure) for measure, frame in formed.items() if frame is not None]
+        out["copying"] = table(
+            "Copying",
+            copying_table(copying),
+            tidy_steps(copying, "measure", "status", "onset", "baseline", "final", "peak"),
+        )
+    leaders = [carriers(heads, measure) for measure, frame in formed.items() if frame is not None]
     if any(not leader.is_empty() for leader in leaders):
-        out["carriers"] = table("Which head scores highest, and from when to when", pl.concat(leaders))
+        led = pl.concat(leaders)
+        out["carriers"] = table("Which head scores highest, and from when to when", carrier_table(led), led)
     if main is not None and formed[main] is not None:
         trend = depth_trend(formed[main], formed.get("previous_token"))  # type: ignore[arg-type]
         row = pl.DataFrame({"shallow to deep?": [trend.verdict], "because": [trend.reason]})

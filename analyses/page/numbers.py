@@ -64,10 +64,13 @@ def score_measures(heads: pl.DataFrame) -> list[str]:
 
 
 def calibrations(heads: pl.DataFrame) -> list[str]:
-    """The nulls and selectivities, where the table has them, of the measures that form."""
+    """The nulls, selectivities and standard errors, where the table has them, of the measures that form."""
     present = set(heads["measure"].to_list())
     return [
-        f"{measure}_{kind}" for measure in FORMING for kind in ("null", "selectivity") if f"{measure}_{kind}" in present
+        f"{measure}_{kind}"
+        for measure in FORMING
+        for kind in ("null", "selectivity", "se")
+        if f"{measure}_{kind}" in present
     ]
 
 
@@ -116,7 +119,7 @@ def effects(ablations: pl.DataFrame, grid: Grid, prefix: str) -> tuple[dict[str,
     """Effects of removing heads: entries by `method:measure`, and the blocks they name, which begin with `prefix`.
 
     `control` names the block of the mean effect of the layer's other heads, `matched` that of heads of like attention
-    entropy; null where there is none.
+    entropy, `se` that of the effect's standard error over contexts; null where there is none.
     """
     entries: dict[str, dict[str, Any]] = {}
     blocks: dict[str, bytes] = {}
@@ -128,7 +131,7 @@ def effects(ablations: pl.DataFrame, grid: Grid, prefix: str) -> tuple[dict[str,
         steps = sorted(set(part["step"].to_list()))
         entries[name] = {"steps": steps, "block": prefix + name}
         blocks[prefix + name] = as_bytes(grid.matrix(part, steps))
-        for kind in ("control", "matched"):
+        for kind in ("control", "matched", "se"):
             effect = parts.get(f"{name}_{kind}")
             entries[name][kind] = None if effect is None else f"{prefix}{name}_{kind}"
             if effect is not None:

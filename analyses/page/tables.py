@@ -2,8 +2,7 @@
 
 import polars as pl
 
-from copyscope.analyses.formation.order import carriers
-from copyscope.analyses.formation.step_text import step_text
+from copyscope.analyses.formation.step_text import step_number, step_text
 from copyscope.analyses.words.glossary import MEASURES, describe
 
 MAX_ROWS = 20
@@ -11,6 +10,7 @@ LEVEL = 0.05
 """Corrected p up to which a head is above its null."""
 STATES = {"never": "not formed", "weak": "weak rise"}
 """What a reader is told instead of the table's own words."""
+TIDY_STEPS = ("formation_step", "formation_low", "formation_high")
 REMOVED = {
     "copying_accuracy_token": "accuracy",
     "copying_loss": "copying loss, nats",
@@ -33,6 +33,28 @@ def head_table(
 ) -> pl.DataFrame:
     """A row a head, highest final score first, 20 at most: score, null and whether the score is above it (p at most
     0.05, corrected for the number of heads), selectivity, formation and ablation effects."""
+    table = _head_rows(heads, measure, formation, ablations).drop(TIDY_STEPS, strict=False)
+    table = table.select(pl.format("L{}H{}", "layer", "head").alias("head"), pl.exclude("layer", "head"))
+    return table.select(column for column in table.columns if table[column].null_count() < table.height)
+
+
+def tidy_heads(
+    heads: pl.DataFrame, measure: str, formation: pl.DataFrame | None, ablations: pl.DataFrame | None
+) -> pl.DataFrame:
+    """The rows of `head_table` for a file: layer, head and the formation step with its interval as numbers."""
+    table = _head_rows(heads, measure, formation, ablations).drop("formed at step (95 % interval)", strict=False)
+    return table.select(pl.lit(measure).alias("measure"), pl.all())
+
+
+def tidy_steps(events: pl.DataFrame, *names: str) -> pl.DataFrame:
+    """Rows of `copying_formation` or `order_of_appearance` for a file: columns `names`, then the step and its 95 %
+    interval as numbers (null where nothing formed)."""
+    return events.select(*names, *_tidy_step(events))
+
+
+def _head_rows(
+    heads: pl.DataFrame, measure: str, formation: pl.DataFrame | None, ablations: pl.DataFrame | None
+) -> pl.DataFrame:
     keys = ["layer", "head"]
     table = _last(heads, measure, "final score", keys)
     for suffix, name in (("_null", "random target"), ("_selectivity", "× uniform"), ("_p", "p")):
@@ -42,16 +64,22 @@ def head_table(
     table = table.join(_last(heads, "previous_token", "previous-token", keys), on=keys, how="left")
     if formation is not None:
         steps = _steps(formation).alias("formed at step (95 % interval)")
-        known = formation.select(*keys, pl.col("status").replace(STATES)).with_columns(steps)
+        known = formation.select(*keys, pl.col("status").replace(STATES)).with_columns(steps, *_tidy_step(formation))
         table = table.join(known, on=keys, how="left")
     if ablations is not None and not ablations.is_empty():
         method = ablations["method"][0]
         first = ablations.filter(pl.col("method") == method)
         for name, short in REMOVED.items():
             table = table.join(_last(first, name, f"removed ({method}): {short}", keys), on=keys, how="left")
-    table = table.sort("final score", descending=True).head(MAX_ROWS)
-    table = table.select(pl.format("L{}H{}", "layer", "head").alias("head"), pl.exclude("layer", "head"))
-    return table.select(column for column in table.columns if table[column].null_count() < table.height)
+    return table.sort("final score", descending=True).head(MAX_ROWS)
+
+
+def _tidy_step(events: pl.DataFrame) -> list[pl.Series]:
+    """The step of each event and its interval, rounded to whole steps; null for what has not happened."""
+    rows = list(events.iter_rows(named=True))
+    steps = [None if row["step"] is None else step_number(row) for row in rows]
+    whole = [[None if row[end] is None else round(row[end]) for row in rows] for end in ("low", "high")]
+    return [pl.Series(name, values, dtype=pl.Int64) for name, values in zip(TIDY_STEPS, [steps, *whole], strict=True)]
 
 
 def _steps(events: pl.DataFrame) -> pl.Series:
@@ -85,9 +113,9 @@ def order_table(order: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def carrier_table(heads: pl.DataFrame, measure: str) -> pl.DataFrame:
+def carrier_table(led: pl.DataFrame) -> pl.DataFrame:
     """`carriers` in words: which head led, from which checkpoint to which."""
-    return carriers(heads, measure).select(
+    return led.select(
         pl.col("measure").map_elements(lambda measure: describe(measure).title, return_dtype=pl.String),
         pl.format("L{}H{}", "layer", "head").alias("head"),
         pl.format("{} – {}", "from_step", "to_step").alias("leads at steps"),

@@ -43,6 +43,12 @@ def plain(value: Any, digits: int | None = None) -> Any:
     return str(value)
 
 
-def table(title: str, frame: pl.DataFrame) -> dict[str, Any]:
-    """A frame as the page takes it: title, columns, rows; seven significant digits."""
-    return {"title": title, "columns": frame.columns, "rows": [plain(list(row), 7) for row in frame.iter_rows()]}
+def table(title: str, frame: pl.DataFrame, tidy: pl.DataFrame | None = None) -> dict[str, Any]:
+    """A frame as the page takes it: title, columns, rows; seven significant digits.
+
+    `tidy`: the same rows for a file, a column a number, where `frame` has words and intervals for readers; five digits.
+    """
+    out = {"title": title, "columns": frame.columns, "rows": [plain(list(row), 7) for row in frame.iter_rows()]}
+    if tidy is not None:
+        out["tidy"] = {"columns": tidy.columns, "rows": [plain(list(row), 5) for row in tidy.iter_rows()]}
+    return out

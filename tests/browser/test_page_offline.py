@@ -49,7 +49,7 @@ def test_the_page_works_in_a_sandboxed_frame(tab: Tab, small: Made, tmp_path: Pa
     assert numbers["row"] is not None
     # A frame like this may not save files: the text is shown instead.
     tab.run("document.querySelector('#sources .saves button').click()")
-    assert tab.run("return document.getElementById('text-area').value").startswith('"token"')
+    assert tab.run("return document.getElementById('text-area').value").startswith('"run","prompt"')
     tab.run("document.getElementById('text-dialog').close()")
     # Nor pictures: those are shown, to be saved by their context menu.
     tab.run("[...document.querySelectorAll('#matrix + .saves button')].at(-1).click()")

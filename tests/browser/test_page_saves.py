@@ -30,7 +30,10 @@ def test_the_map_is_saved_whole_as_csv_json_svg_and_png(tab: Tab, address: str, 
     assert len(rows) == 24 * 12
     for row in rows:
         expected = score(small, "prefix_matching_sum", int(row["layer"]) * 4 + int(row["head"]), int(row["step"]))
-        assert row["value"] == "" if np.isnan(expected) else float(row["value"]) == pytest.approx(expected, abs=1e-6)
+        # As far as two digits of the standard error.
+        assert row["value"] == "" if np.isnan(expected) else float(row["value"]) == pytest.approx(expected, abs=6e-4)
+        assert len(row["value"]) <= 5
+    assert {(row["run"], row["standard_error"]) for row in rows} == {("run 0", "0.012")}
     assert json.loads(save("json"))[0]["measure"] == "prefix_matching_sum"
     svg = ElementTree.fromstring(save("svg"))
     words = [text.text for text in svg.iter(f"{SVG}text")]
@@ -59,7 +62,8 @@ def test_the_attention_is_saved_pair_by_pair(tab: Tab, address: str, small: Made
     for row in rows:
         expected = pattern[int(row["query"]), int(row["key"])] / 255
         assert float(row["attention"]) == pytest.approx(expected, abs=1e-4)
-    assert rows[0]["query token"] == "</script>"
+    assert rows[0]["query_token"] == "</script>"
+    assert {(row["run"], row["step"], row["layer"], row["head"]) for row in rows} == {("run 0", "1088", "2", "3")}
 
 
 def test_the_attention_is_a_picture_with_its_tokens_and_targets(tab: Tab, address: str, small: Made) -> None:
@@ -95,6 +99,43 @@ def test_curves_hold_the_index_and_are_saved_as_pictures(tab: Tab, address: str,
     assert tab.run("return Copyscope.lastSaved.content.size") > 1000
     assert tab.errors() == 0
     assert tab.console() == []
+
+
+@pytest.mark.parametrize(
+    ("view", "table", "count", "expected"),
+    [
+        (
+            "heads",
+            "#heads-table",
+            12,
+            {
+                "layer": "2",
+                "head": "3",
+                "measure": "prefix_matching_sum",
+                "standard_error": "0.012",
+                "above_chance": "1",
+            }
+            | {"formation_step": "448", "formation_low": "384", "formation_high": "512", "final_step": "1152"},
+        ),
+        ("heads", "#layers-table", 3, {"layer": "2", "highest_head": "3", "first_formation_step": "448"}),
+        ("circuit", "#order-table", 4, {"measure": "prefix_matching_sum", "layer": "2", "head": "3", "step": "448"}),
+        ("circuit", "#circuit-table", 1, {"earlier_head": "1", "later_layer": "2", "path_score": "0.2"}),
+        ("compare", "#compare-table", 12, {"layer": "2", "head": "3", "step_a": "0", "standard_error_b": "0.012"}),
+        ("attention", "#sources", 5, {"query": "23", "key": "12", "expected_target": "1", "head": "3"}),
+        ("attention", "#predicted-layers", 3, {"after_layer": "embedding", "position": "23", "step": "1088"}),
+    ],
+)
+def test_tables_are_saved_tidy(
+    tab: Tab, address: str, view: str, table: str, count: int, expected: dict[str, str]
+) -> None:
+    tab.open(f"{address}#view={view}&step=1088&head=2.3")
+    tab.run("document.querySelector(arguments[0] + ' .saves button').click()", table)
+    text = tab.numbers()["lastSaved"]["content"]
+    rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    assert len(rows) == count
+    assert all(name.replace("_", "").isalnum() for name in rows[0])
+    assert rows[0].get("run", rows[0].get("run_a")) == "run 0"
+    assert expected in [{name: row[name] for name in expected} for row in rows]
 
 
 def test_a_table_saved_for_a_spreadsheet_holds_no_formula(tab: Tab, address: str) -> None:

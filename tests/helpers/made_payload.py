@@ -126,6 +126,7 @@ def _run(
         "induction_score": induction * np.linspace(-1, 1, heads),
         "prefix_matching_sum_null": base * 0.5,
         "prefix_matching_sum_selectivity": induction * 12,
+        "prefix_matching_sum_se": np.full_like(induction, 0.0123),
     }
     for name, table in tables.items():
         _put(blocks, scores, f"scores/{number}/{name}", table)

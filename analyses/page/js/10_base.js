@@ -91,6 +91,13 @@ const Copyscope = {};
     return (value > 0 && !/^[0.]+$/.test(text) ? "+" : "") + text;
   };
 
+  /** A number to the digits that it means, for a file: as far as two digits of its standard error, else `digits` of its own. */
+  C.meant = function (value, error, digits = 5) {
+    if (typeof value !== "number" || !Number.isFinite(value)) return null;
+    if (!(error > 0)) return Number(value.toPrecision(digits));
+    return Number(value.toFixed(Math.max(0, Math.min(12, 1 - Math.floor(Math.log10(error))))));
+  };
+
   /** A step as it is said: 0, 64, 1k, 12.5k, 143k, 2M. */
   C.stepLabel = function (step) {
     for (const [size, letter] of [[1e9, "G"], [1e6, "M"], [1e3, "k"]])

@@ -49,6 +49,14 @@
 
   data.newDrawing = () => (queue = []);
   data.busy = () => pending.size > 0 || queue.length > 0;
+  /** Acts when nothing is on its way any more: at once, if that is so now. */
+  data.whenHere = function (action) {
+    if (!data.busy()) return action();
+    const quiet = async () => {
+      while (data.busy()) await new Promise((resolve) => setTimeout(resolve, 10));
+    };
+    return C.working(quiet().then(action));
+  };
 
   function got(name, kind) {
     const block = blocks.get(name);
@@ -124,6 +132,24 @@
     const values = got(name, "scores");
     const value = values ? values[scores.steps.indexOf(step) * scores.nHeads + head] : NaN;
     return Number.isNaN(value) ? null : value;
+  };
+
+  /** The standard error of `value`; null where it is not known, undefined where it is not here yet. */
+  data.error = function (runIndex, measure, head, step) {
+    const run = data.index.runs[runIndex];
+    const effect = (run.ablations || {})[measure];
+    if (!effect) return run.measures.includes(measure + "_se") ? data.value(runIndex, measure + "_se", head, step) : null;
+    const column = effect.steps.indexOf(step);
+    if (!effect.se || column < 0) return null;
+    const values = got(effect.se, "scores");
+    const error = values && values[column * run.n_layers * run.n_heads + head];
+    return Number.isNaN(error) ? null : error;
+  };
+
+  /** Value and standard error as a file has them: to the digits that they mean, null where there is none. */
+  data.cells = function (runIndex, measure, head, step) {
+    const [value, error] = [data.value(runIndex, measure, head, step), data.error(runIndex, measure, head, step)];
+    return [C.meant(value, error), C.meant(error, null, 2)];
   };
 
   data.prompt = (runIndex, id) => data.index.runs[runIndex].prompts.find((prompt) => prompt.id === id) || null;

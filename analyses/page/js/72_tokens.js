@@ -75,6 +75,12 @@
     const order = row.map((_, i) => i).sort((x, y) => row[y] - row[x]);
     const shown = [...new Set([...order.slice(0, 5), ...targets])].sort((x, y) => row[y] - row[x]);
     const rows = shown.map((k) => [k, C.tokenText(prompt.tokens[k]), row[k], targets.includes(k) ? "expected target" : k === query ? "itself" : ""]);
-    C.table(place, { title: "Tokens the query attends to most", columns: ["token", "text", "attention", ""], rows, name: "sources" });
+    const run = C.run();
+    const whose = [run.name, s.prompt, seen.attention.step, ...C.shownHead(run), query, prompt.tokens[query]];
+    const tidy = () => ({
+      columns: ["run", "prompt", "step", "layer", "head", "query", "query_token", "key", "key_token", "attention", "expected_target"],
+      rows: shown.map((k) => [...whose, k, prompt.tokens[k], C.meant(row[k], null, 3), targets.includes(k) ? 1 : 0]),
+    });
+    C.table(place, { title: "Tokens the query attends to most", columns: ["token", "text", "attention", ""], rows, name: "sources", tidy });
   };
 })(Copyscope);

@@ -3,9 +3,10 @@
 (function (C) {
   const isNumber = (value) => typeof value === "number";
 
-  /** Draws {title, columns, rows, name, note, words, links, digits} into `place`. links: row index -> function to call on Enter or
-   * click of the first cell; digits: column -> decimals, where three say too much. Draws again only when the content changed; the sorting by column stays. */
+  /** Draws {title, columns, rows, name, note, words, links, digits, tidy} into `place`. links: row index -> function to call on Enter or
+   * click of the first cell; digits: column -> decimals, where three say too much; tidy: a function that gives {columns, rows} for the downloads, a row a row. Draws again only when the content changed; the sorting by column stays. */
   C.table = function (place, found) {
+    place.tidy = found.tidy || null; // also where nothing is drawn again: it may name another step
     C.once(place, JSON.stringify([found.title, found.columns, found.rows, found.pressed]), () => build(place, found));
   };
 
@@ -48,7 +49,15 @@
         })
       )
     );
-    const plain = () => ({ columns, rows: order.map((i) => rows[i]) });
+    const whole = () => (place.tidy ? place.tidy() : { columns: columns.map((column, c) => column || (c ? "note" : "name")), rows });
+    /** Saves once all that it asks for is here. */
+    const save = (kind) => {
+      whole(); // asks for what is not here yet
+      C.data.whenHere(() => {
+        const table = whole();
+        C.saveTable(file, { columns: table.columns, rows: order.map((i) => table.rows[i]) }, kind);
+      });
+    };
     const file = (name || title || "table").toLowerCase().replace(/[^a-z0-9]+/g, "-").replace(/^-|-$/g, "") || "table";
     C.fill(
       place,
@@ -59,7 +68,7 @@
       ),
       found.note ? C.el("p", { class: "note" }, found.note) : null,
       rows.length
-        ? C.el("div", { class: "saves", role: "group", "aria-label": `Download: ${title || "table"}` }, C.el("button", { type: "button", onclick: () => C.saveTable(file, plain(), "csv") }, "CSV"), C.el("button", { type: "button", onclick: () => C.saveTable(file, plain(), "json") }, "JSON"))
+        ? C.el("div", { class: "saves", role: "group", "aria-label": `Download: ${title || "table"}` }, C.el("button", { type: "button", onclick: () => save("csv") }, "CSV"), C.el("button", { type: "button", onclick: () => save("json") }, "JSON"))
         : C.el("p", { class: "note" }, "No rows.")
     );
   }

@@ -52,8 +52,12 @@
     C.table(C.byId("predicted-table"), {
       title: "The most probable next tokens", name: "predictions", columns: ["token", "probability", ""],
       rows: now.top[query].map(([text, p]) => [C.tokenText(text), p, text === next ? "the right one" : ""]),
+      tidy: () => ({
+        columns: ["run", "prompt", "step", "without", "position", "rank", "token", "probability", "right"],
+        rows: now.top[query].map(([text, p], i) => [run.name, s.prompt, now.step, removed, query, i + 1, text, p, text === next ? 1 : 0]),
+      }),
     });
-    layers(now, query, next);
+    layers(now, query, next, [run.name, s.prompt, now.step, removed, query]);
     chart(s, run, prompt, query, next);
   };
 
@@ -87,7 +91,7 @@
     });
   }
 
-  function layers(now, query, next) {
+  function layers(now, query, next, whose) {
     const rows = now.layers.map((layer, i) => {
       const [text, p] = layer.top[query];
       return [i ? `after layer ${i - 1}` : "embedding", C.tokenText(text), p, ...(next === null ? [] : [layer.p[query]])];
@@ -95,6 +99,10 @@
     C.table(C.byId("predicted-layers"), {
       title: "Read from the stream after each layer (logit lens)", name: "lens",
       columns: ["", "most probable", "probability", ...(next === null ? [] : [`of “${C.tokenText(next)}”`])], rows,
+      tidy: () => ({
+        columns: ["run", "prompt", "step", "without", "position", "after_layer", "token", "probability", "right_token", "right_probability"],
+        rows: now.layers.map((layer, i) => [...whose, i ? i - 1 : "embedding", ...layer.top[query], next, next === null ? null : layer.p[query]]),
+      }),
     });
   }
 

@@ -75,6 +75,13 @@
       rows: order.map((h) => [C.data.headName(run, h), values[0][h], values[1][h], change[h]]),
       pressed: order.map((h, i) => (h === C.head() ? i : -1)).filter((i) => i >= 0),
       links: (i) => C.go({ head: C.headText(run, order[i]) }),
+      tidy: () => ({
+        columns: ["run_a", "step_a", "run_b", "step_b", "layer", "head", "measure", "value_a", "standard_error_a", "value_b", "standard_error_b", "difference"],
+        rows: order.map((h) => {
+          const [a, b] = [[s.run, s.a], [s.runb, stepB]].map(([index, step]) => C.data.cells(index, s.measure, h, near(index, step)));
+          return [run.name, near(s.run, s.a), runB.name, near(s.runb, stepB), ...C.layerAndHead(run, h), s.measure, ...a, ...b, C.meant(change[h])];
+        }),
+      }),
     });
     C.numbersOf.compare = { a: values[0][C.head()], b: values[1][C.head()], difference: change[C.head()] };
   }

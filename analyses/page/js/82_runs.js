@@ -55,6 +55,14 @@
         const line = (run.curves || {})[curve];
         return [run.name, ...[found(run).step, found(run).low, found(run).high].map((v) => (v === null || v === undefined ? null : Math.round(v))), line ? line.values[line.values.length - 1] : null];
       }),
+      tidy: () => ({
+        columns: ["run", "copying_step", "low", "high", "curve", "last_step", "last_value", "standard_error"],
+        rows: runs.map((run) => {
+          const line = (run.curves || {})[curve];
+          const error = line && line.se ? line.se.at(-1) : null;
+          return [run.name, found(run).step ?? null, C.meant(found(run).low), C.meant(found(run).high), curve, line ? line.steps.at(-1) : null, line ? C.meant(line.values.at(-1), error) : null, C.meant(error, null, 2)];
+        }),
+      }),
       note: left.length ? `Not in the figure, because it cannot be aligned this way: ${left.join(", ")}.` : "",
     });
   };

@@ -20,16 +20,19 @@
     const width = place.clientWidth;
     const lines = [];
     const rows = [];
+    const tidy = [];
     for (const [measure, sign, color] of stages(run)) {
       const formed = run.formation[measure].filter((f) => f.step !== null).sort((x, y) => x.step - y.step || x.head - y.head);
       const more = formed.length - MAX_HEADS;
       lines.push({ title: `${sign} ${C.data.words(measure).title}${formed.length ? "" : ": none formed"}${more > 0 ? ` (the first ${MAX_HEADS}; ${more} more in the table)` : ""}` });
       for (const f of formed.slice(0, MAX_HEADS)) lines.push({ ...f, name: C.data.headName(run, f.head), sign, color });
+      for (const f of formed) tidy.push([run.name, measure, ...C.layerAndHead(run, f.head), f.step, C.meant(f.low), C.meant(f.high), f.state]);
       for (const f of formed) rows.push([C.data.words(measure).title, C.data.headName(run, f.head), f.step, whole(f.low), whole(f.high), C.stateWords(f.state)]);
     }
     for (const [title, found] of [["Copying", run.copying], ["Loss plateaued", run.settled]]) {
       if (!found || found.step === null || found.step === undefined) continue;
       lines.push({ title, step: found.step, low: found.low, high: found.high, sign: "★", color: C.color("ink") });
+      tidy.push([run.name, found.measure || title.toLowerCase().replace(/ /g, "_"), null, null, whole(found.step), C.meant(found.low), C.meant(found.high), found.rule || ""]);
       rows.push([title, "the model", whole(found.step), whole(found.low), whole(found.high), found.measure ? `half-way up ${C.data.words(found.measure).title}` : C.ruleWords(found.rule || "")]);
     }
     C.once(place, JSON.stringify([s.run, s.axis, s.from, s.to, width, C.isDark(), C.generation, s.head]), () => {
@@ -62,6 +65,6 @@
       });
       return C.fill(place, picture);
     });
-    C.table(table, { title: "Formation steps", name: "formation", columns: ["measure", "head", "step", "95 % from", "to", "status or rule"], rows });
+    C.table(table, { title: "Formation steps", name: "formation", columns: ["measure", "head", "step", "95 % from", "to", "status or rule"], rows, tidy: () => ({ columns: ["run", "measure", "layer", "head", "step", "low", "high", "status_or_rule"], rows: tidy }) });
   };
 })(Copyscope);

@@ -61,6 +61,10 @@
       columns: ["earlier head", "later head", ...kinds.map(([, name]) => name), ...[[first, "earlier"], [second, "later"]].map(([m, which]) => `${m ? C.data.words(m).title : "score"} (${which} head)`)],
       rows: here.map((p) => [C.data.headName(run, p.earlier), C.data.headName(run, p.later), ...kinds.map(([key]) => p[key] ?? null), scores[p.earlier][0], scores[p.later][1]]),
       links: (i) => C.go({ head: C.headText(run, here[i].later) }),
+      tidy: () => ({
+        columns: ["run", "step", "earlier_layer", "earlier_head", "later_layer", "later_head", ...kinds.map(([key]) => (key === "effect" ? "effect_on_copying_loss" : key)), ...(first ? [`earlier_${first}`] : []), ...(second ? [`later_${second}`] : [])],
+        rows: here.map((p) => [run.name, step, ...C.layerAndHead(run, p.earlier), ...C.layerAndHead(run, p.later), ...kinds.map(([key]) => p[key] ?? null), ...(first ? [C.meant(scores[p.earlier][0])] : []), ...(second ? [C.meant(scores[p.later][1])] : [])]),
+      }),
     });
   };
 

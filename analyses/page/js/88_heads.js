@@ -31,18 +31,42 @@
       if (effect) row.push(effectStep === null ? null : C.data.value(s.run, effect, h, effectStep) ?? null);
       return row;
     });
-    return { columns, rows, heads, effect };
+    return { columns, rows, heads, effect, tidy: () => tidyHeads(heads, last, effectStep) };
   };
+
+  /** The same heads for a file: a column a number, names as in the run's tables. */
+  function tidyHeads(heads, last, effectStep) {
+    const [s, run] = [C.state(), C.run()];
+    const [score, effect] = [C.scoreMeasure(run), C.effectKey(run)];
+    const known = (run.formation || {})[score];
+    const extra = ["null", "selectivity"].filter((kind) => run.measures.includes(`${score}_${kind}`));
+    const above = (run.above_null || {})[score];
+    const columns = [
+      "run", "step", "layer", "head", "measure", "value", "standard_error", "final_step", "final_value", "final_standard_error", ...extra.map((kind) => `${score}_${kind}`), ...(above ? ["above_chance"] : []),
+      ...(known ? ["formation_step", "formation_low", "formation_high", "status"] : []), ...(effect ? ["effect", "effect_step", "effect_value", "effect_standard_error"] : []),
+    ];
+    const rows = heads.map((h) => {
+      const cells = (measure, step) => (step === null ? [null, null] : C.data.cells(s.run, measure, h, step));
+      const row = [run.name, s.step, ...C.layerAndHead(run, h), s.measure, ...cells(s.measure, s.step), last, ...cells(s.measure, last)];
+      row.push(...extra.map((kind) => C.meant(C.data.value(s.run, `${score}_${kind}`, h, s.step))));
+      if (above) row.push(above.includes(h) ? 1 : 0);
+      const found = C.data.formation(run, score, h) || {};
+      if (known) row.push(found.step ?? null, C.meant(found.low), C.meant(found.high), found.state || "");
+      if (effect) row.push(effect, effectStep, ...cells(effect, effectStep));
+      return row;
+    });
+    return { columns, rows };
+  }
 
   C.drawHeads = function () {
     const [s, run] = [C.state(), C.run()];
     const words = C.data.words(s.measure);
-    const { columns, rows, heads, effect } = C.headRows();
+    const { columns, rows, heads, effect, tidy } = C.headRows();
     C.byId("heads-title").textContent = words.title;
     const shown = heads.length === run.n_layers * run.n_heads ? `All ${heads.length} heads` : `${heads.length} of ${run.n_layers * run.n_heads} heads`;
     C.byId("heads-words").textContent = `${shown}. ${effect ? `“Ablated”: ${C.data.words(effect).title}.` : "No head was ablated in this run."} Click a head's name to select it, a column to sort.`;
     C.table(C.byId("heads-table"), {
-      title: `Heads at step ${C.number(s.step)}`, name: "heads", columns, rows, digits: { "× uniform": 1 },
+      title: `Heads at step ${C.number(s.step)}`, name: "heads", columns, rows, tidy, digits: { "× uniform": 1 },
       pressed: heads.map((h, i) => (h === C.head() || C.pins().includes(h) ? i : -1)).filter((i) => i >= 0),
       links: (i) => C.go({ head: C.headText(run, heads[i]) }),
     });
@@ -61,7 +85,12 @@
         formed.length, formed.length ? Math.min(...formed.map((f) => f.step)) : null,
       ];
     });
-    C.table(C.byId("layers-table"), { title: `Layers at step ${C.number(s.step)}`, name: "layers", columns: ["layer", "highest", "head", "mean", "heads formed", "first formed at"], rows });
+    C.table(C.byId("layers-table"), { title: `Layers at step ${C.number(s.step)}`, name: "layers", columns: ["layer", "highest", "head", "mean", "heads formed", "first formed at"], rows,
+      tidy: () => ({
+        columns: ["run", "step", "layer", "measure", "highest", "highest_head", "mean", "heads_formed", "first_formation_step"],
+        rows: rows.map(([, highest, name, mean, count, first], layer) => [run.name, s.step, layer, s.measure, C.meant(highest), name ? Number(name.split("H")[1]) : null, C.meant(mean), count, first]),
+      }),
+    });
   }
 
   C.drawSide = function () {

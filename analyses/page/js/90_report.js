@@ -16,7 +16,8 @@
       for (const [name, table] of Object.entries(run.tables || {})) {
         const holder = C.el("div", {});
         const words = table.rows.some((row) => row.some((v) => typeof v === "string" && v.length > 60));
-        C.table(holder, { ...table, title: "", name, words, digits: { "× uniform": 1 } });
+        const tidy = table.tidy && (() => ({ columns: ["run", ...table.tidy.columns], rows: table.tidy.rows.map((row) => [run.name, ...row]) }));
+        C.table(holder, { ...table, tidy, title: "", name, words, digits: { "× uniform": 1 } });
         section(table.title || name, holder);
       }
       if (undecided.length) {

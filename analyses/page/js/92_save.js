@@ -55,20 +55,19 @@
     else C.save(name + ".json", "application/json", JSON.stringify(table.rows.map((row) => Object.fromEntries(table.columns.map((column, i) => [column || `column ${i + 1}`, row[i]]))), null, 1));
   };
 
+  C.layerAndHead = (run, head) => [Math.floor(head / run.n_heads), head % run.n_heads];
+
   /** A map as a table (a row a head and checkpoint) or as a picture. */
   C.saveMap = function (map, kind) {
     if (!map.scores) return;
     const run = C.run();
     const name = fileName(`${run.name}_${map.measure}`);
     if (kind === "csv" || kind === "json") {
-      const rows = [];
-      map.scores.steps.forEach((step, i) => {
-        for (let head = 0; head < map.scores.nHeads; head++) {
-          const value = map.scores.values[i * map.scores.nHeads + head];
-          rows.push([step, Math.floor(head / run.n_heads), head % run.n_heads, map.measure, Number.isNaN(value) ? null : Number(value.toPrecision(7))]);
-        }
-      });
-      C.saveTable(name, { columns: ["step", "layer", "head", "measure", "value"], rows }, kind);
+      const place = C.state().run;
+      const heads = [...Array(map.scores.nHeads).keys()];
+      const rows = () => map.scores.steps.flatMap((step) => heads.map((h) => [run.name, step, ...C.layerAndHead(run, h), map.measure, ...C.data.cells(place, map.measure, h, step)]));
+      C.data.error(place, map.measure, 0, map.scores.steps[0]); // asks for what is not here yet
+      C.data.whenHere(() => C.saveTable(name, { columns: ["run", "step", "layer", "head", "measure", "value", "standard_error"], rows: rows() }, kind));
     } else C.working(C.saveSvgText(name, kind, C.inLight(() => C.mapSvg(map))));
   };
 
@@ -98,6 +97,13 @@
     return C.saveSvgText(fileName(C.run().name + "_curves"), kind, new XMLSerializer().serializeToString(svg));
   };
 
+  /** Layer and head of what the Attention view shows; of pooled heads, in words. */
+  C.shownHead = function (run) {
+    const { pool } = C.state();
+    const [layer, head] = C.layerAndHead(run, C.head());
+    return pool ? [pool === "layer" ? layer : "all", pool === "max" ? "max" : "mean"] : [layer, head];
+  };
+
   /** The chosen head's attention: a row a pair of query and key, or the matrix with its tokens. */
   C.saveAttention = function (kind) {
     const shown = C.attentionShown();
@@ -109,8 +115,9 @@
       C.working(C.saveSvgText(name, kind, C.inLight(() => (C.state().picture === "lines" ? C.linesSvg(shown) : C.attentionSvg(attention, head, shown.name)))));
       return;
     }
-    const rows = tokens.flatMap((token, q) => C.data.row(attention, head, q).map((value, k) => [q, token, k, tokens[k], Number(value.toFixed(4)), attention.prompt.targets[q].includes(k) ? 1 : 0]));
-    C.saveTable(name, { columns: ["query", "query token", "key", "key token", "attention", "expected target"], rows }, kind);
+    const whose = [run.name, C.state().prompt, attention.step, ...C.shownHead(run)];
+    const rows = tokens.flatMap((token, q) => C.data.row(attention, head, q).map((value, k) => [...whose, q, token, k, tokens[k], Number(value.toFixed(4)), attention.prompt.targets[q].includes(k) ? 1 : 0]));
+    C.saveTable(name, { columns: ["run", "prompt", "step", "layer", "head", "query", "query_token", "key", "key_token", "attention", "expected_target"], rows }, kind);
   };
 
   /** Saves the one <svg> of a figure, with its colours written in. */

@@ -103,6 +103,13 @@ def test_what_the_analysis_found_is_in_the_index(run: Run) -> None:
     first = formed.filter("formed").row(0, named=True)
     (row,) = [row for row in entry["tables"]["heads"]["rows"] if row[0] == head_name(first["layer"], first["head"])]
     assert step_text(first) in row
+    for table in (entry["tables"][name] for name in ("order", "heads", "copying", "carriers")):
+        rows = [dict(zip(table["tidy"]["columns"], values, strict=True)) for values in table["tidy"]["rows"]]
+        assert len(rows) == len(table["rows"])
+        # Numbers stay numbers, without an interval or a thousands separator in them.
+        assert not any(isinstance(value, str) and value[:1].isdigit() for tidy in rows for value in tidy.values())
+    tidy = {(r[1], r[2]): r for r in entry["tables"]["heads"]["tidy"]["rows"]}[first["layer"], first["head"]]
+    assert {step_number(first), round(first["low"]), round(first["high"])} <= set(tidy)
     change = phase_change(copying_formation(model))
     assert change is not None
     assert (entry["copying"]["start"], entry["copying"]["end"]) == pytest.approx((change.low, change.high), rel=1e-6)
@@ -161,12 +168,15 @@ def test_a_diverged_run_gets_its_page(tmp_path: Path) -> None:
 def test_effects_have_their_own_steps_and_their_controls() -> None:
     planted = synthetic_run(count=12)
     grid = grid_of(planted.heads)
-    entries, blocks = effects(planted.ablations, grid, "ablation/3/")
+    error = planted.ablations.filter(pl.col("measure") == "copying_loss")
+    error = error.with_columns(measure=pl.lit("copying_loss_se"), value=pl.lit(0.25))
+    entries, blocks = effects(pl.concat([planted.ablations, error]), grid, "ablation/3/")
     entry = entries["zero:copying_loss"]
     assert entry["steps"] == [planted.ablations["step"][0]]
     assert entry["control"] == "ablation/3/zero:copying_loss_control"
     assert entry["matched"] == "ablation/3/zero:copying_loss_matched"
     assert {entry["control"], entry["matched"]} <= set(blocks)
+    assert set(np.frombuffer(blocks[entry["se"]], "<f4")) == {0.25}
     assert not any(name.endswith("_heads") for name in entries)
     values = np.frombuffer(blocks[entry["block"]], "<f4")
     rows = planted.ablations.filter(pl.col("measure") == "copying_loss")
