@@ -1,6 +1,7 @@
 """What the page says it shows, against the tables it was made from: pointer, keys, menus, and tables."""
 
 from collections.abc import Callable
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -341,7 +342,7 @@ def test_attention_as_lines(tab: Tab, address: str, small: Made, written: Callab
     tab.open(f"{address}#view=attention&step=1088&head=2.3&prompt=p1&query=14&picture=lines")
     pattern = small.attention["attention/0/p1/1088"][11] / 255
 
-    def seen(pairs: list[tuple[int, int]]) -> list[list[float]]:
+    def seen(pairs: list[tuple[int, int]]) -> list[list[Any]]:
         return [[q, k, pytest.approx(pattern[q, k], abs=6e-4)] for q, k in pairs if pattern[q, k] >= 0.01]
 
     assert tab.run(LINES) == seen([(14, k) for k in range(15)])

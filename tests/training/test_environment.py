@@ -12,7 +12,7 @@ from small_run import small_config, write_corpus
 from copyscope.analyses.cli import app
 from copyscope.analyses.tables.opening import open_run
 from copyscope.analyses.tables.summary import provenance
-from copyscope.training import zoom as zooms
+from copyscope.training import replay as replays
 from copyscope.training.environment import FILE, at_step, differences, environments
 from copyscope.training.errors import InputError
 from copyscope.training.trainer import train
@@ -59,13 +59,13 @@ def test_what_a_run_was_computed_with(run: Path) -> None:
 
 
 def test_a_replay_has_the_threads_of_the_run(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain, seen = zooms.run_updates, []
+    plain, seen = replays.run_updates, []
 
     def look(*arguments: Any, **more: Any) -> None:
         seen.append(torch.get_num_threads())
         plain(*arguments, **more)
 
-    monkeypatch.setattr(zooms, "run_updates", look)
+    monkeypatch.setattr(replays, "run_updates", look)
     torch.set_num_threads(2)
     assert zoom(run, 1, 3).added == [3]
     torch.set_num_threads(1)

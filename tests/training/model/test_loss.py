@@ -1,5 +1,7 @@
 """The fast training loss is transformers' own, value and gradients."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -52,7 +54,7 @@ def test_bf16_is_near() -> None:
 def test_dropout_changes_the_loss_follows_the_seed_and_ends_with_training(where: str) -> None:
     model = build_model(RunConfig().with_values({"model.init_std": 0.3}), 300)
     batch = torch.randint(300, (2, 65))
-    loss_of = NextTokenLoss(model, 64, torch.float32, **{where: 0.5})
+    loss_of = NextTokenLoss(model, 64, torch.float32, **dict[str, Any]({where: 0.5}))
 
     def loss(seed: int) -> float:
         torch.manual_seed(seed)

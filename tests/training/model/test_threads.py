@@ -1,6 +1,7 @@
 """A batch in parts gives the loss and the gradients of the whole, and the same bits every time."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ def _threads() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def small_loss(dtype: torch.dtype, **values: float) -> NextTokenLoss:
+def small_loss(dtype: torch.dtype, **values: Any) -> NextTokenLoss:
     sizes = {"model.n_layers": 2, "model.d_model": 32, "model.d_mlp": 48, "model.init_std": 0.2}
     return NextTokenLoss(build_model(RunConfig().with_values(sizes), 61), 32, dtype, **values)
 
