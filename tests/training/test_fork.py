@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from small_run import metrics, small_config, weights, write_corpus
 
 from copyscope.training.checkpoints.manifest import read_manifest
@@ -15,9 +17,11 @@ from copyscope.training.checkpoints.series import CheckpointSeries
 from copyscope.training.checkpoints.verify import verify
 from copyscope.training.config import RunConfig
 from copyscope.training.data.batches import sequence_starts
+from copyscope.training.engines.protocol import Ended, Job
 from copyscope.training.errors import InputError
-from copyscope.training.fork import fork
+from copyscope.training.fork import continue_fork, fork
 from copyscope.training.schedule import order_of_data, window_at
+from copyscope.training.sweeps.worker import execute
 from copyscope.training.trainer import train
 
 STATES = {"checkpoints.resume_every": 3, "checkpoints.state_every": 6, "model.attention_dropout": 0.1}
@@ -182,6 +186,50 @@ def test_a_parent_that_is_not_what_it_was_is_named(corpus: Path, tmp_path: Path,
     assert len(found) == 1
     assert {"moved": "not there any more", "changed": "not those", "thinned": "step 2 any more"}[after] in found[0]
     assert steps(one.folder) == [*kept, 18, 20]
+
+
+def test_a_null_fork_that_is_not_its_parent_says_how_far_it_drifts(corpus: Path, tmp_path: Path) -> None:
+    run = train(small_config(corpus, STATES), tmp_path / "run")
+    shutil.rmtree(run / "checkpoints" / "step00000020")
+    (faster,) = fork(run, 18, {"optimizer.lr": 1e-2}, tmp_path / "faster")
+    shutil.copytree(faster.folder / "checkpoints" / "step00000020", run / "checkpoints" / "step00000020")
+    (null,) = fork(run, 12, out=tmp_path / "null")
+    assert (null.compared, null.differs) == ([16, 20], [20])
+    mine, theirs = (load_file(one / "checkpoints/step00000020/model.safetensors") for one in (null.folder, run))
+    flat = [torch.cat([state[name].flatten().double() for name in sorted(state)]) for state in (mine, theirs)]
+    assert null.drift == pytest.approx(float((flat[0] - flat[1]).norm() / flat[1].norm()), rel=1e-9)
+    assert null.drift > 0
+
+
+class HereEngine:
+    """Does each job at once, in this process."""
+
+    def __init__(self) -> None:
+        self.done: list[Ended] = []
+
+    def room(self) -> int:
+        return 1 - len(self.done)
+
+    def start(self, job: Job) -> None:
+        assert job.module == "copyscope.training.fork"
+        execute(job.folder, lambda config, folder: continue_fork(folder))
+        self.done.append(Ended(job, 0))
+
+    def ended(self) -> list[Ended]:
+        done, self.done = self.done, []
+        return done
+
+    def stop(self) -> None:
+        pass
+
+
+def test_an_engine_trains_the_same_forks(run: Path, tmp_path: Path) -> None:
+    settings = [{"optimizer.lr": 2e-3}, {"optimizer.lr": 1e9}]
+    good, bad = fork(run, 18, settings, tmp_path / "there", engine=HereEngine())
+    same, also = fork(run, 18, settings, tmp_path / "here")
+    assert (good.state, same.state) == ("finished", "finished")
+    assert bad.state == also.state
+    assert weights(good.folder, 20) == weights(same.folder, 20)
 
 
 WRONG: list[tuple[int, dict[str, Any], str]] = [
