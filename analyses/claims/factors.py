@@ -29,6 +29,9 @@ NOT_FACTORS = frozenset(
 """Settings that do not change what an update does: seeds, logging, what is saved, and when training stops."""
 DECAY = frozenset({"optimizer.decay_share", "optimizer.final_lr_share", "optimizer.schedule"})
 
+FORK = "fork"
+"""Of which run a run is a fork, and from which step on; empty for a run from step 0."""
+
 
 class Comparison(NamedTuple):
     """The runs that differ in one factor alone."""
@@ -47,9 +50,10 @@ def flat(config: RunConfig) -> dict[str, Any]:
 
     The end of training decides when a decay of the learning rate begins, so that `train.steps` counts with a schedule.
     """
-    values = config.model_dump(mode="json")
+    values = config.model_dump(mode="json", exclude={"fork"})
     out = {f"{section}.{name}": _plain(value) for section, fields in values.items() for name, value in fields.items()}
     kept = {name: value for name, value in out.items() if name not in NOT_FACTORS}
+    kept[FORK] = f"{config.fork.of} from step {config.fork.at}" if config.fork.of else ""
     if config.optimizer.schedule != "constant":
         kept["train.steps"] = config.train.steps
     else:

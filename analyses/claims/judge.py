@@ -1,5 +1,6 @@
 """Verdicts on the claims of "Language Models 'Grok' to Copy" (arXiv 2409.09281), from scored runs."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,13 +18,15 @@ from copyscope.analyses.claims.across_runs import (
     updates_not_tokens,
 )
 from copyscope.analyses.claims.evidence import STAGES, Evidence, gather
-from copyscope.analyses.claims.factors import comparable, varied
+from copyscope.analyses.claims.factors import FORK, comparable, varied
 from copyscope.analyses.claims.verdict import Verdict
 from copyscope.analyses.claims.within_runs import delayed_emergence, shallow_to_deep, stage_after_stage
 from copyscope.analyses.statistics.intervals import over_runs
 from copyscope.analyses.tables.opening import open_runs
 from copyscope.training.checkpoints.series import Source
 from copyscope.training.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 
 class Claims(NamedTuple):
@@ -48,6 +51,12 @@ def claims(sources: Source | Sequence[Source], factor: str | None = None) -> Cla
     if len({run.run for run in runs}) < len(runs):  # folders of one name: only their paths tell them apart
         runs = [replace(run, run=run.source) for run in runs]
     _no_doubles(runs)
+    forks = [run.run for run in runs if run.config.get(FORK)]
+    if forks and len(runs) > 1:
+        logger.warning(
+            f"{len(forks)} of {len(runs)} runs are forks ({forks[0]}…): what they share with their parent and "
+            "with each other counts once for each, so intervals over runs are too narrow"
+        )
     if factor is not None:
         also = SCHEDULE if factor == RATE else ()
         comparable([run.config for run in runs], factor, also, [run.run for run in runs])

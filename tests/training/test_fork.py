@@ -198,7 +198,7 @@ def test_a_null_fork_that_is_not_its_parent_says_how_far_it_drifts(corpus: Path,
     mine, theirs = (load_file(one / "checkpoints/step00000020/model.safetensors") for one in (null.folder, run))
     flat = [torch.cat([state[name].flatten().double() for name in sorted(state)]) for state in (mine, theirs)]
     assert null.drift == pytest.approx(float((flat[0] - flat[1]).norm() / flat[1].norm()), rel=1e-9)
-    assert null.drift > 0
+    assert null.drift not in (None, 0)
 
 
 class HereEngine:

@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 from small_demo import small_config, write_corpus
 
+from copyscope.analyses.claims.judge import claims
 from copyscope.analyses.cli import app
 from copyscope.analyses.figures.maps import map as formation_map
 from copyscope.analyses.page.report import report
@@ -64,6 +65,9 @@ def test_a_fork_is_measured_from_its_step_on_and_read_through_before(run: Path, 
     formation_map(one.folder)
     assert report(one.folder, tmp_path / "report.html").is_file()
     assert files(run) == before
+
+    judged = claims([run, one.folder])
+    assert judged.runs["fork"].unique().len() == 2  # no two seeds of one recipe
 
 
 def test_forks_without_their_parent(run: Path, tmp_path: Path, logged: list[str]) -> None:
