@@ -195,6 +195,11 @@ def _share(mask: Bool[np.ndarray, " order"]) -> float:
     return float(mask.mean()) if len(mask) else 1.0
 
 
+def _p(value: float) -> str:
+    """A p-value in words: no more digits than it means."""
+    return "p < 0.001" if value < 0.001 else f"p {value:.2g}"
+
+
 def _verdict(
     tau: float, p_later: float, p_earlier: float, p_composition: float | None, layers: int, allowed: Any
 ) -> tuple[str, str]:
@@ -204,12 +209,12 @@ def _verdict(
     if p_later <= ALPHA and p_composition is not None and p_composition > ALPHA:
         orders = int(np.sum(allowed))
         return "undecided", (
-            f"tau {tau:.2f} is rare over permuted layers (p {p_later:.3g}), but not over the {orders} orders that "
-            f"keep a previous-token head below every induction head (p {p_composition:.2g})"
+            f"tau {tau:.2f} is rare over permuted layers ({_p(p_later)}), but not over the {orders} orders that "
+            f"keep a previous-token head below every induction head ({_p(p_composition)})"
         )
     if p_later <= ALPHA:
-        more = "" if p_composition is None else f", {p_composition:.3g} over those that composition leaves free"
-        return "shallow to deep", f"tau {tau:.2f}, p {p_later:.3g} over permuted layers{more}"
+        more = "" if p_composition is None else f", {_p(p_composition)} over those that composition leaves free"
+        return "shallow to deep", f"tau {tau:.2f}, {_p(p_later)} over permuted layers{more}"
     if p_earlier <= ALPHA:
-        return "deep to shallow", f"tau {tau:.2f}, p {p_earlier:.3g} over permuted layers"
-    return "undecided", f"tau {tau:.2f} is not rare over permuted layers (p {min(p_later, p_earlier):.2g})"
+        return "deep to shallow", f"tau {tau:.2f}, {_p(p_earlier)} over permuted layers"
+    return "undecided", f"tau {tau:.2f} is not rare over permuted layers ({_p(min(p_later, p_earlier))})"

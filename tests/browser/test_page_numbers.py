@@ -334,6 +334,23 @@ def test_several_heads_may_be_seen_as_one(tab: Tab, address: str, small: Made) -
     assert tab.text("#matrix-title").startswith("L2H3")
 
 
+def test_numbers_have_the_digits_that_they_mean(tab: Tab, address: str) -> None:
+    tab.open(address)
+
+    def said(function: str, *values: float) -> list[str]:
+        return tab.run(f"return [...arguments].map((v) => Copyscope.{function}(v))", *values)
+
+    assert said("number", 1.2e-5, -1.2e-5, 0, 0.0126, 12345) == ["< 0.001", "> −0.001", "0", "0.013", "12,345"]
+    assert said("signed", 1.2e-5, 0.3, -0.3) == ["< 0.001", "+0.300", "−0.300"]
+    assert said("precise", 3e-4, -0.01234, 0.2, 1.5) == ["0.0003", "−0.0123", "0.2", "1.500"]
+    tab.run(
+        """const rows = [[3e-4, 2e-5], [1e-3, 0.04]];
+        const table = { title: 'x', name: 'x', exact: true, columns: ['rate', 'p'], rows };
+        Copyscope.table(document.getElementById('order-table'), table)"""
+    )
+    assert tab.table("#order-table")[1:] == [["0.0003", "< 0.001"], ["0.001", "0.040"]]
+
+
 LINES = """return [...document.querySelectorAll('#matrix .lines .strong line')].map((l) =>
     [...l.dataset.pair.split(' ').map(Number), Number(l.getAttribute('stroke-opacity'))])"""
 

@@ -74,7 +74,7 @@ const Copyscope = {};
 
   const comma = (text) => text.replace(/\B(?=(\d{3})+(?!\d))/g, ",");
 
-  /** A number with a true minus, by default with three decimals; "–" for what is not there. */
+  /** A number with a true minus, by default with three decimals, "< 0.001" where those say nothing; "–" for what is not there. */
   C.number = function (value, decimals = 3) {
     if (value === null || value === undefined || Number.isNaN(value)) return "–";
     if (typeof value !== "number") return String(value);
@@ -82,13 +82,18 @@ const Copyscope = {};
     let text;
     if (Number.isInteger(value) && decimals === 3) text = comma(String(size));
     else if (size >= 1000) text = comma(size.toFixed(0));
-    else if (size > 0 && size < 0.0005 && decimals === 3) text = size.toExponential(1);
+    else if (size > 0 && size < 0.0005 && decimals === 3) return value < 0 ? "> −0.001" : "< 0.001";
     else text = size.toFixed(decimals);
     return (value < 0 && Number(text.replace(/,/g, "")) !== 0 ? "−" : "") + text;
   };
+  /** The same with three digits however small: settings such as a learning rate, and ends of a scale. */
+  C.precise = function (value) {
+    if (typeof value !== "number" || value === 0 || Math.abs(value) >= 1) return C.number(value);
+    return (value < 0 ? "−" : "") + String(Number(Math.abs(value).toPrecision(3)));
+  };
   C.signed = function (value, decimals = 3) {
     const text = C.number(value, decimals);
-    return (value > 0 && !/^[0.]+$/.test(text) ? "+" : "") + text;
+    return (value > 0 && !/^[0.]+$|^</.test(text) ? "+" : "") + text;
   };
 
   /** A number to the digits that it means, for a file: as far as two digits of its standard error, else `digits` of its own. */

@@ -59,9 +59,9 @@
       const stops = C.scaleOf(range).rgb.filter((_, i) => i % 15 === 0).map((rgb) => `rgb(${rgb.join(",")})`);
       C.fill(
         place,
-        C.el("span", {}, C.number(range.low)),
+        C.el("span", {}, C.precise(range.low)),
         C.el("span", { class: "bar-colors", role: "img", "aria-label": "colour scale", style: `background:linear-gradient(90deg,${stops})` }),
-        C.el("span", {}, C.number(range.high) + (unit ? " " + unit : "")),
+        C.el("span", {}, C.precise(range.high) + (unit ? " " + unit : "")),
         C.el("span", { class: "bar-missing" }),
         C.el("span", { class: "wordy" }, "not measured"),
         formed ? C.el("span", { class: "bar-formed" }, "◆", C.el("span", { class: "wordy" }, " formed at")) : null

@@ -111,7 +111,7 @@
     const words = panels(s, run).flatMap((panel) =>
       panel.lines.map((line) => {
         const near = C.data.nearest(line.steps.filter((_, i) => line.values[i] !== null), step);
-        return near === null ? null : `${panel.title.split(",")[0]}, ${line.name}: ${C.number(line.values[line.steps.indexOf(near)])}${near === step ? "" : ` (step ${C.number(near)})`}`;
+        return near === null ? null : `${panel.title.split(",")[0]}, ${line.name}: ${C.precise(line.values[line.steps.indexOf(near)])}${near === step ? "" : ` (step ${C.number(near)})`}`;
       })
     );
     for (const measure of [s.measure, s.beside]) {

@@ -3,8 +3,8 @@
 (function (C) {
   const isNumber = (value) => typeof value === "number";
 
-  /** Draws {title, columns, rows, name, note, words, links, digits, tidy} into `place`. links: row index -> function to call on Enter or
-   * click of the first cell; digits: column -> decimals, where three say too much; tidy: a function that gives {columns, rows} for the downloads, a row a row. Draws again only when the content changed; the sorting by column stays. */
+  /** Draws {title, columns, rows, name, note, words, links, digits, exact, tidy} into `place`. links: row index -> function to call on Enter or
+   * click of the first cell; digits: column -> decimals, where three say too much; exact: whether there are settings among the numbers, such as learning rates; tidy: a function that gives {columns, rows} for the downloads, a row a row. Draws again only when the content changed; the sorting by column stays. */
   C.table = function (place, found) {
     place.tidy = found.tidy || null; // also where nothing is drawn again: it may name another step
     C.once(place, JSON.stringify([found.title, found.columns, found.rows, found.pressed]), () => build(place, found));
@@ -38,12 +38,14 @@
       const sign = state === "none" ? "" : sorted.down ? " ▼" : " ▲";
       return C.el("th", { scope: "col", class: numeric[c] ? "number" : null, "aria-sort": state }, column && rows.length > 1 ? C.el("button", { type: "button", onclick: sort }, column + sign) : column);
     });
+    const isP = (column) => /^(.* )?p$/.test(column);
+    const said = (value, column) => (found.exact && !isP(column) ? C.precise(value) : C.number(value, (found.digits || {})[column]));
     const body = order.map((i) =>
       C.el(
         "tr",
         { class: found.pressed && found.pressed.includes(i) ? "chosen" : null },
         rows[i].map((value, c) => {
-          const text = isNumber(value) || value === null ? C.number(value, (found.digits || {})[columns[c]]) : String(value);
+          const text = isNumber(value) || value === null ? said(value, columns[c]) : String(value);
           const inner = c === 0 && found.links ? C.el("button", { type: "button", class: "link", onclick: () => found.links(i) }, text) : C.el("bdi", {}, text);
           return C.el(c === 0 ? "th" : "td", { scope: c === 0 ? "row" : null, class: numeric[c] ? "number" : null }, inner);
         })

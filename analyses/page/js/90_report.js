@@ -40,13 +40,13 @@
 
   function details(found) {
     const holder = C.el("div", {});
-    C.table(holder, { ...found.details, title: found.details.title || found.claim, name: "claim" });
+    C.table(holder, { ...found.details, title: found.details.title || found.claim, name: "claim", exact: true });
     return C.el("details", {}, C.el("summary", {}, "Details"), holder);
   }
 
   function claim(found) {
     const verdict = found.verdict || "undecided";
-    const small = (name, value) => (value ? C.el("div", {}, C.el("dt", {}, name), C.el("dd", {}, typeof value === "number" ? C.number(value) : Array.isArray(value) ? value.map(C.number).join(" to ") : String(value))) : null);
+    const small = (name, value) => (value ? C.el("div", {}, C.el("dt", {}, name), C.el("dd", {}, typeof value === "number" ? C.precise(value) : Array.isArray(value) ? value.map((v) => C.precise(v)).join(" to ") : String(value))) : null);
     return C.el(
       "article",
       { class: "claim " + (SIGNS[verdict] ? verdict : "undecided") },

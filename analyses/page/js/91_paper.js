@@ -20,7 +20,7 @@
   function colorBar(svg, x, y, height, colors, low, high, title) {
     const step = height / colors.length;
     colors.forEach((color, i) => svg.append(rect(x, y + height - (i + 1) * step, 12, step + (i ? OVER : 0), { fill: color })));
-    svg.append(text(x, y - 6, title, { "font-size": 10 }), text(x + 16, y + 8, C.number(high), { "font-size": 10 }), text(x + 16, y + height, C.number(low), { "font-size": 10 }));
+    svg.append(text(x, y - 6, title, { "font-size": 10 }), text(x + 16, y + 8, C.precise(high), { "font-size": 10 }), text(x + 16, y + height, C.precise(low), { "font-size": 10 }));
   }
 
   /** The map as vectors, with the phase change, the lines between layers, formation steps and the colour scale. */

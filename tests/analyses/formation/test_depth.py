@@ -163,5 +163,6 @@ def test_what_composition_explains_is_undecided() -> None:
     needs = [formation([(b - 1, 0, 100 * b - 2)]) for b in range(1, 6)]
     found = depth_trend(chain, needs)
     assert found.p_deep_later <= 0.05
+    assert f"(p {found.p_deep_later:.2g})" in found.reason
     assert found.verdict == "undecided"
     assert "previous-token head below every induction head" in found.reason
