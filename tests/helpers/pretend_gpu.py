@@ -95,7 +95,7 @@ def _check_together(name: str, args: Any, kwargs: dict[str, Any], tensors: list[
         target = args[0]
         if not isinstance(target, OnGpu):
             raise RuntimeError(f"{name}: a tensor on the CPU indexed by one on the GPU")
-        tensors = [target] + ([args[2]] if name == "__setitem__" and isinstance(args[2], Tensor) else [])
+        tensors = [target, *([args[2]] if name == "__setitem__" and isinstance(args[2], Tensor) else [])]
     wrong = [x for x in tensors if not isinstance(x, OnGpu) and x.dim()]
     if wrong:
         raise RuntimeError(f"{name}: tensors on the GPU and on the CPU ({[tuple(x.shape) for x in wrong]})")
