@@ -13,10 +13,11 @@ from copyscope.interp.ablation.donors import batches_of_groups, donor_groups, pl
 from copyscope.interp.ablation.parts import METHODS
 from copyscope.interp.forward.fused import fused_attention
 from copyscope.interp.forward.layers import can_run
-from copyscope.interp.forward.memory import device_of, pattern_elements, wide, within_memory
+from copyscope.interp.forward.memory import for_sums, pattern_elements, within_memory
 from copyscope.interp.forward.residual import Hook, differentiable_logits, to_device
 from copyscope.interp.measures.behavior import check_tokens
 from copyscope.interp.measures.heads import check_names
+from copyscope.interp.models.devices import device_of
 from copyscope.interp.models.lens import HookedModel, HookedTransformer
 
 
@@ -42,7 +43,7 @@ def attribute_heads(
     n, pos = repeated.shape
     c = model.cfg
     size = max(2, pattern_elements(model) // (c.n_heads * pos * pos))
-    where: dict[str, Any] = {"dtype": wide(device_of(model)), "device": device_of(model)}
+    where = for_sums(device_of(model))
     totals = {method: torch.zeros(c.n_layers, c.n_heads, **where) for method in methods}
     for frozen in sorted({method == "frozen_patterns" for method in methods}):
         z_sum: list[Any] = [0.0] * c.n_layers

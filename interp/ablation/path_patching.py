@@ -1,7 +1,7 @@
 """Path patching: what an earlier head gives a later one directly, by the residual stream alone (2304.05969)."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import polars as pl
 import torch
@@ -12,7 +12,7 @@ from copyscope.interp.ablation.parts import NOTHING, Head, check_parts
 from copyscope.interp.ablation.questions import loss_question
 from copyscope.interp.ablation.rerun import CleanLayer, Rerun
 from copyscope.interp.forward.layers import can_run
-from copyscope.interp.forward.memory import wide, within_memory
+from copyscope.interp.forward.memory import for_sums, within_memory
 from copyscope.interp.measures.behavior import standard_error
 from copyscope.interp.measures.circuits import composition_table
 from copyscope.interp.measures.heads import check_names
@@ -106,7 +106,7 @@ def _table(
 def _patched(runs: Rerun, rows: Int[Tensor, " row"], pairs: Sequence[Pair], into: str, half: int) -> _Patched:
     """One batch: the clean run goes through the layers, keeps what sources would write differently, and where it meets
     a reader, runs on from there with each of its paths patched."""
-    where: dict[str, Any] = {"dtype": wide(runs.device), "device": runs.device}
+    where = for_sums(runs.device)
     result = _Patched(*(torch.empty(len(pairs), len(rows), **where) for _ in _Patched._fields))
     deltas: dict[Head, Tensor] = {}  # source → what it writes when replaced, less what it writes: (row, pos, d_model)
     for at in runs.clean_layers(rows):

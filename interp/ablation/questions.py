@@ -11,9 +11,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from copyscope.interp.forward.memory import device_of, logit_elements, wide
+from copyscope.interp.forward.memory import logit_elements, wide
 from copyscope.interp.forward.residual import logits_of
 from copyscope.interp.measures.behavior import check_test, check_tokens
+from copyscope.interp.models.devices import device_of
 from copyscope.interp.models.lens import HookedModel
 from copyscope.interp.prompts.generate import (
     SUFFIX,

@@ -25,7 +25,8 @@ from copyscope.interp.ablation.donors import batches_of_groups, donor_groups, do
 from copyscope.interp.ablation.parts import NOTHING, Parts
 from copyscope.interp.ablation.questions import Question
 from copyscope.interp.forward.layers import Layer, Layout, embed
-from copyscope.interp.forward.memory import ablation_bytes, device_of, wide
+from copyscope.interp.forward.memory import ablation_bytes, for_sums
+from copyscope.interp.models.devices import device_of
 from copyscope.interp.models.lens import HookedTransformer
 
 
@@ -107,7 +108,7 @@ class Rerun:
         share runs once.
         """
         shape = (self.n_rows, len(self.question.measures))
-        where: dict[str, Any] = {"dtype": wide(self.device), "device": self.device}
+        where = for_sums(self.device)
         clean, ablated = torch.empty(shape, **where), torch.empty(len(variants), *shape, **where)
         by_first_layer: dict[int, list[int]] = {}
         for v, parts in enumerate(variants):

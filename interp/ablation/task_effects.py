@@ -11,9 +11,10 @@ from torch import Tensor
 from copyscope.interp.ablation.effects import runs_of
 from copyscope.interp.ablation.parts import Head, check_parts
 from copyscope.interp.ablation.questions import Question
-from copyscope.interp.forward.memory import device_of, logit_elements, wide, within_memory
+from copyscope.interp.forward.memory import logit_elements, wide, within_memory
 from copyscope.interp.forward.residual import logits_of
 from copyscope.interp.measures.behavior import check_tokens
+from copyscope.interp.models.devices import device_of
 from copyscope.interp.models.lens import HookedModel
 from copyscope.interp.tasks.questions import TaskPrompts
 from copyscope.training.errors import InputError

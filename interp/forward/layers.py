@@ -16,6 +16,7 @@ from torch import Tensor
 
 from copyscope.interp.forward.fused import can_fuse
 from copyscope.interp.forward.memory import tokens_at_once
+from copyscope.interp.models.devices import device_of
 from copyscope.interp.models.lens import HookedModel, HookedTransformer
 
 
@@ -55,7 +56,7 @@ class Layout:
     @classmethod
     def of(cls, model: HookedModel, context: int, block: int = 0, length: int | None = None) -> "Layout":
         """For this model."""
-        return cls(context, block, length, model.cfg.device, model.cfg.dtype)
+        return cls(context, block, length, device_of(model), model.cfg.dtype)
 
     @cached_property
     def positions(self) -> Int[Tensor, " pos"]:

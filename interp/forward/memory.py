@@ -13,7 +13,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 
-from copyscope.interp.models.devices import free_bytes
+from copyscope.interp.models.devices import device_of, free_bytes
 from copyscope.interp.models.lens import HookedModel
 from copyscope.training.errors import InputError
 
@@ -62,14 +62,14 @@ def limit_memory(model: HookedModel, max_bytes: int | None) -> None:
     )
 
 
-def device_of(model: HookedModel) -> torch.device:
-    """Where the model computes."""
-    return torch.device(model.cfg.device or "cpu")
-
-
 def wide(device: torch.device) -> torch.dtype:
     """The dtype that sums are kept in: fp64, which Apple's GPUs lack."""
     return torch.float32 if device.type == "mps" else torch.float64
+
+
+def for_sums(device: torch.device) -> dict[str, Any]:
+    """Arguments `dtype` and `device` of a tensor that sums are kept in."""
+    return {"dtype": wide(device), "device": device}
 
 
 def tokens_at_once(model: HookedModel) -> int:

@@ -12,8 +12,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from copyscope.interp.forward.layers import Layout, can_run, normed, run_layers, slices
-from copyscope.interp.forward.memory import device_of, logit_elements, pattern_elements, within_memory
+from copyscope.interp.forward.memory import logit_elements, pattern_elements, within_memory
 from copyscope.interp.models.bridge import finished
+from copyscope.interp.models.devices import device_of
 from copyscope.interp.models.lens import HookedModel, HookedTransformer
 
 Hook = tuple[str | Callable[..., Any], Callable[..., Any]]

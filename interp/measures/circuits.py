@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from copyscope.interp.forward.memory import device_of, within_memory
+from copyscope.interp.forward.memory import within_memory
 from copyscope.interp.measures.patterns import PatternBlock, read_patterns
+from copyscope.interp.models.devices import device_of
 from copyscope.interp.models.lens import HookedModel, HookedTransformer
 from copyscope.interp.models.weights import bridge_weights
 

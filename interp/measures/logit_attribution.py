@@ -7,11 +7,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from copyscope.interp.forward.layers import Layer, Layout, can_run, embed, slices
-from copyscope.interp.forward.memory import device_of, wide, within_memory
+from copyscope.interp.forward.memory import wide, within_memory
 from copyscope.interp.forward.residual import Hook, batches, final_residual
 from copyscope.interp.measures.behavior import check_tokens
 from copyscope.interp.measures.circuits import head_weights
 from copyscope.interp.measures.pattern_scores import above_null
+from copyscope.interp.models.devices import device_of
 from copyscope.interp.models.lens import HookedModel
 from copyscope.training.errors import InputError
 

@@ -2,17 +2,17 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from scipy import stats
 from torch import Tensor
 
-from copyscope.interp.forward.memory import device_of, wide
+from copyscope.interp.forward.memory import for_sums
 from copyscope.interp.measures.offsets import longest_offset, offset_queries, offset_sums
 from copyscope.interp.measures.patterns import PatternBlock, read_patterns
 from copyscope.interp.measures.targets import TARGET_MEASURES, Targets, null_targets, targets
+from copyscope.interp.models.devices import device_of
 from copyscope.interp.models.lens import HookedModel
 
 WHOLE_MEASURES = ("attention_entropy", "bos_sink")
@@ -185,7 +185,7 @@ class _Sums:
         by_distance_weighted: bool,
     ):
         device = device_of(model)
-        where: dict[str, Any] = {"dtype": wide(device), "device": device}
+        where = for_sums(device)
         self.names = [*plain, *weighted, *whole]
         self.place = {layer: i for i, layer in enumerate(layers)}
         self.n, self.queries = len(prompts), prompts.shape[1] - 1

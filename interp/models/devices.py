@@ -47,6 +47,11 @@ def dtype_named(name: str | torch.dtype = "float32") -> torch.dtype:
     return found
 
 
+def device_of(model: Any) -> torch.device:
+    """Where a model with hooks computes."""
+    return torch.device(model.cfg.device or "cpu")
+
+
 def free_bytes(device: torch.device) -> int | None:
     """What is free on a GPU, with what PyTorch keeps for itself; None where it cannot be asked."""
     if device.type != "cuda" or not torch.cuda.is_available():
@@ -75,7 +80,7 @@ def check_room(model: Any, device: torch.device, where: object) -> None:
 
 def has_room_for_another(model: Any) -> bool:
     """Whether the device of a loaded model has room for its weights a second time, and some more."""
-    free = free_bytes(torch.device(model.cfg.device or "cpu"))
+    free = free_bytes(device_of(model))
     return free is None or 1.2 * weight_bytes(model) <= free
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from copyscope.interp.models.at_step import checkpoint_at
 from copyscope.interp.models.bridge import bridged, check_bridgeable, finished
 from copyscope.interp.models.converted import converted, copy_weights, hooked_config
-from copyscope.interp.models.devices import check_room, dtype_named
+from copyscope.interp.models.devices import check_room, device_of, dtype_named
 from copyscope.interp.models.files import ModelFiles
 from copyscope.interp.models.lens import HookedModel, HookedTransformer
 from copyscope.interp.models.vocabulary import Vocabulary, vocabulary_of
@@ -114,7 +114,7 @@ def load_weights_into(
     Raises InputError: anything that `load_hooked` refuses.
     """
     files = ModelFiles(source, revision)
-    device, dtype = torch.device(model.cfg.device or "cpu"), model.cfg.dtype
+    device, dtype = device_of(model), model.cfg.dtype
     folded = isinstance(model, HookedTransformer) and model.cfg.normalization_type in ("RMSPre", "LNPre")
     same = getattr(model, "_copyscope_config", None) == _what_matters(files)
     if not isinstance(model, HookedTransformer) or not same:
@@ -135,7 +135,7 @@ def prove_conversion(model: HookedModel, source: str | Path, revision: str | Non
     prompt of up to 512 tokens. Raises InputError when it exceeds `LOGIT_TOLERANCE`."""
     files = ModelFiles(source, revision)
     tokens = _probe(model.cfg.d_vocab, CHECKED_POSITIONS, files)
-    device = torch.device(model.cfg.device or "cpu")
+    device = device_of(model)
     reference = _on_device(files, model.cfg.dtype, device)
     return _check(model, tokens, _logits_of(reference, tokens.to(device), files), files)
 
@@ -223,7 +223,7 @@ def _check(model: HookedModel, tokens: Tensor, wanted: Float[Tensor, "row pos d_
 
 def _own_logits(model: HookedModel, tokens: Tensor):
     """The model's logits; for a bridge also those of its last residual stream, which losses are read from."""
-    tokens = tokens.to(model.cfg.device or "cpu")
+    tokens = tokens.to(device_of(model))
     if isinstance(model, HookedTransformer):
         yield model(tokens)
         return

@@ -10,9 +10,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from copyscope.interp.forward.layers import Layout, can_run, run_layers, slices
-from copyscope.interp.forward.memory import device_of, logit_elements, within_memory
+from copyscope.interp.forward.memory import logit_elements, within_memory
 from copyscope.interp.forward.residual import batches, final_residual, logits_of
 from copyscope.interp.measures.behavior import check_tokens, standard_error
+from copyscope.interp.models.devices import device_of
 from copyscope.interp.models.lens import HookedModel
 from copyscope.interp.tasks.questions import Questions, TaskPrompts
 
