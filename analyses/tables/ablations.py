@@ -15,14 +15,14 @@ from copyscope.analyses.tables.ablation_kinds import (
     default_methods,
     usable_methods,
 )
-from copyscope.analyses.tables.as_trained import as_trained, held, held_key
+from copyscope.analyses.tables.as_trained import as_trained, held
 from copyscope.analyses.tables.loading import SeriesModels
 from copyscope.analyses.tables.measured import measure_series
 from copyscope.analyses.tables.measurer import Measurer
 from copyscope.analyses.tables.opening import open_run
-from copyscope.analyses.tables.run import Run, labelled, read_tables, selected
+from copyscope.analyses.tables.run import Run, labelled, read_tables, selected_or_last
 from copyscope.analyses.tables.run_prompts import COPYING_SAMPLES, LOSS_PROMPTS, Prompts
-from copyscope.analyses.tables.stored import computed_with, is_stored, result_key, store_table
+from copyscope.analyses.tables.stored import computed_with, is_stored, store_table
 from copyscope.analyses.tables.workers import workers_of
 from copyscope.interp.ablation.parts import Part, check_parts
 from copyscope.interp.head_names import parse_heads
@@ -92,7 +92,7 @@ def ablate(
         cache_limit=cache_limit,
         compute=Compute(device=device, dtype=dtype, max_bytes=max_bytes),
     )
-    chosen = selected(run, [c.step for c in run.series.checkpoints[-1:]] or [-1] if steps is None else list(steps))
+    chosen = selected_or_last(run, steps)
     if what == "paths" and any(held(run, checkpoint) for checkpoint in chosen):
         raise InputError(f"{run.folder}: its heads are held (intervention.heads); leave paths out of --what")
     measure_series(run, ablater, chosen, progress, workers)
@@ -166,8 +166,7 @@ class Ablater(Measurer):
         fewer = () if self._loss_prompts == LOSS_PROMPTS else (self._loss_prompts,)
         named = () if self._heads is None else (sorted(map(str, self._heads)),)
         parts = (VERSION, self._what, self._methods, run.eval_seed, self._samples, *fewer, *named)
-        more = (*held_key(run, checkpoint), *self.models.compute.key)
-        return result_key(self.models.key_of(run, checkpoint), *parts, *more)
+        return self.models.result_key(run, checkpoint, *parts)
 
     def _progress_of(self, checkpoint: Checkpoint) -> Progress | None:
         progress, count = self._progress, len(self._chosen)

@@ -12,10 +12,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from copyscope.analyses.tables.as_trained import held_key
 from copyscope.analyses.tables.fetch_ahead import FetchAhead
 from copyscope.analyses.tables.opening import write_about
 from copyscope.analyses.tables.run import Run
 from copyscope.analyses.tables.run_prompts import COPYING_SAMPLES, LOSS_PROMPTS, Prompts, run_prompts
+from copyscope.analyses.tables.stored import result_key
 from copyscope.interp.forward.memory import limit_memory
 from copyscope.interp.models.config import read_config
 from copyscope.interp.models.devices import Compute, dtype_named, has_room_for_another
@@ -90,6 +92,12 @@ class SeriesModels:
         shared = () if run.config else self.shared(run, checkpoint).key
         self._ahead.wait_for(checkpoint)
         return repr((checkpoint_key(checkpoint, self._commits), *shared))
+
+    def result_key(self, run: Run, checkpoint: Checkpoint, *parts: object) -> str:
+        """The key of a stored result: what `key_of` says, `parts` (what is measured, and how), heads that were held,
+        and the precision."""
+        more = (*held_key(run, checkpoint), *self.compute.key)
+        return result_key(self.key_of(run, checkpoint), *parts, *more)
 
     def shared(self, run: Run, checkpoint: Checkpoint) -> Shared:
         """What prompts are drawn from: of all checkpoints of the series, and of this one."""

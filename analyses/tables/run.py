@@ -323,3 +323,10 @@ def selected(run: Run, steps: Iterable[int] | None) -> list[Checkpoint]:
             near = min(by_step, key=lambda known: abs(known - step))
             raise InputError(f"{run.folder}: no checkpoint at step {step}; the nearest is {near}")
     return [by_step[step] for step in steps]
+
+
+def selected_or_last(run: Run, steps: Iterable[int] | None) -> list[Checkpoint]:
+    """The checkpoints of these steps; the last one for None. Raises InputError as `selected` does."""
+    if steps is None:
+        steps = [checkpoint.step for checkpoint in run.series.checkpoints[-1:]] or [-1]
+    return selected(run, list(steps))

@@ -9,14 +9,14 @@ import polars as pl
 from jaxtyping import Float
 from torch import Tensor
 
-from copyscope.analyses.tables.as_trained import as_trained, held_key
+from copyscope.analyses.tables.as_trained import as_trained
 from copyscope.analyses.tables.loading import SeriesModels
 from copyscope.analyses.tables.measured import measure_series
 from copyscope.analyses.tables.measurer import Measurer
 from copyscope.analyses.tables.opening import open_run
 from copyscope.analyses.tables.run import Run, Scores, gone, labelled, read_tables, selected
 from copyscope.analyses.tables.run_prompts import COPYING_SAMPLES, LOSS_PROMPTS, Prompts
-from copyscope.analyses.tables.stored import SCORES_VERSION, is_stored, result_key, scored_otherwise, store_table
+from copyscope.analyses.tables.stored import SCORES_VERSION, is_stored, scored_otherwise, store_table
 from copyscope.analyses.tables.workers import workers_of
 from copyscope.interp.measures.behavior import (
     CopyingAccuracy,
@@ -184,9 +184,8 @@ class Scorer(Measurer):
             self.checked.clear()
 
     def _key(self, run: Run, checkpoint: Checkpoint) -> str:
-        seeds, key = self._seeds or run.eval_seed, self.models.key_of(run, checkpoint)
-        more = (*held_key(run, checkpoint), *self.models.compute.key)
-        return result_key(key, SCORES_VERSION, self._measures, seeds, self._samples, *more)
+        parts = (SCORES_VERSION, self._measures, self._seeds or run.eval_seed, self._samples)
+        return self.models.result_key(run, checkpoint, *parts)
 
     @staticmethod
     def _paths(run: Run, checkpoint: Checkpoint) -> dict[str, Path]:

@@ -13,7 +13,7 @@ from copyscope.analyses.statistics.grades import Grade, grade
 from copyscope.analyses.tables.as_trained import as_trained
 from copyscope.analyses.tables.measured import measure_series
 from copyscope.analyses.tables.opening import open_run
-from copyscope.analyses.tables.run import Run, read_tables, selected
+from copyscope.analyses.tables.run import Run, read_tables, selected_or_last
 from copyscope.analyses.tables.tasks import TaskAsker
 from copyscope.analyses.tables.workers import workers_of
 from copyscope.interp.ablation.parts import Head
@@ -63,7 +63,7 @@ def task_heads(
     workers, run = workers_of(engine, jobs, options, device), open_run(source)
     compute = Compute(device=device, dtype=dtype, max_bytes=max_bytes)
     names = None if names is None else list(names)
-    chosen = selected(run, [c.step for c in run.series.checkpoints[-1:]] or [-1] if steps is None else list(steps))
+    chosen = selected_or_last(run, steps)
     grader = HeadGrader(names, seeds=seeds, prompts=prompts, cache_limit=cache_limit, compute=compute)
     measure_series(run, grader, chosen, progress, workers)
     return read_tables(run, "tasks/heads")

@@ -9,14 +9,14 @@ from typing import Any, ClassVar
 import polars as pl
 
 from copyscope.analyses.formation.tasks import task_formation
-from copyscope.analyses.tables.as_trained import as_trained, held_key
+from copyscope.analyses.tables.as_trained import as_trained
 from copyscope.analyses.tables.loading import SeriesModels
 from copyscope.analyses.tables.measured import measure_series
 from copyscope.analyses.tables.measurer import Measurer, SeriesError
 from copyscope.analyses.tables.opening import open_run
 from copyscope.analyses.tables.run import Run, labelled, read_tables, selected
 from copyscope.analyses.tables.run_prompts import Prompts
-from copyscope.analyses.tables.stored import is_stored, result_key, store_table
+from copyscope.analyses.tables.stored import is_stored, store_table
 from copyscope.analyses.tables.workers import workers_of
 from copyscope.interp.measures.heads import check_names
 from copyscope.interp.models.devices import Compute
@@ -137,8 +137,7 @@ class TaskAsker(Measurer):
 
     def _key(self, run: Run, checkpoint: Checkpoint) -> str:
         parts = (*self.version, self._names, self._seeds or run.eval_seed, self._n_prompts)
-        more = (*held_key(run, checkpoint), *self.models.compute.key)
-        return result_key(self.models.key_of(run, checkpoint), *parts, *more)
+        return self.models.result_key(run, checkpoint, *parts)
 
     def _path(self, run: Run, checkpoint: Checkpoint) -> Path:
         return run.folder / "results" / "tasks" / f"{step_folder(checkpoint.step)}.parquet"
