@@ -47,8 +47,16 @@ def browser() -> Iterator[Tab]:
 
 @pytest.fixture
 def tab(browser: Tab) -> Tab:
-    """The shared browser at 1280 px in a light theme."""
-    browser.driver.switch_to.default_content()
+    """A tab of the shared browser at 1280 px in a light theme.
+
+    It has a history of its own: a browser keeps 50 entries, and then drops those that no click made, our page's own.
+    """
+    old = browser.driver.current_window_handle
+    browser.driver.switch_to.new_window("tab")
+    new = browser.driver.current_window_handle
+    browser.driver.switch_to.window(old)
+    browser.driver.close()
+    browser.driver.switch_to.window(new)
     browser.size(1280)
     return browser
 
