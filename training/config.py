@@ -3,7 +3,7 @@
 import hashlib
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -275,12 +275,22 @@ class ForkConfig(_Section):
     """Windows of the text taken by then: the next update continues there; 0 where it reads another text."""
     order: tuple[tuple[Annotated[int, Field(ge=0)], _Seed], ...] = ()
     """Which seed ordered those windows, as (first window, seed); the fork's own `seeds.data` orders the rest."""
+    until: int | None = Field(default=None, ge=1)
+    """First update that is the parent's again in all of `after`; none given: what differs lasts to the end."""
+    after: dict[str, Any] = {}
+    """Dotted field → its value in the parent, from `until` on."""
 
     @model_validator(mode="after")
     def _only_of_a_parent(self) -> "ForkConfig":
-        if not self.of and (self.at, self.tokens, self.window, self.order) != (0, 0, 0, ()):
+        if not self.of and self != ForkConfig.model_construct():
             raise ValueError("these fields are written by `copyscope fork`; take them out")
+        if (self.until is None) != (not self.after) or (self.until is not None and self.until <= self.at):
+            raise ValueError(f"until {self.until} must be after at {self.at}, and go with after")
         return self
+
+    def canonical(self) -> dict[str, Any]:
+        """What decides the run, for hashes: forks whose change lasts keep the names they had before it could end."""
+        return self.model_dump(mode="json", exclude={"until", "after"} if self.until is None else None)
 
 
 class RunConfig(_Section):
@@ -346,6 +356,11 @@ class RunConfig(_Section):
             nested[section][field] = value
         return self.parse(nested)
 
+    def only(self, fields: Iterable[str]) -> dict[str, Any]:
+        """The values of dotted fields, as JSON has them."""
+        nested = self.model_dump(mode="json")
+        return {field: nested[section][name] for field in sorted(fields) for section, name in [field.split(".")]}
+
     @property
     def run_id(self) -> str:
         """First 12 hex digits of the sha256 of the canonical form (JSON, sorted keys). Plain training is the same
@@ -354,12 +369,14 @@ class RunConfig(_Section):
         plain = {"intervention"} if self.intervention == InterventionConfig() else set()
         fields = self.model_dump(mode="json", exclude=plain | self._left_out())
         fields |= {section: getattr(self, section).canonical() for section in ("model", "data", "optimizer", "train")}
+        fields |= {"fork": self.fork.canonical()} if self.fork.of else {}
         canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
     def to_toml(self) -> str:
         """The resolved configuration; fields without a value are left out, as TOML has no null."""
-        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True, exclude=self._left_out()))
+        fields = self.model_dump(mode="json", exclude_none=True, exclude=self._left_out())
+        return tomli_w.dumps(fields | ({"fork": self.fork.canonical()} if self.fork.of else {}))
 
     def _left_out(self) -> set[str]:
         """What a run from step 0 does not mention."""

@@ -6,9 +6,10 @@ Also what an engine starts for each fork of several: `python -m copyscope.traini
 import json
 import logging
 import math
+import re
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,7 +31,7 @@ from copyscope.training.processes import accelerator_of
 from copyscope.training.progress import Progress
 from copyscope.training.replay import STATES, nearest_states, replay, step_of, threads_of, tokens_there
 from copyscope.training.run_folder import claim_text, text_of_fork
-from copyscope.training.schedule import checkpoint_steps, kept_steps, order_of_data, tokens_at, window_at
+from copyscope.training.schedule import checkpoint_steps, kept_steps, order_of_data, settings_at, tokens_at, window_at
 from copyscope.training.state import states
 from copyscope.training.sweeps.driver import run_sweep
 from copyscope.training.sweeps.plan import PlannedRun, Sweep
@@ -57,6 +58,20 @@ CHANGEABLE = TEXT | {
 }
 """What may differ from the parent. Shapes, vocabulary, optimiser and initial weights are in the state that a fork
 continues from; what is measured, and on which held-out text, has to be the same before and after."""
+LIMITED = {
+    "model.attention_dropout",
+    "model.residual_dropout",
+    *(f"intervention.{name}" for name in ("heads", "mode", "skip_predictable")),
+    *(field for field in CHANGEABLE if field.startswith("optimizer.")),
+}
+"""What may differ for some updates only: all that an update takes from its settings alone."""
+RECORDING = {
+    *(f"train.{name}" for name in ("log_every", "validate_every", "track")),
+    *(field for field in CHANGEABLE if field.startswith("checkpoints.")),
+}
+"""What is written down; with these alone a fork is still the null fork."""
+ORDER = "seeds.data"
+"""All that differs in a placebo."""
 NULL, PLACEBO, CHANGED = "null", "placebo", "changed"
 Watch = Callable[[Path, RunConfig], Callable[[Checkpoint], object]]
 
@@ -89,6 +104,7 @@ def fork(
     values: Mapping[str, Any] | Sequence[Mapping[str, Any]] = (),
     out: str | Path | None = None,
     *,
+    lasting: int | None = None,
     placebo: int = 0,
     engine: str | Engine | None = None,
     jobs: int | None = None,
@@ -101,8 +117,10 @@ def fork(
     The fork's first `at` updates are the run's: its checkpoints up to there are referred to by hash, not copied, and
     the run is never written to. `values`: dotted fields as in `{"optimizer.lr": 6e-3}`, those of `CHANGEABLE`; none is
     the null fork, which must end with the run's weights. Several steps, and a sequence of such mappings, make a fork
-    for each combination in a folder of `out`. `placebo`: so many further forks at each step that differ in the order
-    of the text alone (`seeds.data`), as a measure of chance; without `values` there is then no null fork.
+    for each combination in a folder of `out`. `lasting`: after so many updates all fields of `LIMITED` are the run's
+    again; only those and the order of the text (`seeds.data`, which stays) may then differ. `placebo`: so many further
+    forks at each step that differ in the order of the text alone (`seeds.data`), as a measure of chance; without
+    `values` there is then no null fork.
 
     Step `at` is reached from the nearest full state before it by exact replay, once for all forks of that step; the
     state is kept in `out`. Several forks run one after the other, or `jobs` at a time on an `engine` (`local`, `ray`,
@@ -118,9 +136,11 @@ def fork(
     settings = [values] if isinstance(values, Mapping) else list(values)
     if placebo < 0:
         raise InputError(f"placebo={placebo}: give 0 or more")
+    if lasting is not None and lasting < 1:
+        raise InputError(f"--for {lasting}: give a number of updates, 1 or more")
     config = _parent_config(run)
     out = Path(out) if out is not None else run.parent / f"{run.name}-fork"
-    planned = _plan(run, config, steps, settings or ([] if placebo else [{}]), placebo, out)
+    planned = _plan(run, config, steps, settings or ([] if placebo else [{}]), lasting, placebo, out)
     several = len(planned) > 1 or placebo > 0
     _check_out(planned, run, config, out, several)
     accelerator = accelerator_of(config, out, track=False)
@@ -170,6 +190,7 @@ def _plan(
     config: RunConfig,
     steps: Sequence[int],
     settings: Sequence[Mapping[str, Any]],
+    lasting: int | None,
     placebo: int,
     out: Path,
 ) -> list[_Planned]:
@@ -189,23 +210,45 @@ def _plan(
     planned: dict[str, _Planned] = {}
     for at in steps:
         for values, name in wanted:
-            changed = _changed(config, values)
-            kind = PLACEBO if name else CHANGED if changed else NULL
+            changed = _changed(settings_at(config, at), values)
+            matters = changed.keys() - RECORDING
+            kind = PLACEBO if matters == {ORDER} else CHANGED if matters else NULL
+            until = None if lasting is None or name else _until(config, at, lasting, matters)
             label = name or " ".join(f"{field.split('.')[-1]}={_short(new)}" for field, (_, new) in changed.items())
             label = " ".join([*([f"at {at}"] if len(steps) > 1 else []), label or NULL])
-            own = replace_fork(config, {field: new for field, (_, new) in changed.items()}, at)
+            label += "" if until is None else f" for {lasting}"
+            own = replace_fork(config, {field: new for field, (_, new) in changed.items()}, at, until)
             if own.train.steps <= at:
                 raise InputError(
                     f"--at {at}: nothing is left to train, as train.steps is {own.train.steps}; set train.steps too"
                 )
             alone = len(steps) * len(wanted) == 1 and not placebo
-            folder = out if alone else out / label.replace("at ", "at").replace(" ", "-").replace("/", "_")
+            folder = out if alone else out / re.sub(r"\b(at|for) ", r"\1", label).replace(" ", "-").replace("/", "_")
             if own.run_id in planned:
                 raise InputError(f"{label}: the same fork as {planned[own.run_id].label}; take one out")
             if any(folder == other.folder for other in planned.values()):
                 folder = folder.with_name(f"{folder.name}-{own.run_id}")
             planned[own.run_id] = _Planned(folder=folder, at=at, kind=kind, label=label, changes=changed, config=own)
     return list(planned.values())
+
+
+def _until(config: RunConfig, at: int, lasting: int, fields: Set[str]) -> int:
+    """The update at which a change that lasts so long is over. Raises InputError for one that cannot end."""
+    endless = sorted(fields - LIMITED - {ORDER})
+    if endless:
+        raise InputError(
+            f"--for {lasting}: {endless[0]} cannot change for some updates only; what can: {', '.join(sorted(LIMITED))}"
+        )
+    if not fields & LIMITED:
+        raise InputError(f"--for {lasting}: nothing differs that could end; give --set, or leave --for out")
+    if config.fork.until is not None and at < config.fork.until:
+        raise InputError(
+            f"--for {lasting}: at step {at} a change of the run itself lasts, until step {config.fork.until}; fork "
+            "there, or leave --for out"
+        )
+    if at + lasting >= config.train.steps:
+        raise InputError(f"--for {lasting}: lasts to the end, step {config.train.steps}; leave --for out")
+    return at + lasting
 
 
 def _changed(config: RunConfig, values: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -226,17 +269,25 @@ def _changed(config: RunConfig, values: Mapping[str, Any]) -> dict[str, tuple[An
     }
 
 
-def replace_fork(config: RunConfig, values: Mapping[str, Any], at: int) -> RunConfig:
-    """The configuration of the fork at step `at` of the run that `config` describes, with other `values`."""
+def replace_fork(config: RunConfig, values: Mapping[str, Any], at: int, until: int | None = None) -> RunConfig:
+    """The configuration of the fork at step `at` of the run that `config` describes, with other `values`; those of
+    `LIMITED` up to update `until`. A change of the run itself that lasts at `at` still ends when it does."""
     other_text = not TEXT.isdisjoint(values)
+    before, now = config.fork, settings_at(config, at)
+    after = now.only(LIMITED & values.keys()) if until is not None else {}
+    if before.until is not None and at < before.until:
+        after = {field: value for field, value in before.after.items() if field not in values}
+        until = before.until if after else None
     branch = ForkConfig(
         of=config.run_id,
         at=at,
         tokens=tokens_at(config, at),
         window=0 if other_text else window_at(config, at),
         order=() if other_text else order_of_data(config),
+        until=until,
+        after=after,
     )
-    return RunConfig.parse({**config.with_values(values).model_dump(mode="json"), "fork": branch.model_dump()})
+    return RunConfig.parse({**now.with_values(values).model_dump(mode="json"), "fork": branch.model_dump()})
 
 
 def _short(value: Any) -> str:
@@ -317,6 +368,7 @@ def _claim(
             store=place_of(store.folder, one.folder),
             text=None if text is None else place_of(text.folder, one.folder),
             changes=one.changes,
+            until=one.config.fork.until,
             kind=one.kind,
             label=one.label,
             state=None if reached.state is None else _state_hash(reached.state),

@@ -5,6 +5,13 @@ import math
 from copyscope.training.config import RunConfig
 
 
+def settings_at(config: RunConfig, step: int) -> RunConfig:
+    """The settings of update `step` (from 0): those of a fork whose change lasts for a while until that is over, then
+    its parent's."""
+    fork = config.fork
+    return config if fork.until is None or step < fork.until else config.with_values(fork.after)
+
+
 def checkpoint_steps(config: RunConfig) -> list[int]:
     """The steps saved: 0, 1, 2, 4, … up to `checkpoints.every`, then evenly, plus the listed ones and the last; of a
     fork those after the step that it begins at."""

@@ -25,7 +25,7 @@ from copyscope.training.model.interventions import active, predictable
 from copyscope.training.model.llama import build_model
 from copyscope.training.model.loss import NextTokenLoss
 from copyscope.training.model.machine import fast_bf16, keep_freed_memory
-from copyscope.training.model.optimizers import build_optimizers
+from copyscope.training.model.optimizers import build_optimizers, retune
 from copyscope.training.model.threads import all_threads, one_share_each
 from copyscope.training.processes import Stopping, accelerator_of, copied, own_rows, summed
 from copyscope.training.progress import Progress
@@ -35,6 +35,7 @@ from copyscope.training.schedule import (
     kept_steps,
     learning_rate,
     order_of_data,
+    settings_at,
     tokens_at,
     window_at,
 )
@@ -116,7 +117,7 @@ def run_updates(
     step = load_state([*states(out / "resume"), *plan.start_from], run.model, run.optimizers)
     if step < plan.begin:
         raise InputError(f"{out}: no sound full state of step {plan.begin} or later to continue from")
-    run.loss_of.intervention = active(config.intervention, step)
+    now = _use_settings(run, step)
     if run.main and step < plan.last:
         facts = environment(run.device, run.accelerator.num_processes, run.loss_of.dtype, config.train.compile)
         note_environment(out, step, facts)
@@ -136,9 +137,11 @@ def run_updates(
         batches_on(run.device, reader(config, plan.text or store, run.rows), range(step, plan.last)) as batches,
     ):
         while step < plan.last:
-            rate = learning_rate(config, step)
-            loss, left_out = _forward_and_backward(run, next(batches), step)
-            norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), config.optimizer.clip)
+            if step == config.fork.until:
+                now = _use_settings(run, step)
+            rate = learning_rate(now, step)
+            loss, left_out = _forward_and_backward(run, next(batches), step, now)
+            norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), now.optimizer.clip)
             finite.check(step, loss, norm)
             step_optimizers(run.optimizers, rate)
             recent.add(loss, left_out)
@@ -228,16 +231,29 @@ def _prepare(config: RunConfig, out: Path, store: TokenStore, accelerator: Accel
     )
 
 
-def _forward_and_backward(run: _Run, sequences: torch.Tensor, step: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+def _use_settings(run: _Run, step: int) -> RunConfig:
+    """The settings from update `step` on, which loss and optimisers use from then on."""
+    now = settings_at(run.config, step)
+    run.loss_of.attention_dropout = now.model.attention_dropout
+    run.loss_of.residual_dropout = now.model.residual_dropout
+    run.loss_of.intervention = active(now.intervention, step)
+    retune(run.optimizers, now.optimizer, run.model)
+    return now
+
+
+def _forward_and_backward(
+    run: _Run, sequences: torch.Tensor, step: int, config: RunConfig
+) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Mean loss of this process's part of the batch, with gradients of the whole batch in the parameters; and the share
-    of its tokens that the intervention leaves out of the loss (None where it never does)."""
-    config, parts = run.config, run.config.train.gradient_accumulation
+    of its tokens that the intervention leaves out of the loss (None where it never does). `config`: of this update."""
+    parts = config.train.gradient_accumulation
     intervention = active(config.intervention, step)
     if intervention != run.loss_of.intervention:  # another object, though equal, would be compiled again
         run.loss_of.intervention = intervention
     left_out = None
-    if config.intervention.skip_predictable:
-        left_out = predictable(sequences).double().mean() * (run.loss_of.intervention is not None)
+    if run.config.intervention.skip_predictable or config.intervention.skip_predictable:
+        skips = run.loss_of.intervention is not None and run.loss_of.intervention.skip_predictable
+        left_out = predictable(sequences).double().mean() * skips
     loss = torch.zeros((), device=run.device)
     for part, some in enumerate(sequences.chunk(parts)):
         if config.model.attention_dropout or config.model.residual_dropout:  # so that dropout depends on the step alone

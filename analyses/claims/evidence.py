@@ -14,11 +14,11 @@ from copyscope.analyses.formation.emergence import Emergence, emergence
 from copyscope.analyses.formation.heads import copying_formation, formation_steps, order_of_appearance
 from copyscope.analyses.formation.step_rule import middle
 from copyscope.analyses.tables.opening import open_run
-from copyscope.analyses.tables.run import chance, read_metrics, score_tables
+from copyscope.analyses.tables.run import Run, chance, read_metrics, score_tables
 from copyscope.training.checkpoints.average import ABOUT
 from copyscope.training.checkpoints.series import Source
 from copyscope.training.errors import InputError
-from copyscope.training.schedule import learning_rate
+from copyscope.training.schedule import learning_rate, settings_at
 
 COPYING = "copying_accuracy_token"
 COPYING_LOSS = "copying_loss_difference"
@@ -128,6 +128,16 @@ class Evidence:
         return (math.log(high) - math.log(low)) / (2 * 1.96)
 
 
+def learning_rates(run: Run) -> Float[np.ndarray, " update"] | None:
+    """The learning rate of every update of a run, of a fork's first ones that of its parent; None where the
+    configuration is not known."""
+    if run.config is None:
+        return None
+    own = np.array([learning_rate(settings_at(run.config, step), step) for step in range(run.config.train.steps)])
+    first = learning_rates(run.trunk) if run.trunk else None
+    return own if first is None else np.concatenate([first[: run.config.fork.at], own[run.config.fork.at :]])
+
+
 def gather(source: Source) -> Evidence:
     """Reads a scored run. Raises InputError, with the run's name in front, for what its tables lack."""
     run = open_run(source)
@@ -161,9 +171,7 @@ def gather(source: Source) -> Evidence:
             copying_loss=CopyingStep.of(COPYING_LOSS, rows[COPYING_LOSS]) if COPYING_LOSS in rows else None,
             emergence=None if metrics.is_empty() else emergence(model, metrics, at_chance, COPYING),
             final=dict(final.iter_rows()),
-            rates=np.array([learning_rate(run.config, step) for step in range(run.config.train.steps)])
-            if run.config
-            else None,
+            rates=learning_rates(run),
             tokens_per_step=float("nan") if most is None else most / max(heads["step"].max(), 1),  # type: ignore[operator]
             last_step=max(1, int(model["step"].max())),  # type: ignore[arg-type]
         )

@@ -185,6 +185,14 @@ def fork(
     out: Annotated[
         Path | None, typer.Option(help="Folder of the fork; of several the one above them.  [default: RUN-fork]")
     ] = None,
+    lasting: Annotated[
+        int | None,
+        typer.Option(
+            "--for",
+            min=1,
+            help="Number of updates that the change lasts; then the run's settings hold again.  [default: to the end]",
+        ),
+    ] = None,
     placebo: Annotated[
         int, typer.Option(min=0, help="Number of further forks that differ in the order of the text alone.")
     ] = 0,
@@ -232,6 +240,7 @@ def fork(
             [int(step) for step in steps],
             settings,
             out,
+            lasting=lasting,
             placebo=placebo,
             engine=engine,
             jobs=jobs,

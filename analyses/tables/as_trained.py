@@ -28,7 +28,8 @@ def as_trained(model: HookedModel, run: Run, checkpoint: Checkpoint) -> Iterator
 
 def held(run: Run, checkpoint: Checkpoint) -> Intervention | None:
     """What held heads in the update that led to `checkpoint`; None if nothing did."""
-    intervention = active(run.of_step(checkpoint.step).intervention, max(checkpoint.step - 1, 0))
+    update = max(checkpoint.step - 1, 0)
+    intervention = active(run.of_step(checkpoint.step).intervention(update), update)
     return intervention if intervention and intervention.heads else None
 
 

@@ -99,7 +99,8 @@ def _forked_from(run: Run) -> list[str]:
     changes = ", ".join(f"{name} {before} → {after}" for name, (before, after) in trunk.changes.items())
     parent = trunk.parent(folder)
     where = f"{trunk.place['absolute']} (not there any more)" if parent is None else str(parent)
-    return [f"Fork: of {where} from step {trunk.step:,} on, {trunk.kind}; {changes or 'nothing differs'}"]
+    until = "" if trunk.until is None else f", until step {trunk.until:,}"
+    return [f"Fork: of {where} from step {trunk.step:,} on, {trunk.kind}; {changes or 'nothing differs'}{until}"]
 
 
 def _next(about: RunInfo) -> str:

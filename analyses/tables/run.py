@@ -18,7 +18,7 @@ from copyscope.training.config import InterventionConfig, RunConfig
 from copyscope.training.data.store import COUNTS
 from copyscope.training.errors import InputError
 from copyscope.training.files import write_json
-from copyscope.training.schedule import checkpoint_steps
+from copyscope.training.schedule import checkpoint_steps, settings_at
 
 COMMON_SHARE = 0.05
 """Share of tokens at each end of the counts that random prompts leave out (`interp.prompts.random_token_vocab`)."""
@@ -109,11 +109,11 @@ class Run:
         is_there = any(one.step == step for one in self.trunk.series.checkpoints)
         return self.trunk.of_step(step) if is_there else self
 
-    @property
-    def intervention(self) -> InterventionConfig:
-        """What was done to the model while it was trained; of a fork, from its step on."""
+    def intervention(self, update: int) -> InterventionConfig:
+        """What was done to the model while it was trained, by the settings of an update (from 0); of a fork, from its
+        step on."""
         if self.config:
-            return self.config.intervention
+            return settings_at(self.config, update).intervention
         return InterventionConfig.model_validate(self.data.get("intervention", {}))
 
     @property

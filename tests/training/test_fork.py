@@ -14,6 +14,7 @@ from small_run import metrics, small_config, weights, write_corpus
 
 from copyscope.training.checkpoints.manifest import read_manifest
 from copyscope.training.checkpoints.series import CheckpointSeries
+from copyscope.training.checkpoints.trunk import read_trunk
 from copyscope.training.checkpoints.verify import verify
 from copyscope.training.config import RunConfig
 from copyscope.training.data.batches import sequence_starts
@@ -156,6 +157,65 @@ def test_other_text_in_the_words_of_the_parent(run: Path, tmp_path: Path) -> Non
     assert (one.folder / "data.json").read_bytes() == (run / "data.json").read_bytes()  # it is measured alike
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"optimizer.lr": 5e-3, "optimizer.weight_decay": 1.0, "optimizer.beta1": 0.5, "model.attention_dropout": 0.3},
+        {"intervention.heads": [[0, 0], [0, 1]], "intervention.mode": "uniform", "intervention.skip_predictable": True},
+    ],
+    ids=["settings", "intervention"],
+)
+def test_a_change_that_ends_is_two_forks_one_after_the_other(
+    run: Path, tmp_path: Path, values: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (first,) = fork(run, 8, values, tmp_path / "first")
+    was = RunConfig.load(run / "config.toml").only(values)
+    (back,) = fork(first.folder, 13, was, tmp_path / "back")
+    (window,) = fork(run, 8, values, tmp_path / "window", lasting=5)
+    assert weights(window.folder, 12) == weights(first.folder, 12) != weights(run, 12)
+    assert [weights(window.folder, step) for step in (16, 20)] == [weights(back.folder, step) for step in (16, 20)]
+    assert weights(window.folder, 16) != weights(first.folder, 16)
+    config, trunk = RunConfig.load(window.folder / "config.toml"), read_trunk(window.folder)
+    assert (config.fork.until, config.fork.after) == (13, was)
+    assert trunk is not None
+    assert trunk.until == 13
+    rates = {line["step"]: line["lr"] for line in metrics(window.folder) if "lr" in line}
+    before = {line["step"]: line["lr"] for line in metrics(run) if "lr" in line}
+    assert {step: rates[step] == before[step] for step in rates} == {
+        step: step > 13 or "optimizer.lr" not in values for step in rates
+    }
+
+    from copyscope.training import trainer
+
+    real = trainer.save_state
+
+    def power_cut(root: Path, *rest: Any) -> None:
+        real(root, *rest)
+        if root.parent.name == "cut" and rest[2] == 18:  # after the change has ended
+            raise RuntimeError("power cut")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "save_state", power_cut)
+        with pytest.raises(RuntimeError):
+            fork(run, 8, values, tmp_path / "cut", lasting=5)
+    (resumed,) = fork(run, 8, values, tmp_path / "cut", lasting=5)
+    assert weights(resumed.folder, 20) == weights(window.folder, 20)
+
+
+def test_a_fork_within_a_change_that_ends_and_after_it(run: Path, tmp_path: Path) -> None:
+    (window,) = fork(run, 8, {"optimizer.lr": 5e-3}, tmp_path / "window", lasting=5)
+    (within,) = fork(window.folder, 10, out=tmp_path / "within")
+    (after,) = fork(window.folder, 14, out=tmp_path / "after")
+    assert (within.compared, within.differs, after.compared, after.differs) == ([12, 16, 20], [], [16, 20], [])
+    configs = [RunConfig.load(one.folder / "config.toml") for one in (within, after)]
+    assert [(config.fork.until, config.optimizer.lr) for config in configs] == [(13, 5e-3), (None, 1e-3)]
+
+
+def test_writing_down_more_is_still_the_null_fork(run: Path, tmp_path: Path) -> None:
+    (null,) = fork(run, 8, {"checkpoints.every": 2, "train.log_every": 1}, tmp_path / "null")
+    assert (null.kind, null.compared, null.differs) == ("null", [12, 16, 20], [])
+
+
 def test_a_fork_of_a_fork(run: Path, tmp_path: Path) -> None:
     (first,) = fork(run, 8, {"optimizer.lr": 2e-3}, tmp_path / "first")
     (second,) = fork(first.folder, 13, out=tmp_path / "second")
@@ -244,6 +304,14 @@ WRONG: list[tuple[int, dict[str, Any], str]] = [
     (8, {"train.steps": 8}, "nothing is left"),
     (8, {"train.batch_size": 10_000}, "too small"),
 ]
+ENDLESS: list[tuple[dict[str, Any], int, str]] = [
+    ({"train.batch_size": 4}, 3, "train.batch_size cannot change for some updates only"),
+    ({"intervention.until_step": 9}, 3, "cannot change for some updates only"),
+    ({"seeds.data": 9}, 3, "nothing differs that could end"),
+    ({}, 3, "nothing differs that could end"),
+    ({"optimizer.lr": 0.1}, 12, "lasts to the end"),
+    ({"optimizer.lr": 0.1}, 0, "1 or more"),
+]
 
 
 @pytest.mark.parametrize(("at", "values", "words"), WRONG)
@@ -252,6 +320,16 @@ def test_wrong_input_is_one_line_and_writes_nothing(
 ) -> None:
     with pytest.raises(InputError, match=words) as error:
         fork(run, at, values, tmp_path / "out")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("values", "lasting", "words"), ENDLESS)
+def test_what_cannot_end_is_refused(
+    run: Path, tmp_path: Path, values: dict[str, Any], lasting: int, words: str
+) -> None:
+    with pytest.raises(InputError, match=words) as error:
+        fork(run, 8, values, tmp_path / "out", lasting=lasting)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "out").exists()
 

@@ -38,6 +38,8 @@ class Trunk:
     """The same of the tokens that are read from `step` on, where they are others."""
     changes: Mapping[str, tuple[Any, Any]]
     """Field → its value in the parent and here."""
+    until: int | None
+    """The first update at which what can be limited (`schedule.settings_at`) is the parent's again; None: none is."""
     kind: str
     """`null` (nothing differs), `placebo` (the order of the text does) or `changed`."""
     label: str
@@ -80,6 +82,7 @@ def read_trunk(path: Path) -> Trunk | None:
             store=_place(held["tokens"]),
             text=None if held["text"] is None else _place(held["text"]),
             changes={str(name): (before, after) for name, (before, after) in held["changes"].items()},
+            until=None if held.get("until") is None else int(held["until"]),
             kind=str(held["kind"]),
             label=str(held["label"]),
             state=held["state"],
@@ -103,6 +106,7 @@ def as_json(trunk: Trunk) -> dict[str, Any]:
         "kind": trunk.kind,
         "label": trunk.label,
         "changes": {name: list(values) for name, values in trunk.changes.items()},
+        "until": trunk.until,
         "state": trunk.state,
         "replay": dict(trunk.replay),
         "tokens": dict(trunk.store),

@@ -119,3 +119,10 @@ def build_optimizers(config: OptimizerConfig, model: nn.Module) -> tuple[torch.o
     if not hidden:
         return (adamw,)
     return Muon(hidden, config.lr, config.momentum, config.weight_decay), adamw
+
+
+def retune(optimizers: Iterable[torch.optim.Optimizer], config: OptimizerConfig, model: nn.Module) -> None:
+    """Gives optimisers that `build_optimizers` made the settings of `config`; what they remember stays."""
+    for optimizer, like in zip(optimizers, build_optimizers(config, model), strict=True):
+        for group, wanted in zip(optimizer.param_groups, like.param_groups, strict=True):
+            group.update({name: value for name, value in wanted.items() if name != "params"})

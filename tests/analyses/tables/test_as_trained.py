@@ -10,7 +10,7 @@ from small_demo import small_config, write_corpus
 
 from copyscope.analyses.page.attention import Models
 from copyscope.analyses.tables.ablations import ablate
-from copyscope.analyses.tables.as_trained import as_trained
+from copyscope.analyses.tables.as_trained import as_trained, held
 from copyscope.analyses.tables.opening import open_run
 from copyscope.analyses.tables.run import read_metrics
 from copyscope.analyses.tables.scores import score
@@ -21,6 +21,7 @@ from copyscope.training.config import RunConfig
 from copyscope.training.data.batches import windows
 from copyscope.training.data.store import open_store
 from copyscope.training.errors import InputError
+from copyscope.training.fork import fork
 from copyscope.training.trainer import train
 
 HEAD = {"intervention.heads": [[0, 1]]}
@@ -77,13 +78,21 @@ def test_held_only_while_it_was(corpus: Path, tmp_path: Path) -> None:
     assert rest["value"].max() < 0.9  # type: ignore[operator]
 
 
+def test_a_fork_holds_them_until_its_change_ends(corpus: Path, tmp_path: Path) -> None:
+    folder, _ = trained(corpus, tmp_path / "run", **{"intervention.heads": []})
+    values = {"intervention.heads": [[0, 1]], "intervention.mode": "previous_token"}
+    (window,) = fork(folder, 4, values, tmp_path / "window", lasting=4)
+    run = open_run(window.folder)
+    assert [one.step for one in run.series.checkpoints if held(run, one)] == [8]
+
+
 def test_everything_that_looks_at_it_holds_them(corpus: Path, tmp_path: Path) -> None:
     folder, _ = trained(corpus, tmp_path / "run", **{"intervention.mode": "uniform"})
     run = open_run(folder)
     block = torch.frombuffer(bytearray(Models(run).attention(12, [1, 2, 3, 4])), dtype=torch.uint8)
     assert block.view(4, 10)[1].tolist() == [255, 128, 128, 85, 85, 85, 64, 64, 64, 64]
     means = open_run(average(folder).folder)
-    assert means.intervention == run.intervention
+    assert means.intervention(12) == run.intervention(12)
     ablated = ablate(folder, methods=["zero"], samples=20)
     assert ablated.height
     with pytest.raises(InputError, match=r"heads are held .* leave paths out"):
