@@ -238,7 +238,9 @@ def tasks(
     names_: Annotated[
         str | None,
         typer.Option(
-            "--tasks", help="Comma-separated: recall, prefix, markov, fuzzy, backward, labels, words.  [default: all]"
+            "--tasks",
+            help="Comma-separated: recall, prefix, markov, fuzzy, backward, labels, identifiers, words.  "
+            "[default: all]",
         ),
     ] = None,
     steps: Steps = None,

@@ -7,12 +7,13 @@ from copyscope.analyses.formation.step_rule import CONFIRM, MIN_SHARE, Z
 from copyscope.analyses.formation.table_checks import check_rule
 from copyscope.training.errors import InputError
 
-TASK_SCHEMA = {"task": pl.String, "variant": pl.String, "chance": pl.Float64, **COPYING_SCHEMA}
+TASK_SCHEMA = {"task": pl.String, "variant": pl.String, "over": pl.String, "chance": pl.Float64, **COPYING_SCHEMA}
 
 
 def task_formation(tasks: pl.DataFrame, confirm: int = CONFIRM, z: float = Z, least: float = MIN_SHARE) -> pl.DataFrame:
     """When `choice_accuracy` on each variant of each task began to rise and was half-way up: a row for each, in the
-    table's order.
+    table's order, over `chance`; where an even guess among the choices does worse than that, one over `uniform` too,
+    since a better guess is learnt as well.
 
     `tasks`: long table (step, tokens, task, variant, measure, value) of one run, as `copyscope tasks` stores it. The
     rule is that of copying accuracy (`copying_formation`): a rise over the larger of the first value and the task's
@@ -30,7 +31,10 @@ def task_formation(tasks: pl.DataFrame, confirm: int = CONFIRM, z: float = Z, le
     rows = []
     for (task, variant), part in tasks.group_by("task", "variant", maintain_order=True):
         last = dict(part.filter(pl.col("step") == pl.col("step").max()).select("measure", "value").iter_rows())
-        chance, prompts = float(last["chance"]), int(last["prompts"])
-        row = accuracy_rise(part, f"{task} {variant}", "choice_accuracy", chance, prompts, confirm, z, least)
-        rows.append({"task": task, "variant": variant, "chance": chance, **row})
+        prompts = int(last["prompts"])
+        floors = {"chance": float(last["chance"]), "uniform": float(last["chance_uniform"])}
+        for over, chance in floors.items():
+            if over == "chance" or chance < floors["chance"]:
+                row = accuracy_rise(part, f"{task} {variant}", "choice_accuracy", chance, prompts, confirm, z, least)
+                rows.append({"task": task, "variant": variant, "over": over, "chance": chance, **row})
     return pl.DataFrame(rows, schema=TASK_SCHEMA)

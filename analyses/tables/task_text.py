@@ -18,14 +18,15 @@ def task_lines(table: pl.DataFrame, formed: pl.DataFrame | None) -> list[str]:
     """Of a table that `tasks` returns: accuracies at the last step of each variant beside control and chance,
     rank and gain of the right token, and when choice accuracy formed (rows of `task_formation`; None: not asked)."""
     last = table.filter(pl.col("step") == pl.col("step").max())
-    when = {} if formed is None else {(row["task"], row["variant"]): row for row in formed.iter_rows(named=True)}
+    when = {} if formed is None else formed.rows_by_key(["task", "variant"], named=True)
     lines = []
     for (task, variant), part in last.group_by("task", "variant", maintain_order=True):
         value = dict(part.select("measure", "value").iter_rows())
+        uniform = f", uniform {value['chance_uniform']:.2f}" if value["chance_uniform"] < value["chance"] else ""
         parts = [
             f"accuracy {_with_error(value, 'accuracy', 2)} (control {value['control']:.2f})",
             f"choice accuracy {_with_error(value, 'choice_accuracy', 2)} (control {value['control_choice']:.2f}, "
-            f"chance {value['chance']:.2f})",
+            f"chance {value['chance']:.2f}{uniform})",
             f"rank {value['mean_rank']:,.1f}",
             f"{value['gain']:+.1f} nats over no context",
         ]
@@ -34,8 +35,8 @@ def task_lines(table: pl.DataFrame, formed: pl.DataFrame | None) -> list[str]:
             for name in ("kl_bigram", "kl_unigram")
             if name in value
         ]
-        if when:
-            parts.append(_formed(when[str(task), str(variant)], value))
+        for row in when.get((task, variant), ()):
+            parts.append(("over uniform: " if row["over"] == "uniform" else "") + _formed(row, value))
         lines.append(f"{task} {variant}: {'; '.join(parts)}")
     return lines
 

@@ -31,7 +31,7 @@ from copyscope.training.progress import Progress
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 """Raised when a task or its prompts change, so that stored results are computed again."""
 MIN_PROMPTS = 8
 """Fewer say nothing: a quarter of them are of the controls."""

@@ -62,6 +62,8 @@ class TaskResult:
     chance: float
     """Accuracy of a guess by the rule that the task names. A model's accuracy can be below: it may guess among all
     tokens."""
+    chance_uniform: float
+    """Accuracy of an even guess among the choices: `chance`, unless the task names a better rule of chance."""
     control_chance: float
     ceiling: float | None
     """Accuracy of the rule that solves the task; None where no rule does."""
@@ -175,6 +177,7 @@ def _result(
         control_choice=control_choice,
         control_choice_se=control_choice_se,
         chance=questions.chance,
+        chance_uniform=min(questions.chance, 1 / answers.choices.shape[2]),
         control_chance=control.chance,
         ceiling=ceiling,
         prompts=len(answers.rank),

@@ -12,6 +12,7 @@ from copyscope.interp.prompts.generate import drawable
 from copyscope.interp.tasks.answers import TaskResult, results
 from copyscope.interp.tasks.chains import draw_markov, markov_rule
 from copyscope.interp.tasks.fuzzy import draw_fuzzy, fuzzy_rule
+from copyscope.interp.tasks.identifiers import draw_identifiers
 from copyscope.interp.tasks.lookups import (
     backward_rule,
     draw_backward,
@@ -52,6 +53,7 @@ TASKS: dict[str, Task] = {
     "fuzzy": Task(draw_fuzzy, fuzzy_rule),
     "backward": Task(draw_backward, backward_rule),
     "labels": Task(draw_labels, labels_rule),
+    "identifiers": Task(draw_identifiers, prefix_rule),
     "words": Task(draw_words, None),
 }
 

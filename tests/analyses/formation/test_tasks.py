@@ -13,7 +13,7 @@ STEPS = checkpoint_steps(40)
 AT = np.array(STEPS, dtype=float)
 
 
-def table(variant: str, choice: np.ndarray, chance: float) -> pl.DataFrame:
+def table(variant: str, choice: np.ndarray, chance: float, uniform: float | None = None) -> pl.DataFrame:
     flat = np.ones(len(AT))
     curves = {
         "accuracy": 0.1 * choice,
@@ -25,6 +25,7 @@ def table(variant: str, choice: np.ndarray, chance: float) -> pl.DataFrame:
         "control": 0 * flat,
         "control_choice": chance * flat,
         "chance": chance * flat,
+        "chance_uniform": (uniform or chance) * flat,
         "prompts": 256 * flat,
     }
     named = model_table(curves, STEPS).with_columns(task=pl.lit("recall"), variant=pl.lit(variant))
@@ -46,6 +47,16 @@ def test_the_step_at_which_a_task_rises_above_its_chance() -> None:
     assert "; formed 2," in first or "; formed 1," in first
     assert second.endswith("; not formed")
     assert "formed" not in "".join(task_lines(both, None))
+
+
+def test_a_rise_that_ends_at_a_better_rule_of_chance_is_dated_over_the_even_guess() -> None:
+    rises = table("states=8", 0.125 + 0.17 * rise(AT, 500, 0.1), 0.3, 0.125)
+    formed = task_formation(rises)
+    assert formed.select("over", "chance", "formed").rows() == [("chance", 0.3, False), ("uniform", 0.125, True)]
+    assert formed["estimate"][1] == pytest.approx(500, rel=0.1)
+    (line,) = task_lines(rises, formed)
+    assert "(control 0.30, chance 0.30, uniform 0.12)" in line
+    assert "; not formed; over uniform: formed " in line
 
 
 def test_too_few_checkpoints_and_no_tasks() -> None:

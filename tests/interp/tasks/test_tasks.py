@@ -71,7 +71,7 @@ def test_without_a_bos_nothing_opens_the_prompts() -> None:
 
 
 def test_an_induction_head_recalls_but_does_not_match_longer_prefixes() -> None:
-    drawn = draw_tasks(source(n_ctx=128), ["recall", "prefix", "backward", "labels"])
+    drawn = draw_tasks(source(n_ctx=128), ["recall", "prefix", "backward", "labels", "identifiers"])
     found = by_variant(run_tasks(induction_model(), drawn))
     for variant in ("pairs=4", "pairs=8", "pairs=16"):
         result = found["recall", variant]
@@ -85,16 +85,17 @@ def test_an_induction_head_recalls_but_does_not_match_longer_prefixes() -> None:
         assert found["prefix", variant].hits3 > 0.6
     assert found["backward", "tokens=32"].accuracy == 0
     assert found["labels", "shots=1"].accuracy == 1
+    assert found["identifiers", "strings token"].accuracy == 1
+    assert found["identifiers", "strings whole"].choice_accuracy < 0.25  # the separator stands before every string
     assert ("labels", "shots=10") not in found  # more than 128 positions
 
 
 def test_an_untrained_model_is_at_chance() -> None:
     for result in run_tasks(untrained(3, n_layers=2), DRAWN):
-        if result.task == "markov":  # its chance is that of the unigram rule
-            assert result.choice_accuracy < result.chance + 4 * result.choice_accuracy_se
-            continue
-        error = (result.chance * (1 - result.chance) / result.prompts) ** 0.5
-        assert abs(result.choice_accuracy - result.chance) < 4.5 * error, result
+        chance = result.chance_uniform
+        assert chance == (0.125 if result.task == "markov" else result.chance)
+        error = (chance * (1 - chance) / result.prompts) ** 0.5
+        assert abs(result.choice_accuracy - chance) < 4.5 * error, result
         error = (result.control_chance * (1 - result.control_chance) / 16) ** 0.5
         assert abs(result.control_choice - result.control_chance) < 4 * error, result
         assert result.accuracy < 0.1
@@ -149,7 +150,7 @@ def test_what_has_no_room_is_said_in_one_line(logged: list[str]) -> None:
     short = draw_tasks(source(n_ctx=20))
     assert set(short) == {"recall", "prefix", "labels"}
     assert {q.variant for group in short["recall"] for q in group.questions} == {"pairs=4", "pairs=8"}
-    assert sorted(line.split()[1] for line in logged) == ["backward", "fuzzy", "markov", "words"]
+    assert sorted(line.split()[1] for line in logged) == ["backward", "fuzzy", "identifiers", "markov", "words"]
     refused: list[tuple[list[str] | None, dict[str, Any], str]] = [
         (["markov"], {"n_ctx": 64}, "task markov: needs 98 positions, and n_ctx is 64"),
         (["backward"], {"vocab": torch.arange(30)}, "task backward: needs 33 different tokens"),
