@@ -20,7 +20,7 @@ from copyscope.analyses.claims.verdict import (
     undecided,
     with_ends,
 )
-from copyscope.analyses.formation.depth import depth_trend
+from copyscope.analyses.formation.depth import DepthTrend, depth_trend
 from copyscope.analyses.formation.emergence import OTHER_SHARE, Emergence, Estimate, step_ratio
 from copyscope.analyses.formation.loss import SHARE
 from copyscope.analyses.formation.step_rule import middle
@@ -151,6 +151,9 @@ def _emergence_table(known: list[Evidence]) -> pl.DataFrame:
 
 def shallow_to_deep(runs: list[Evidence]) -> Verdict:
     """Claim 3: induction heads form from shallow to deep layers."""
+    used, note = _of_usual_depth(runs)
+    previous = [run.previous for run in used if run.previous is not None]
+    trend = depth_trend([run.induction for run in used], previous if len(previous) == len(used) else None)
     claim = blank(
         "Induction heads form from shallow to deep layers",
         "Kendall's tau between layer and formation step of induction heads",
@@ -158,18 +161,40 @@ def shallow_to_deep(runs: list[Evidence]) -> Verdict:
         "that leave every induction head an earlier previous-token head below it.",
         "Deeper layers form earlier (p <= 0.05).",
     )
+    return _on_trend(claim, trend, note)
+
+
+def previous_shallow_to_deep(runs: list[Evidence]) -> Verdict:
+    """The same question put to previous-token heads, which need no other head below them."""
+    used, note = _of_usual_depth(runs)
+    claim = blank(
+        "Previous-token heads form from shallow to deep layers",
+        "Kendall's tau between layer and formation step of previous-token heads",
+        f"At least {MIN_RUNS} runs, and p <= 0.05, one-sided, against all orders of the layers.",
+        "Deeper layers form earlier (p <= 0.05).",
+    )
+    tables = [run.previous for run in used if run.previous is not None]
+    if not tables:
+        return undecided(claim, 0, f"no run has scores of previous-token heads{note}")
+    return _on_trend(claim, depth_trend(tables), note)
+
+
+def _of_usual_depth(runs: list[Evidence]) -> tuple[list[Evidence], str]:
+    """The runs with the commonest number of layers, and a note on the others."""
     depths = [run.n_layers for run in runs]
-    usual = max(set(depths), key=depths.count)
+    usual = max(set(depths), key=depths.count, default=0)
     used = [run for run in runs if run.n_layers == usual]
-    previous = [run.previous for run in used if run.previous is not None]
-    trend = depth_trend([run.induction for run in used], previous if len(previous) == len(used) else None)
+    return used, elsewhere(len(runs) - len(used), f"another number of layers than {usual}")
+
+
+def _on_trend(claim: Verdict, trend: DepthTrend, note: str) -> Verdict:
     verdict = replace(
         claim,
         value=number(trend.tau),
         low=number(trend.tau_low),
         high=number(trend.tau_high),
         runs=trend.n_runs,
-        reason=trend.reason + elsewhere(len(runs) - len(used), f"another number of layers than {usual}"),
+        reason=trend.reason + note,
     )
     if trend.verdict == "undecided":
         return verdict

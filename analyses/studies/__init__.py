@@ -12,5 +12,9 @@ QUESTIONS = {
     "corpus": "On which text does copying form sooner?",
     "seeds": "What of it is chance?",
     "optimizer": "Does Muon make copying form sooner than AdamW, in updates and in seconds?",
+    "settling": "Does copying form after the loss has settled, in runs ten times as long as it takes?",
+    "depth": "Do heads form from shallow to deep where there are layers enough to tell?",
+    "passes": "Does regularization keep copying where the text is passed over many times?",
+    "context": "Do the tokens it takes grow as the square root of batch × context?",
     "intervention": "What does an induction head need in order to form?",
 }

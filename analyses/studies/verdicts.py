@@ -33,9 +33,16 @@ from copyscope.analyses.claims.verdict import (
     undated,
     undecided,
 )
-from copyscope.analyses.claims.within_runs import delayed_emergence, shallow_to_deep, stage_after_stage
+from copyscope.analyses.claims.within_runs import (
+    delayed_emergence,
+    previous_shallow_to_deep,
+    shallow_to_deep,
+    stage_after_stage,
+)
 from copyscope.analyses.statistics.censored import censored_slope
+from copyscope.analyses.studies.context import EVERY_WINDOW, context_constant, context_laws
 from copyscope.analyses.studies.evidence import StudyRun, by_loss, conditions, evidence_of
+from copyscope.analyses.studies.passes import keeps, kept
 from copyscope.training.environment import differences, environments
 
 SAME_SEED_FACTOR = 1.25
@@ -107,6 +114,21 @@ def _claims(*claims: Claim) -> Judge:
 
 def _regularization(runs: Sequence[StudyRun], loss: bool) -> list[Verdict]:
     return [*_claims(regularization)(runs, loss), *_against_first(runs, loss, {}, "Regularization")]
+
+
+def _passes(runs: Sequence[StudyRun], loss: bool) -> list[Verdict]:
+    """Earlier or stronger, against none; and whether induction heads last."""
+    names = conditions(runs)
+    first, *others = ([run for run in runs if run.condition == name] for name in names)
+    pairs = zip(names[1:], others, strict=True)
+    lasting = [keeps((names[0], name), (kept(first), kept(other)), len(others)) for name, other in pairs]
+    return [*_against_first(runs, loss, {}, "Regularization"), *lasting]
+
+
+def _context(runs: Sequence[StudyRun], loss: bool) -> list[Verdict]:
+    """The laws on chosen windows, then the constant on text as it comes."""
+    chosen, whole = ([run for run in runs if (run.condition == EVERY_WINDOW) == own] for own in (False, True))
+    return [*context_laws(evidence_of(chosen, loss)), context_constant(evidence_of(whole, loss), f", {EVERY_WINDOW}")]
 
 
 def _optimizer(runs: Sequence[StudyRun], loss: bool) -> list[Verdict]:
@@ -290,5 +312,9 @@ RULES = {
     "corpus": Rules(_corpus),
     "seeds": Rules(_claims(_alike), (delayed_emergence, stage_after_stage, shallow_to_deep)),
     "optimizer": Rules(_optimizer),
+    "settling": Rules(_claims(), (delayed_emergence, stage_after_stage)),
+    "depth": Rules(_claims(), (shallow_to_deep, previous_shallow_to_deep, stage_after_stage)),
+    "passes": Rules(_passes),
+    "context": Rules(_context),
     "intervention": Rules(lambda runs, loss: _against_first(runs, loss, EXPECTED)),
 }

@@ -1,5 +1,6 @@
 """Studies on planted runs: what was planted is what the verdict says; tables, figure and configs; what is refused."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from copyscope.analyses.figures.paper import rendered
 from copyscope.analyses.studies import QUESTIONS, SIZES
 from copyscope.analyses.studies.evidence import by_loss, gather_study, runs_table
 from copyscope.analyses.studies.figures import study_figure
+from copyscope.analyses.studies.passes import keeps, kept_share
 from copyscope.analyses.studies.study import corpus_name, shareable, study, study_sweep, write_study
 from copyscope.analyses.studies.verdicts import judge
 from copyscope.training.config import RunConfig
@@ -242,7 +244,7 @@ def test_every_preset_is_sound(name: str, size: str) -> None:
         assert run.config.checkpoints.keep == "none"
         assert run.config.model.n_layers >= (2 if size == "laptop" else 4)
     assert all(len(found) >= 3 for found in seeds.values())
-    assert len(seeds) > 1 or name == "seeds"
+    assert len(seeds) > 1 or name in ("seeds", "settling", "depth")
 
 
 def test_the_figure_of_a_study_without_evidence() -> None:
@@ -274,3 +276,58 @@ def test_names_of_corpora_are_all_that_is_passed_on() -> None:
     assert shareable(config).data.corpus == "prose.jsonl.xz"
     same = study_sweep("corpus", corpora=["a/text.txt", "b/text.txt"])
     assert {run.condition for run in same.runs} == {"a/text.txt", "b/text.txt"}
+
+
+@pytest.mark.parametrize(
+    ("batch", "context", "verdicts"),
+    [
+        (-0.5, -0.5, ("supported", "supported", "contradicted", "contradicted")),
+        (-1.0, -1.0, ("contradicted", "supported", "contradicted", "contradicted")),
+        (-0.5, 0.1, ("undecided", "contradicted", "contradicted", "contradicted")),
+    ],
+)
+def test_context(batch: float, context: float, verdicts: tuple[str, ...], tmp_path: Path) -> None:
+    def at(run: PlannedRun) -> float:
+        config = run.config
+        return 1200 * (config.train.batch_size / 8) ** batch * (config.model.n_ctx / 256) ** context
+
+    root, same, constant, every = judged("context", tmp_path, at)
+    assert root.value is not None
+    assert (same.verdict, constant.verdict, every.verdict) == verdicts[1:]
+    assert root.verdict == verdicts[0] or verdicts[0] == "undecided"
+    assert same.value == pytest.approx(context - batch, abs=0.1)
+    assert (root.runs, same.runs, constant.runs, every.runs) == (18, 18, 18, 3)
+    if batch == context == -0.5:
+        assert root.value == pytest.approx(-0.5, abs=0.05)
+        assert constant.value == pytest.approx(1200 * math.sqrt(8 * 256) / 10**5.7, rel=0.05)
+
+
+def test_a_context_study_without_all_steps_names_no_difference(tmp_path: Path) -> None:
+    found = judged(
+        "context", tmp_path, lambda run: 1200.0, top=lambda run: 0.6 if run.config.train.batch_size > 4 else 0.001
+    )
+    assert found[1].verdict == "undecided"
+    assert found[1].value is None
+    assert found[0].low is not None or found[0].high is not None
+
+
+def test_heads_that_are_lost_again() -> None:
+    curve = np.array([0.0, 0.1, 0.6, 0.8, 0.8, 0.8, 0.4, 0.4, 0.4])
+    assert kept_share(curve) == pytest.approx(0.5)
+    assert kept_share(curve[:6]) == pytest.approx(1.0)
+    assert kept_share(np.array([0.2, 0.4])) == pytest.approx(1.0)
+    lost, stay = [0.5, 0.52, 0.48, 0.5], [1.0, 0.97, 0.99]
+    found = keeps(("none", "both"), (lost, stay), 3)
+    assert found.verdict == "supported"
+    assert found.value == pytest.approx(0.487, abs=0.001)
+    assert keeps(("both", "none"), (stay, lost), 3).verdict == "contradicted"
+    assert keeps(("none", "none"), (lost, lost), 3).verdict == "undecided"
+    assert keeps(("none", "both"), (lost[:2], stay), 3).value is None
+
+
+def test_passes(tmp_path: Path) -> None:
+    """What is planted forms and stays in all conditions: no difference, in either respect."""
+    found = judged("passes", tmp_path, lambda run: 1000.0, one_seed)
+    others = len({run.condition for run in study_sweep("passes").runs}) - 1
+    assert len(found) == 2 * others
+    assert {one.verdict for one in found} == {"undecided"}
