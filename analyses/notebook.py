@@ -9,10 +9,12 @@ from html import escape
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import numpy as np
 import plotly.graph_objects as go
 
+from copyscope.analyses.explorer.state import Explored
 from copyscope.analyses.figures import figures
 from copyscope.analyses.figures.map_data import phase_change
 from copyscope.analyses.figures.maps import effects_as_measures, known, story_content, story_of_run
@@ -22,7 +24,7 @@ from copyscope.analyses.page.report import MEGABYTES, report_page
 from copyscope.analyses.page.texts import texts_of
 from copyscope.analyses.tables.averages import with_averages
 from copyscope.analyses.tables.opening import open_run, open_runs
-from copyscope.analyses.tables.run import Run, chance, read_metrics, read_tables, score_tables
+from copyscope.analyses.tables.run import Run, chance, read_metrics, read_tables, score_tables, selected
 from copyscope.analyses.tables.story import STORY_MAPS
 from copyscope.interp.head_names import head_name, parse_heads
 from copyscope.training.checkpoints.series import Source
@@ -63,9 +65,49 @@ def explore(
 
     `view`: where it opens, as in the page's address (`#view=attention&head=3.1`); `max_megabytes`: up to which
     attention is embedded; `height` of the frame in pixels; `device` and `dtype` as for `score`. Raises InputError if a
-    run was not scored. For prompts of your own, which need the models at hand, there is `copyscope explore`.
+    run was not scored. For prompts of your own, which need the models at hand, there are `prompt_widget` and
+    `copyscope explore`.
     """
     return Explorer(report_page(open_runs(sources), max_megabytes, start=view, device=device, dtype=dtype), height)
+
+
+def prompt_widget(
+    sources: Source | Sequence[Source],
+    text: str = "",
+    head: str = "",
+    step: int = -1,
+    max_megabytes: float = 1.0,
+    height: int = 900,
+    device: str = "auto",
+    dtype: str = "float32",
+) -> Any:
+    """The page as a widget that computes prompts typed in it, by this notebook's kernel: attention of every head at
+    every checkpoint, and what the model predicts, also without a head.
+
+    `text`: the prompt it opens with, else one of the page's own; `head` as `L3H0`, else the one that scores highest;
+    `step`: of a checkpoint, -1 for the last; `height` in pixels; `device` and `dtype` as for `score`. Where there is no
+    kernel, as in a notebook exported to HTML, the page of `explore` stands in, of `max_megabytes`. Raises InputError: a
+    run that was not scored, no such step, text that does not fit the model, no anywidget.
+    """
+    try:
+        widget = import_module("copyscope.analyses.explorer.widget")
+    except ImportError:
+        raise InputError("prompt_widget: needs anywidget; install copyscope[notebook]") from None
+    runs = open_runs(sources)
+    start = {"view": "attention"}
+    if step != -1:
+        start["step"] = str(selected(runs[0], [step])[0].step)
+    if head:
+        layer, number = parse_heads(head)[0]
+        if not isinstance(number, int):
+            raise InputError(f"head={head!r}: name one head, such as {head_name(layer, 0)}")
+        start["head"] = head_name(layer, number)
+    if text:
+        start |= {"prompt": typed_prompt(texts_of(runs[0]), text).id, "text": text}
+    view = "#" + urlencode(start)
+    saved = Explorer(report_page(runs, max_megabytes, start=view, device=device, dtype=dtype), height)
+    explored = Explored([run.folder for run in runs], device, dtype)
+    return widget.PromptWidget(explored, view, saved._repr_html_(), height)
 
 
 def formation_map(source: Source, measure: str = "prefix_matching_sum") -> go.Figure:

@@ -25,7 +25,7 @@ HOSTS = ("127.0.0.1", "localhost")
 """Names under which the server may be asked: a page elsewhere whose name was made to point here is refused."""
 HEADERS = {
     "cache-control": "no-store",
-    "content-security-policy": f"{CSP[True]}; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "content-security-policy": f"{CSP['server']}; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
     "cross-origin-resource-policy": "same-origin",
     "referrer-policy": "no-referrer",
     "x-content-type-options": "nosniff",
@@ -51,7 +51,7 @@ def explorer_app(explored: Explored) -> Starlette:
 
     @answer
     def home(request: Request) -> Response:
-        return Response(page({"title": explored.title}, {}, live=True), media_type="text/html; charset=utf-8")
+        return Response(page({"title": explored.title}, {}, "server"), media_type="text/html; charset=utf-8")
 
     @answer
     def index(request: Request) -> Response:
@@ -97,12 +97,9 @@ def explorer_app(explored: Explored) -> Starlette:
 def _prompt(explored: Explored, body: bytes) -> Response:
     try:
         asked: Any = json.loads(body)
-        run, text = asked["run"], asked["text"]
-        if type(run) is not int or type(text) is not str:
-            raise TypeError("of another kind")
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise InputError('a prompt is {"run": number, "text": "…"}') from None
-    return Response(script_json(explored.prompt(run, text)), media_type="application/json")
+    except (ValueError, RecursionError):
+        asked = None
+    return Response(script_json(explored.asked_prompt(asked)), media_type="application/json")
 
 
 def _error(message: str, status: int) -> Response:

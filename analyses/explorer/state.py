@@ -84,6 +84,13 @@ class Explored:
                 del self._prompts[place][name]
             return shown.entry(texts, _steps(run))
 
+    def asked_prompt(self, asked: Any) -> dict[str, Any]:
+        """`prompt` as a page asks for it. Raises InputError also where that is not `{"run": 0, "text": "…"}`."""
+        run, text = (asked.get("run"), asked.get("text")) if isinstance(asked, dict) else (None, None)
+        if type(run) is not int or type(text) is not str:
+            raise InputError('a prompt is {"run": number, "text": "…"}')
+        return self.prompt(run, text)
+
     def _current(self) -> Payload:
         from copyscope.analyses.page.payload import payload  # here, so that the server is there at once
 

@@ -18,27 +18,30 @@ from typing import Any
 from copyscope.analyses.page.libraries import LIBRARIES, LICENCES, NOTICES, library
 from copyscope.analyses.words.text import visible
 
+NO_REQUESTS = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 CSP = {
-    False: "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:",
-    True: "default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; "
+    "embedded": NO_REQUESTS,
+    "kernel": NO_REQUESTS,
+    "server": "default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; "
     "connect-src 'self'",
 }
-"""By whether the page is live."""
+"""By where the page has its data from: itself, a notebook's kernel (through the window that frames it), its server."""
 
 
-def page(index: Mapping[str, Any], blocks: Mapping[str, bytes], live: bool = False) -> str:
+def page(index: Mapping[str, Any], blocks: Mapping[str, bytes], source: str = "embedded") -> str:
     """The whole page as HTML.
 
-    Offline, `index` (docs/explorer.md has its fields) and `blocks` (name to bytes) are in it, with the libraries, and
-    it makes no requests; live, it holds neither and fetches both from its own server. Raises ValueError if the index
-    holds a number that JSON has no word for (NaN, infinities).
+    `embedded`: `index` (docs/explorer.md has its fields) and `blocks` (name to bytes) are in it, with the libraries,
+    and it makes no requests; from a `server` or a `kernel`, it holds neither and asks for both. Raises ValueError if
+    the index holds a number that JSON has no word for (NaN, infinities).
     """
     return Template(_file("page.html")).substitute(
         title=escape(visible(str(index["title"]))),
-        csp=CSP[live],
+        csp=CSP[source],
+        source=source,
         style=_file("page.css"),
         scripts=_scripts(),
-        data=_notices() if live else "\n".join([_notices(), *_elements(index, blocks)]),
+        data=_notices() if source != "embedded" else "\n".join([_notices(), *_elements(index, blocks)]),
     )
 
 

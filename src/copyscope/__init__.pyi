@@ -3,6 +3,7 @@ from .analyses.figures.maps import map as map
 from .analyses.formation.heads import formation_steps as formation_steps
 from .analyses.notebook import explore as explore
 from .analyses.notebook import formation_map as formation_map
+from .analyses.notebook import prompt_widget as prompt_widget
 from .analyses.page.report import report as report
 from .analyses.studies.demo import demo as demo
 from .analyses.studies.study import study as study

@@ -103,7 +103,7 @@ from copyscope.training.config import RunConfig, presets
 import sys
 assert sys.argv[1] in cs.__path__[0], cs.__path__
 assert {RunConfig.load(name).run_id for name in presets()}
-html = page({"title": "x"}, {}, live=True)
+html = page({"title": "x"}, {}, "server")
 assert "<html" in html and "Content-Security-Policy" in html
 assert training.WHOSE == "theirs" and head_name(3, 1) == "L3H1"
 print("whole")

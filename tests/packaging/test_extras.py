@@ -14,6 +14,8 @@ from copyscope.training.errors import InputError
 EXTRAS = (
     "matplotlib",
     "gguf",
+    "anywidget",
+    "ipywidgets",
     "ray",
     "submitit",
     "starlette",
@@ -40,6 +42,7 @@ NEED_ONE = {
     "copyscope.analyses.figures.paper_panels": "matplotlib",
     "copyscope.analyses.studies.figures": "matplotlib",
     "copyscope.analyses.explorer.server": "starlette",
+    "copyscope.analyses.explorer.widget": "anywidget",
     "copyscope.training.engines.ray_cluster": "ray",
     "copyscope.training.engines.slurm": "submitit",
 }
@@ -138,6 +141,14 @@ def test_gguf(without, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     assert "copyscope[gguf]" in copyscope(monkeypatch, capsys, "score", str(tmp_path / "x.gguf"))
 
 
+def test_notebook(without, scored: Path) -> None:
+    without("anywidget")
+    from copyscope.analyses.notebook import prompt_widget
+
+    with pytest.raises(InputError, match=r"copyscope\[notebook\]"):
+        prompt_widget(scored)
+
+
 @pytest.mark.parametrize(("engine", "package"), [("ray", "ray"), ("slurm", "submitit")])
 def test_engines(
     engine: str,
@@ -175,8 +186,8 @@ def test_trackers(without, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
 def test_what_extras_there_are() -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    assert {"docs", "explore", "figures", "gguf", "ray", "slurm", "track", "dev"} == extras.keys()
-    assert "copyscope[docs,explore,figures,gguf,ray,slurm,track]" in extras["dev"]  # so that tests cover them
+    assert {"docs", "explore", "figures", "gguf", "notebook", "ray", "slurm", "track", "dev"} == extras.keys()
+    assert "copyscope[docs,explore,figures,gguf,notebook,ray,slurm,track]" in extras["dev"]  # so that tests cover them
     names = {re.split(r"[<>=\[]", line)[0] for line in project["dependencies"]}
     assert not names & set(EXTRAS)
 

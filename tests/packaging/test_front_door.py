@@ -16,6 +16,7 @@ OBJECTS = {
     "copying_accuracy",
     "formation_steps",
     "formation_map",
+    "prompt_widget",
 }
 COMMANDS = {
     "demo",

@@ -1,5 +1,5 @@
 "use strict";
-// The two sources of data. Both answer index(), block(name), library(name), prompt(run, text) and changed().
+// The three sources of data. All answer index(), block(name), library(name), prompt(run, text) and changed().
 (function (C) {
   C.bytesOf = function (base64) {
     const text = atob(base64.trim());
@@ -11,6 +11,12 @@
   function gunzip(bytes) {
     const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
     return new Response(stream).arrayBuffer();
+  }
+
+  function runScript(page, code) {
+    const script = page.createElement("script");
+    script.textContent = code;
+    page.head.append(script);
   }
 
   /** Data inside the page itself: nothing is ever asked of anybody. */
@@ -26,13 +32,10 @@
       has: (name) => page.getElementById("block-" + name) !== null,
       block: async (name) => gunzip(C.bytesOf(text("block-" + name))),
       library: async (name) => {
-        const code = new TextDecoder().decode(await gunzip(C.bytesOf(text("lib-" + name))));
-        const script = page.createElement("script");
-        script.textContent = code;
-        page.head.append(script);
+        runScript(page, new TextDecoder().decode(await gunzip(C.bytesOf(text("lib-" + name)))));
       },
       prompt: async () => {
-        throw new Error("a saved page has only the prompts saved with it; use `copyscope explore` for new ones");
+        throw new Error("a saved page has only the prompts saved with it; use `copyscope explore`, or cs.prompt_widget in a notebook, for new ones");
       },
       changed: async () => false,
     };
@@ -80,6 +83,41 @@
         const differs = stamp !== null && JSON.stringify(now) !== JSON.stringify(stamp);
         stamp = now;
         return differs;
+      },
+    };
+  };
+
+  /** Data from a notebook's kernel, asked through the window that frames the page. */
+  C.kernelSource = function () {
+    const waiting = new Map(); // number of the question -> what to do with its answer
+    let [asked, stamp] = [1, null];
+    window.addEventListener("message", (event) => {
+      const { id, error, bytes } = (event.source === window.parent && event.data) || {};
+      const answer = waiting.get(id);
+      if (!answer) return;
+      waiting.delete(id);
+      if (error) answer.reject(new Error(String(error)));
+      else answer.resolve(bytes);
+    });
+    function ask(kind, value = null) {
+      return new Promise((resolve, reject) => {
+        const id = asked++;
+        waiting.set(id, { resolve, reject });
+        window.parent.postMessage({ id, kind, value }, "*"); // a sandboxed frame does not know its parent's origin
+      });
+    }
+    const text = async (...question) => new TextDecoder().decode(await ask(...question));
+    const json = async (...question) => JSON.parse(await text(...question));
+    return {
+      live: true,
+      index: () => json("index"),
+      has: () => true,
+      block: (name) => ask("block", name),
+      library: async (name) => runScript(document, await text("library", name)),
+      prompt: (run, typed) => json("prompt", { run, text: typed }),
+      changed: async () => {
+        const [before, now] = [stamp, (stamp = await text("changed"))];
+        return before !== null && now !== before;
       },
     };
   };

@@ -1,7 +1,8 @@
 "use strict";
 // Starts the page, draws the view looked at, and watches the server where there is one.
 (function (C) {
-  const WATCH = 4000; // ms between two looks at whether new checkpoints appeared
+  const WATCH = { server: 4000, kernel: 20000 }; // ms between two looks at whether new checkpoints appeared; a kernel has other work
+  const SOURCES = { server: C.liveSource, kernel: C.kernelSource, embedded: () => C.embeddedSource(document) };
   const parts = {};
   const timing = { redraw: 0, grid: 0, map: 0 };
   let waiting = null;
@@ -121,10 +122,9 @@
       event.preventDefault();
       C.working(ask());
     });
-    C.byId("prompt-form").addEventListener("submit", (event) => {
-      event.preventDefault();
-      C.working(ask());
-    });
+    // No forms: a sandboxed frame, as in a notebook, may not submit one, not even to close a dialog.
+    C.byId("prompt-show").addEventListener("click", () => C.working(ask()));
+    for (const close of document.querySelectorAll("dialog .close")) close.addEventListener("click", () => close.closest("dialog").close());
     window.addEventListener("hashchange", () => {
       const said = [];
       const wanted = C.readHash(location.hash, said);
@@ -175,14 +175,15 @@
 
   async function watch() {
     await look();
-    setTimeout(watch, WATCH);
+    setTimeout(watch, WATCH[document.documentElement.dataset.source]);
   }
 
   async function start() {
     C.readTheme();
-    const live = document.getElementById("index") === null;
+    const { source } = document.documentElement.dataset;
+    const live = source !== "embedded";
     if (live) C.notice("Reading the run's tables …", "loading");
-    await C.data.load(live ? C.liveSource() : C.embeddedSource(document));
+    await C.data.load(SOURCES[source]());
     C.notice("", "loading");
     if (!C.data.index.runs.length) {
       C.notice("This page has no run.", "error");

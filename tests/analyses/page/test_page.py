@@ -272,7 +272,7 @@ def test_hostile_text_stays_text() -> None:
 
 
 def test_nothing_is_fetched_and_the_live_page_holds_no_data() -> None:
-    offline, live = page(small_index("a"), {"b": b"1"}), page(small_index("a"), {}, live=True)
+    offline, live = page(small_index("a"), {"b": b"1"}), page(small_index("a"), {}, "server")
     for tag, attributes in read(offline).tags:
         for name in ("src", "href", "srcset", "action", "data", "poster"):
             assert not (attributes.get(name) or "").startswith(("http", "//")), (tag, attributes)
@@ -280,9 +280,9 @@ def test_nothing_is_fetched_and_the_live_page_holds_no_data() -> None:
     assert css
     assert "url(" not in css
     assert "@import" not in css
-    assert CSP[False] in offline
-    assert "connect-src" not in CSP[False]
-    assert "unsafe-eval" not in CSP[True]
+    assert CSP["embedded"] in offline
+    assert "connect-src" not in CSP["embedded"] == CSP["kernel"]
+    assert "unsafe-eval" not in CSP["server"]
     assert not {"index", "lib-circuitsvis"} & set(read(live).data)
     assert "connect-src 'self'" in live
     assert "MIT licence" in offline
@@ -308,7 +308,7 @@ def test_the_live_page_needs_no_torch(run: Run) -> None:
         "from copyscope.analyses.page.payload import payload; "
         f"from copyscope.analyses.tables.opening import open_run; "
         f"found = payload([open_run({str(run.folder)!r})], live=True); "
-        "page(found.index, {}, live=True); print([m for m in ('torch', 'transformers', 'scipy.stats') "
+        "page(found.index, {}, 'server'); print([m for m in ('torch', 'transformers', 'scipy.stats') "
         "if m in sys.modules][:2])"
     )
     out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
