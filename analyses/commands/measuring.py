@@ -72,6 +72,7 @@ def score(
     from copyscope.analyses.tables.text_measured import measure_text
 
     chosen = numbers(steps)
+    compute = compute_options(device, dtype, memory)
     with Console(silent) as console:
         run = series_of(series, out, order, tokenizer)
         result = run_score(
@@ -82,12 +83,12 @@ def score(
             seeds=numbers(seeds, "--seeds"),
             samples=samples,
             cache_limit=cache_limit,
-            **compute_options(device, dtype, memory),
+            **compute,
             engine=engine,
             jobs=jobs,
             options=parse_options(options),
         )
-        measure_text(run, device)
+        measure_text(run, **compute)
     above, folder = above_null(result.heads), run.folder / "results"
     failed = {c.step for c in selected(run, chosen)} & read_failed(run).keys()
     if as_json:

@@ -142,16 +142,18 @@ class SeriesModels:
         place = _place(checkpoint, self._commits)
         config = _plain_config(place)
         fetched = revision is not None and (self._ahead.fetched(checkpoint.path, revision) or not has_weights(place))
+        before = self._model
         try:
-            same = self._model is not None and config is not None and config == self._config
-            if same and self._model is not None and has_room_for_another(self._model):
-                self._model = load_weights_into(self._model, checkpoint.path, revision, prove=prove)
+            same = config is not None and config == self._config
+            if before is not None and same and has_room_for_another(before):
+                self._model = load_weights_into(before, checkpoint.path, revision, prove=prove)
             else:
-                self._model = None  # two at a time may be more than the memory holds
+                before = self._model = None  # two at a time may be more than the memory holds
                 where = {"device": self.compute.device, "dtype": dtype_named(self.compute.dtype)}
                 self._model = load_hooked(checkpoint.path, revision, **where, prove=prove)
-                limit_memory(self._model, self.compute.max_bytes)
                 self._config = config
+            if self._model is not before:  # also a bridge, which loads anew each time
+                limit_memory(self._model, self.compute.max_bytes)
         finally:  # what cannot be measured takes room in the cache too
             if fetched:
                 self._cache.fetched(place)

@@ -11,7 +11,9 @@ from jaxtyping import Float
 from copyscope.analyses.tables.run import Run
 from copyscope.analyses.tables.stored import result_key
 from copyscope.analyses.tables.text_read import FILE, TextRead, stored_text
+from copyscope.interp.forward.memory import limit_memory
 from copyscope.interp.measures.behavior import natural_losses
+from copyscope.interp.models.devices import Compute, dtype_named
 from copyscope.interp.models.hooked import load_hooked
 from copyscope.training.checkpoints.keys import checkpoint_key
 from copyscope.training.config import RunConfig
@@ -33,25 +35,30 @@ MAX_PAIRS = 1 << 24
 """Largest square of a vocabulary for which held-out windows are chosen as those of training are."""
 
 
-def measure_text(run: Run, device: str = "auto") -> TextRead | None:
+def measure_text(
+    run: Run, device: str = "auto", dtype: str = "float32", max_bytes: int | None = None
+) -> TextRead | None:
     """Looks up what the run had read by its last checkpoint, takes two losses, and keeps both in results/text.json.
 
-    `device` as for `score`. None for a series that copyscope did not train, or that keeps no checkpoints, and for a
-    fork that reads other text than its parent, or chooses its windows otherwise. Stored results are not computed again.
-    Raises InputError where the run's tokens are gone.
+    `device`, `dtype` and `max_bytes` as for `score`. None for a series that copyscope did not train, or that keeps no
+    checkpoints, and for a fork that reads other text than its parent, or chooses its windows otherwise. Stored results
+    are not computed again. Raises InputError where the run's tokens are gone.
     """
     if not run.data or not run.config or not run.series.checkpoints:
         return None
     fork, one_in = run.config.fork, run.config.data.repeat_choice
     if fork.window != fork.tokens // run.config.model.n_ctx * one_in:
         return None
-    last = run.series.checkpoints[-1]
-    path, key = run.folder / "results" / FILE, result_key(checkpoint_key(last), VERSION, run.config.run_id)
+    last, compute = run.series.checkpoints[-1], Compute(device=device, dtype=dtype, max_bytes=max_bytes)
+    path, key = (
+        run.folder / "results" / FILE,
+        result_key(checkpoint_key(last), VERSION, run.config.run_id, *compute.key),
+    )
     if path.is_file() and json.loads(path.read_text("utf-8")).get("key") == key:
         return stored_text(run)
     store = open_store(run.store)
     read = share_read(run.config, store, last.step)
-    losses = _losses(run, run.config, store, last.path, device)
+    losses = _losses(run, run.config, store, last.path, compute)
     write_json(path, {"key": key, **asdict(read), **losses})
     return stored_text(run)
 
@@ -115,8 +122,11 @@ def _chosen_start(store: TokenStore, seed: Order, group: int, k: int, total: int
     return starts[int(repeat_value(tokens, weights).argmax())]
 
 
-def _losses(run: Run, config: RunConfig, store: TokenStore, checkpoint: str, device: str) -> Mapping[str, float | None]:
-    model = load_hooked(checkpoint, device=device, prove=False)
+def _losses(
+    run: Run, config: RunConfig, store: TokenStore, checkpoint: str, compute: Compute
+) -> Mapping[str, float | None]:
+    model = load_hooked(checkpoint, device=compute.device, dtype=dtype_named(compute.dtype), prove=False)
+    limit_memory(model, compute.max_bytes)
     length, k = config.model.n_ctx - 1, config.data.repeat_choice
     text = windows(store.train, length, WINDOWS, run.eval_seed)
     losses: dict[str, float | None] = {"loss_training_text": natural_losses(model, text).mean().item()}

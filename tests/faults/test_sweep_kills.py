@@ -4,9 +4,8 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,30 +19,12 @@ from copyscope.training.sweeps.driver import run_sweep
 from copyscope.training.sweeps.plan import claim, parse_sweep
 from copyscope.training.sweeps.worker import read_status
 
-HELPERS = Path(__file__).parents[1] / "helpers"
-Drivers = Callable[..., subprocess.Popen[str]]
+Start = Callable[..., subprocess.Popen[str]]
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(HELPERS))
     monkeypatch.setattr(sweeps, "POLL", 0.02)
-
-
-@pytest.fixture
-def drivers() -> Iterator[Drivers]:
-    started: list[subprocess.Popen[str]] = []
-
-    def start(out: Path, runs: int, steps: int) -> subprocess.Popen[str]:
-        command = [sys.executable, str(HELPERS / "drive.py"), str(out), str(runs), str(steps), "local"]
-        child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        started.append(child)
-        return child
-
-    yield start
-    for child in started:
-        child.kill()
-        child.communicate()
 
 
 def test_each_run_ends_as_it_does_and_the_others_go_on(tmp_path: Path, logged: list[str]) -> None:
@@ -106,10 +87,10 @@ def test_a_killed_worker(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-def test_a_driver_that_ends_takes_its_workers_along(number: signal.Signals, tmp_path: Path, drivers: Drivers) -> None:
+def test_a_driver_that_ends_takes_its_workers_along(number: signal.Signals, tmp_path: Path, start: Start) -> None:
     (tmp_path / SLOW).touch()
     sweep = counted_sweep(3, 40)
-    driver = drivers(tmp_path, 3, 40)
+    driver = start("drive.py", tmp_path, 3, 40, "local")
     folders = [tmp_path / run.run_id for run in sweep.runs]
     until(lambda: sum(bool(steps_done(folder)) for folder in folders) >= 2)
     driver.send_signal(number)
@@ -127,41 +108,41 @@ def test_a_driver_that_ends_takes_its_workers_along(number: signal.Signals, tmp_
     assert not any(40 in steps for steps in before)
 
     (tmp_path / SLOW).unlink()
-    assert drivers(tmp_path, 3, 40).wait(timeout=120) == 0
+    assert start("drive.py", tmp_path, 3, 40, "local").wait(timeout=120) == 0
     for folder in folders:
         assert steps_done(folder) == list(range(1, 41))
 
 
-def test_a_driver_killed_again_and_again(tmp_path: Path, drivers: Drivers) -> None:
+def test_a_driver_killed_again_and_again(tmp_path: Path, start: Start) -> None:
     """At random moments: while it starts, between runs, while they work. The next one follows at once."""
     draw = random.Random(3)
     folders = [tmp_path / run.run_id for run in counted_sweep(4, 30).runs]
     for _ in range(5):
-        driver = drivers(tmp_path, 4, 30)
+        driver = start("drive.py", tmp_path, 4, 30, "local")
         time.sleep(draw.uniform(0.2, 1.5))
         driver.kill()
         driver.wait()
-    assert drivers(tmp_path, 4, 30).wait(timeout=120) == 0
+    assert start("drive.py", tmp_path, 4, 30, "local").wait(timeout=120) == 0
     for folder in folders:
         assert steps_done(folder) == list(range(1, 31))
 
 
-def test_two_drivers_at_once(tmp_path: Path, drivers: Drivers) -> None:
+def test_two_drivers_at_once(tmp_path: Path, start: Start) -> None:
     sweep = counted_sweep(5, 25)
-    both = [drivers(tmp_path, 5, 25) for _ in range(2)]
+    both = [start("drive.py", tmp_path, 5, 25, "local") for _ in range(2)]
     assert [driver.wait(timeout=120) for driver in both] == [0, 0]
     for run in sweep.runs:
         assert steps_done(tmp_path / run.run_id) == list(range(1, 26))
         assert len(workers(tmp_path / run.run_id)) == 1
 
 
-def test_a_second_driver_takes_over_when_the_first_dies(tmp_path: Path, drivers: Drivers) -> None:
+def test_a_second_driver_takes_over_when_the_first_dies(tmp_path: Path, start: Start) -> None:
     (tmp_path / SLOW).touch()
     sweep = counted_sweep(2, 300)
     folders = [tmp_path / run.run_id for run in sweep.runs]
-    first = drivers(tmp_path, 2, 300)
+    first = start("drive.py", tmp_path, 2, 300, "local")
     until(lambda: all(map(steps_done, folders)))
-    second = drivers(tmp_path, 2, 300)
+    second = start("drive.py", tmp_path, 2, 300, "local")
     until(lambda: "elsewhere" in (tmp_path / "sweep.log").read_text())
     first.kill()
     (tmp_path / SLOW).unlink()
@@ -170,12 +151,12 @@ def test_a_second_driver_takes_over_when_the_first_dies(tmp_path: Path, drivers:
         assert steps_done(folder) == list(range(1, 301))
 
 
-def test_nohup_is_respected(tmp_path: Path, drivers: Drivers) -> None:
+def test_nohup_is_respected(tmp_path: Path, start: Start) -> None:
     (tmp_path / SLOW).touch()
     folder = tmp_path / counted_sweep(1, 40).runs[0].run_id
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # what a child inherits, as from nohup
     try:
-        driver = drivers(tmp_path, 1, 40)
+        driver = start("drive.py", tmp_path, 1, 40, "local")
     finally:
         signal.signal(signal.SIGHUP, before)
     until(lambda: len(steps_done(folder)) > 3)

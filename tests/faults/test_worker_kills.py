@@ -3,9 +3,8 @@
 import os
 import signal
 import subprocess
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,29 +15,12 @@ from copyscope.analyses.tables import workers as driver
 from copyscope.analyses.tables.workers import Workers
 from copyscope.training.errors import InputError
 
-HELPERS = Path(__file__).parents[1] / "helpers"
-Drivers = Callable[..., subprocess.Popen[str]]
+Start = Callable[..., subprocess.Popen[str]]
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(HELPERS))
     monkeypatch.setattr(driver, "POLL", 0.02)
-
-
-@pytest.fixture
-def drivers() -> Iterator[Drivers]:
-    started: list[subprocess.Popen[str]] = []
-
-    def start(folder: Path, steps: int, jobs: int) -> subprocess.Popen[str]:
-        command = [sys.executable, str(HELPERS / "counted_measurer.py"), str(folder), str(steps), str(jobs)]
-        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
-        return started[-1]
-
-    yield start
-    for child in started:
-        child.kill()
-        child.communicate()
 
 
 def tables(folder: Path, steps: range | list[int]) -> list[str]:
@@ -81,8 +63,8 @@ def test_a_killed_worker_costs_its_checkpoint_only(tmp_path: Path) -> None:
     assert {step for step, _ in began(tmp_path)[len(begun) :]} == {FAILS, BREAKS, DIES}
 
 
-def test_two_drivers_at_once(tmp_path: Path, drivers: Drivers) -> None:
-    both = [drivers(tmp_path, 30, 2) for _ in range(2)]
+def test_two_drivers_at_once(tmp_path: Path, start: Start) -> None:
+    both = [start("counted_measurer.py", tmp_path, 30, 2) for _ in range(2)]
     assert [driver.wait(timeout=120) for driver in both] == [0, 0]
     assert sorted(step for step, _ in began(tmp_path)) == list(range(30))
     assert tables(tmp_path, range(30)) == [f"counted {step} of counted" for step in range(30)]
@@ -90,9 +72,9 @@ def test_two_drivers_at_once(tmp_path: Path, drivers: Drivers) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_driver_that_ends_takes_its_workers_along(number: signal.Signals, tmp_path: Path, drivers: Drivers) -> None:
+def test_a_driver_that_ends_takes_its_workers_along(number: signal.Signals, tmp_path: Path, start: Start) -> None:
     (tmp_path / SLOW).touch()
-    driver = drivers(tmp_path, 4, 2)
+    driver = start("counted_measurer.py", tmp_path, 4, 2)
     until(lambda: len(began(tmp_path)) == 2)
     driver.send_signal(number)
     said = driver.communicate(timeout=60)[0]
@@ -105,7 +87,7 @@ def test_a_driver_that_ends_takes_its_workers_along(number: signal.Signals, tmp_
     assert not (tmp_path / "results" / "counted").exists()
 
     (tmp_path / SLOW).unlink()
-    assert drivers(tmp_path, 4, 2).wait(timeout=120) == 0
+    assert start("counted_measurer.py", tmp_path, 4, 2).wait(timeout=120) == 0
     assert tables(tmp_path, range(4)) == [f"counted {step} of counted" for step in range(4)]
     assert [path.name for path in (tmp_path / "results").iterdir()] == ["counted"]
 
