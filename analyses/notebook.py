@@ -178,11 +178,13 @@ def film(
 ) -> Path:
     """Writes one head's attention at every checkpoint as a film, .gif or (where ffmpeg is installed) .mp4.
 
-    Arguments and errors as for `attention`; `seconds` a checkpoint.
+    Arguments and errors as for `attention`; `seconds` a checkpoint, 0.02 to 60; the last one stays four times as long.
+    Raises InputError too for another ending, and for .mp4 without an ffmpeg that writes H.264.
     """
-    run = open_run(source)
+    run, paper = open_run(source), _on_paper()
+    paper.check_film(Path(out), seconds)  # before the frames, which take a while
     steps = [checkpoint.step for checkpoint in run.series.checkpoints]
-    return _on_paper().write_film(_attention_frames(run, head, steps, text, prompt, 4.0), Path(out), seconds)
+    return paper.write_film(_attention_frames(run, head, steps, text, prompt, 4.0), Path(out), seconds)
 
 
 def _on_paper() -> Any:

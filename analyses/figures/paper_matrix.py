@@ -2,15 +2,16 @@
 
 import io
 import shutil
+import subprocess
+import tempfile
 import textwrap
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 from jaxtyping import Float
-from matplotlib.animation import FFMpegWriter
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
@@ -24,6 +25,10 @@ MASKED = "#e8e8e8"
 MAX_LABELS = 64
 """Tokens that still get a label each."""
 FILMS = (".gif", ".mp4")
+LAST = 4
+"""How many times as long the last frame of a film stays."""
+MIN_SECONDS, MAX_SECONDS = 0.02, 60.0
+"""A frame; browsers show a GIF's shorter ones more slowly."""
 
 
 def paper_attention(
@@ -74,36 +79,53 @@ def paper_attention(
 def write_film(frames: Sequence[Figure], path: str | Path, seconds: float = 0.35, dots: int = 150) -> Path:
     """Writes figures as a film, one after the other: .gif, or .mp4 where ffmpeg is installed.
 
-    `seconds` a frame; the last one stays four times as long. `dots` an inch. Raises InputError: no frames, another
-    ending, or no ffmpeg.
+    `seconds` a frame, 0.02 to 60; the last one stays `LAST` times as long. `dots` an inch. Raises InputError: no
+    frames, another ending, such seconds, or no ffmpeg that writes H.264.
     """
-    out = Path(path)
-    if out.suffix not in FILMS or not frames:
-        raise InputError(f"{out}: a film ends in {' or '.join(FILMS)} and has a frame or more, not {len(frames)}")
-    if out.suffix == ".gif":
-        pictures = [_picture(figure, dots) for figure in frames]
-        times = [round(1000 * seconds)] * (len(frames) - 1) + [round(4000 * seconds)]
-        data = io.BytesIO()
-        pictures[0].save(data, "GIF", save_all=True, append_images=pictures[1:], duration=times, loop=0)
-        write_bytes(out, data.getvalue())
-        return out
-    if shutil.which("ffmpeg") is None:
-        raise InputError(f"{out}: needs ffmpeg, which is not installed; write a .gif instead")
-    temp = out.with_name(f".{out.stem}.part.mp4")
-    width, height = frames[0].get_size_inches()
-    canvas = Figure(figsize=(float(width), float(height)))
-    FigureCanvasAgg(canvas)
-    writer = FFMpegWriter(fps=10)
-    with writer.saving(canvas, str(temp), dots):
-        axes = canvas.add_axes((0, 0, 1, 1))
-        for figure in [*frames, *[frames[-1]] * 3]:
-            axes.clear()
-            axes.axis("off")
-            axes.imshow(np.asarray(_picture(figure, dots)), aspect="auto")
-            for _ in range(max(1, round(10 * seconds))):
-                writer.grab_frame()
-    temp.replace(out)
+    out = check_film(path, seconds)
+    if not frames:
+        raise InputError(f"{out}: a film has a frame or more, not 0")
+    pictures = [_picture(figure, dots) for figure in frames]
+    write_bytes(out, _gif(pictures, seconds) if out.suffix == ".gif" else _mp4(pictures, seconds))
     return out
+
+
+def check_film(path: str | Path, seconds: float) -> Path:
+    """The path of a film that can be written, before its frames are computed. Raises InputError as `write_film`."""
+    out = Path(path)
+    if out.suffix not in FILMS:
+        raise InputError(f"{out}: a film ends in {' or '.join(FILMS)}")
+    if not MIN_SECONDS <= seconds <= MAX_SECONDS:
+        raise InputError(f"seconds={seconds:g}: give {MIN_SECONDS:g} to {MAX_SECONDS:g} a frame")
+    if out.suffix == ".mp4" and shutil.which("ffmpeg") is None:
+        raise InputError(f"{out}: needs ffmpeg, which is not installed; write a .gif instead")
+    return out
+
+
+def _gif(pictures: Sequence[Image.Image], seconds: float) -> bytes:
+    times = [round(1000 * seconds)] * (len(pictures) - 1) + [round(1000 * LAST * seconds)]
+    data = io.BytesIO()
+    pictures[0].save(data, "GIF", save_all=True, append_images=list(pictures[1:]), duration=times, loop=0)
+    return data.getvalue()
+
+
+def _mp4(pictures: Sequence[Image.Image], seconds: float) -> bytes:
+    """H.264 as every browser plays it: colours at half resolution, so of even width and height; its index in front."""
+    rate = Fraction(1 / seconds).limit_denominator(1000)
+    shown = [*pictures, *[pictures[-1]] * (LAST - 1)]
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / "film.mp4"
+        command = ["ffmpeg", "-v", "error", "-f", "image2pipe", "-c:v", "png", "-framerate", str(rate), "-i", "-"]
+        command += ["-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2:color=white", "-c:v", "libx264", "-pix_fmt", "yuv420p"]
+        command += ["-movflags", "+faststart", str(made)]
+        data = io.BytesIO()
+        for picture in shown:
+            picture.save(data, "PNG")
+        done = subprocess.run(command, input=data.getvalue(), capture_output=True)
+        if done.returncode:
+            last = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
+            raise InputError(f"ffmpeg made no film ({last or done.returncode}); write a .gif instead")
+        return made.read_bytes()
 
 
 def _picture(figure: Figure, dots: int) -> Image.Image:

@@ -120,6 +120,8 @@ def test_attention_of_a_head_is_a_figure_and_a_film(tmp_path: Path) -> None:
     assert np.asarray(drawn[~drawn.mask]) == pytest.approx(expected, abs=1 / 255)
     assert attention(folder, "L1H0", step=0, text="two two").axes[0].get_yticklabels()[1].get_text() != ""
     assert film(folder, "L0H1", tmp_path / "film.gif").stat().st_size > 1000
+    with pytest.raises(InputError, match="gif or"):
+        film(folder, "L9H9", tmp_path / "film.avi")  # said before a model is loaded
     for head in ("L2H0", "L0H2", "L0"):
         with pytest.raises(InputError, match="L0H0 to L1H1"):
             attention(folder, head)

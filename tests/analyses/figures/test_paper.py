@@ -1,7 +1,9 @@
 """Maps on paper: the same cells, colours, marks and words as the Plotly map, in files that carry their fonts."""
 
 import io
+import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -266,3 +268,40 @@ def test_a_film_has_a_frame_a_figure(tmp_path: Path) -> None:
         write_film(frames, tmp_path / "film.avi")
     with pytest.raises(InputError, match="not 0"):
         write_film([], tmp_path / "film.gif")
+    with pytest.raises(InputError, match="seconds=0"):
+        write_film(frames, tmp_path / "film.gif", seconds=0.0)
+
+
+@pytest.mark.skipif(not (shutil.which("ffmpeg") and shutil.which("ffprobe")), reason="no ffmpeg and ffprobe on PATH")
+def test_a_film_is_an_mp4_that_browsers_play(tmp_path: Path) -> None:
+    frames = [paper_attention(np.tril(np.full((2, 2), x)), ["a", "b"], width=2.02) for x in (0.1, 0.9, 0.5)]
+    path = write_film(frames, tmp_path / "film.mp4", seconds=0.35, dots=50)  # 101 dots: an odd width
+    asked = "stream=codec_name,pix_fmt,width,height,nb_frames,duration"
+    told = subprocess.run(
+        ["ffprobe", "-v", "error", "-show_entries", asked, "-of", "json", str(path)], capture_output=True, check=True
+    )
+    stream = json.loads(told.stdout)["streams"][0]
+    assert (stream["codec_name"], stream["pix_fmt"]) == ("h264", "yuv420p")
+    assert (stream["width"], stream["height"], stream["nb_frames"]) == (102, 102, "6")
+    assert float(stream["duration"]) == pytest.approx(6 * 0.35, abs=0.01)
+    raw = ["ffmpeg", "-v", "error", "-i", str(path), "-f", "rawvideo", "-pix_fmt", "gray", "-"]
+    pictures = np.frombuffer(subprocess.run(raw, capture_output=True, check=True).stdout, np.uint8).reshape(6, 102, 102)
+    light = pictures.mean(axis=(1, 2))
+    assert light[1] < light[2] < light[0]  # in order, the darkest the one of most attention
+    assert light[3:] == pytest.approx(light[2], abs=1)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_ffmpeg_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = tmp_path / "bin" / "ffmpeg"
+    broken.parent.mkdir()
+    broken.write_text("#!/bin/sh\necho Unknown encoder libx264 >&2\nexit 1\n")
+    broken.chmod(0o755)
+    frames = [paper_attention(np.eye(2), ["a", "b"], width=2.0)]
+    monkeypatch.setenv("PATH", str(broken.parent), prepend=":")
+    with pytest.raises(InputError, match="Unknown encoder libx264"):
+        write_film(frames, tmp_path / "film.mp4", dots=50)
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(InputError, match="not installed"):
+        write_film(frames, tmp_path / "film.mp4", dots=50)
+    assert not (tmp_path / "film.mp4").exists()
