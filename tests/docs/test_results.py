@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import shutil
 from pathlib import Path
 from types import ModuleType
@@ -13,14 +14,32 @@ from polars.testing import assert_frame_equal
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 
 
-@pytest.fixture(scope="module")
-def again() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("judge_again", RESULTS / "judge_again.py")
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, RESULTS / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def again() -> ModuleType:
+    return script("judge_again")
+
+
+def test_the_page_is_what_the_tables_say() -> None:
+    assert (RESULTS / "README.md").read_text() == script("write_readme").write_readme()
+
+
+def test_the_readme_repeats_the_page() -> None:
+    """Each interval of the front page's table of claims stands on the page of results, behind the same number."""
+    front = (RESULTS.parents[1] / "README.md").read_text().split("## Results")[1].split("\n## ")[0]
+    shown = re.findall(r"\S?\d[\d.]* \[[^\]]+\](?!\()", front)
+    page = (RESULTS / "README.md").read_text()
+    assert len(shown) >= 3
+    assert [one for one in shown if one not in page] == []
+    assert re.search(r"in (\d+) runs", front)[1] == re.search(r"(\d+) runs in all", page)[1]  # type: ignore[index]
 
 
 def test_a_study_is_judged_by_the_present_rules(again: ModuleType, tmp_path: Path) -> None:

@@ -1,0 +1,209 @@
+"""Writes README.md of this folder: each question with its verdicts, its figure and what would change our mind.
+
+    python docs/results/write_readme.py
+
+Every number in it is taken from the tables that are kept here (verdicts.json and configs of each study); a test holds
+the page against them. What a study found in detail stands in the README.md of its own folder, written by hand.
+"""
+
+import json
+import textwrap
+import tomllib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+HERE = Path(__file__).parent
+PRESETS = HERE.parents[1] / "training" / "presets"
+MINUS = "\N{MINUS SIGN}"
+
+
+class Question(NamedTuple):
+    """What is asked, the folder whose figure stands for it, and what would change our mind."""
+
+    title: str
+    folder: str
+    figure: str
+    """What the figure shows."""
+    rows: tuple[tuple[str, str, str, int], ...]
+    """Claim, words for its effect with {} for the number, folder, number of the verdict there."""
+    says: str
+    mind: str
+
+
+QUESTIONS = (
+    Question(
+        "Is it updates that count, or tokens?",
+        "batch-size",
+        "Formation step of copying against batch size, and copying accuracy over training",
+        (
+            ("updates alone count (claim 2), on Python", "steps ∝ batch size^{}", "batch-size", 0),
+            ("the same, on a dictionary", "steps ∝ batch size^{}", "batch-size-dictionary", 0),
+        ),
+        "Larger batches need fewer updates, by about the square-root law of arXiv 2511.16893, and gain less the "
+        "larger they are.",
+        "Batches as large as the paper's, which are far larger than ours: where larger ones no longer help, "
+        "updates alone would count.",
+    ),
+    Question(
+        "Does a higher learning rate bring copying on?",
+        "intensity",
+        "Copying accuracy by learning rate and step, and against the summed learning rate",
+        (
+            ("a higher rate needs fewer updates (claim 4)", "steps ∝ rate^{}", "intensity", 1),
+            ("copying forms at a certain sum of rates", "the sum errs by a factor of {} in steps", "intensity", 0),
+        ),
+        "It does, up to an optimum. The sum of rates predicts the step over the lower ones and fails at the highest.",
+        "Batch size and rate varied together, half of the cells foretelling the other half.",
+    ),
+    Question(
+        "In what order do heads and copying form?",
+        "seeds",
+        "Formation step and final copying accuracy of six seeds, and their curves",
+        (
+            ("previous-token head, then induction head, then copying", "share of runs {}", "seeds", 2),
+            (
+                "copying after the loss has settled (claim 1)",
+                "its step is {} times that of the settled loss",
+                "seeds",
+                1,
+            ),
+            ("from shallow to deep (claim 3), three layers", "Kendall's tau {}", "seeds", 3),
+            ("the same, six layers", "Kendall's tau {}", "scale", 3),
+            ("seeds differ by no more than a factor of 1.25", "one standard deviation is a factor of {}", "seeds", 0),
+        ),
+        "The stages come in order in every run. Copying comes before the loss has settled or with it, depending "
+        "on what settled "
+        "means; long after it, by neither. With induction heads in one or two layers nothing can be said of depth.",
+        "Runs ten times as long (study `settling`), and models with induction heads in four layers or more (study "
+        "`depth`).",
+    ),
+    Question(
+        "Does regularization make copying earlier or stronger?",
+        "regularization",
+        "Formation step and final copying accuracy by setting, and curves",
+        (
+            ("attention dropout 0.1 (claim 4)", "change of the step {}", "regularization", 1),
+            ("weight decay 0.1", "change of the step {}", "regularization", 2),
+            ("weight decay 1.0", "change of the step {}", "regularization", 3),
+            ("both 0.1", "change of the step {}", "regularization", 4),
+        ),
+        "Four seeds a setting cannot tell: in each but one a seed had not formed copying by the end.",
+        "Ten seeds a setting, on text that is passed over many times, where regularization has something to "
+        "prevent (study `passes`).",
+    ),
+    Question(
+        "What does an induction head need?",
+        "intervention",
+        "Formation step and final copying accuracy by intervention, and curves",
+        (
+            ("a previous-token head given from the start makes it earlier", "change of the step {}", "intervention", 0),
+            ("one head held uniform makes it later", "change of the step {}", "intervention", 1),
+            ("no attention below the last layer makes it later", "change of the step {}", "intervention", 2),
+            ("no loss on what repeats makes it later", "change of the step {}", "intervention", 3),
+        ),
+        "Without attention below the last layer, or without loss on what repeats, copying does not form within "
+        "these runs. Any one "
+        "head can be spared.",
+        "A run that copies without either.",
+    ),
+    Question(
+        "On which text does copying form sooner?",
+        "corpus",
+        "Formation step and final copying accuracy by corpus, and curves",
+        (("text that repeats itself more teaches it sooner", "steps ∝ share of predictable tokens^{}", "corpus", 0),),
+        "It forms on code, dictionary and manuals, and on wiki and prose only in longer runs; the planned line "
+        "through the corpora "
+        "is left undecided by so few points.",
+        "More corpora, of one vocabulary, that differ in how much they repeat and in nothing else.",
+    ),
+    Question(
+        "Do depth, width and heads matter?",
+        "scale",
+        "Formation step and final copying accuracy by size, and curves",
+        (
+            ("deeper models need fewer updates", "steps ∝ layers^{}", "scale", 0),
+            ("wider ones", "steps ∝ width^{}", "scale", 1),
+            ("more heads", "steps ∝ heads^{}", "scale", 2),
+        ),
+        "There is a least size, below which copying does not form; beyond it, more is no faster at these learning "
+        "rates.",
+        "Learning rates tuned for each size.",
+    ),
+)
+OTHER_PAGES = (
+    "Single runs: [the demo](quickstart/README.md) and [what was tried for it](quickstart/recipe.md), [a longer "
+    "one](laptop/README.md), [batch 32](batch32/README.md), [three layers](three-layers/README.md). Other in-context "
+    "tasks than copying: [tasks](tasks/README.md). Not run for want of a GPU: every study at `--size paper`; each says "
+    "what it will cost before it trains. [What was dated when](dated.md)."
+)
+
+
+def write_readme() -> str:
+    """The page."""
+    study = tomllib.loads((PRESETS / "study.toml").read_text())
+    model, data, rate = study["model"], study["data"], study["optimizer"]["lr"]
+    runs = len({path.stem for path in HERE.glob("*/configs/*.toml")})  # some stand in two studies
+    parts = [
+        "# Results: which of the paper's claims hold at this scale\n",
+        _filled(
+            "\"Language Models 'Grok' to Copy\" (arXiv 2409.09281) trained twelve layers on 40 B tokens. Here its "
+            "questions are put to a "
+            f"model that two CPU cores train in minutes: {model['n_layers']} layers of {model['n_heads']} heads, "
+            f"width {model['d_model']}, "
+            f"vocabulary {data['vocab_size']}, context {model['n_ctx']}, learning rate {rate:g} held after a "
+            f"warm-up, on Python sources, of each "
+            f"{data['repeat_choice']} windows the one with the most to copy (`training/presets/study.toml`). A "
+            f"claim that fails here may hold there. "
+            f"{runs} runs in all; this page is drawn from their tables."
+        )
+        + "\n",
+        _filled(
+            "Copying has *formed* where its accuracy per token stays above a tenth; its step is the middle of the rise "
+            "([rule](../formation.md)). Intervals are 95 %; a verdict is `undecided` unless the runs decide it."
+        )
+        + "\n",
+        "| claim | verdict here | effect, with interval | runs |\n|---|---|---|---|",
+    ]
+    for question in QUESTIONS:
+        parts += [_row(question.folder, *row) for row in question.rows]
+    for question in QUESTIONS:
+        own = f"[{question.folder}]({question.folder}/README.md)"
+        parts.append(f"\n## {question.title}\n\n![{question.figure}]({question.folder}/figure.png)\n")
+        parts.append(_filled(f"{question.says} All of it: {own}."))
+        parts.append("\n" + _filled(f"*What would change our mind:* {question.mind}"))
+    return "\n".join([*parts, "\n## Other results\n", _filled(OTHER_PAGES), ""])
+
+
+def _filled(text: str) -> str:
+    return textwrap.fill(text, 130, break_long_words=False, break_on_hyphens=False)
+
+
+def _row(page: str, claim: str, words: str, folder: str, number: int) -> str:
+    verdict = json.loads((HERE / folder / "verdicts.json").read_text())["claims"][number]
+    effect = words.format(_value(verdict)) if _known(verdict) else "not known"
+    shown = f"**{verdict['verdict']}**" if verdict["verdict"] != "undecided" else "undecided"
+    return f"| [{claim}]({page}/README.md) | {shown} | {effect} | {verdict['runs']} |"
+
+
+def _known(verdict: dict[str, Any]) -> bool:
+    return any(verdict[name] is not None for name in ("value", "low", "high"))
+
+
+def _value(verdict: dict[str, Any]) -> str:
+    """−0.53 [−0.76, −0.30]; what is relative in per cent; a bound as `above` or `below`."""
+    value, low, high = (verdict[name] for name in ("value", "low", "high"))
+    relative = verdict["effect"].startswith("relative change")
+
+    def shown(number: float) -> str:
+        text = f"{100 * number:+.0f} %" if relative else f"{number:.2f}"
+        return text.replace("-", MINUS)
+
+    if value is None:
+        return f"above {shown(low)}" if high is None else f"below {shown(high)}"
+    if low is None or high is None:
+        return shown(value)
+    return f"{shown(value)} [{shown(low)}, {shown(high)}]".replace(" %,", ",").replace(" %]", "]")
+
+
+if __name__ == "__main__":
+    (HERE / "README.md").write_text(write_readme())
