@@ -72,9 +72,12 @@ def ablate(
         heads: text such as `L3H1,L2`, or pairs: (layer, head), (layer, "attention") for all of a layer. Only these
             are removed, in turn or in pairs. None for all.
         max_bytes: memory for activations beside the model; None for what the device gives.
-        device, dtype: as for `score`.
+        device: as for `score`.
+        dtype: as for `score`.
         cache_limit: gigabytes that weights fetched from the hub may take; None for no limit.
-        engine, jobs, options: where and how many checkpoints are ablated at a time, as for `score`.
+        engine: where checkpoints are ablated, as for `score`.
+        jobs: how many at a time.
+        options: of the engine.
 
     Tables are in results/ablations (heads) and results/ablations/<what>; what is stored already under the same
     conditions is not computed again. A checkpoint that cannot be measured is named in a warning and noted, as by
