@@ -27,6 +27,10 @@ Samples = Annotated[
     typer.Option(min=1, help="Samples of the copying test; fewer is faster.  [default: what the file says, or 500]"),
 ]
 
+Tasks = Annotated[
+    bool, typer.Option("--tasks", help="Ask the in-context tasks (docs/tasks.md) at each checkpoint that is scored.")
+]
+
 
 def study_names(typed: str) -> list[str]:
     """Studies that begin with what was typed, for the shell's completion."""
@@ -41,6 +45,7 @@ def sweep(
     options: EngineOptions = None,
     assignments: Assignments = None,
     samples: Samples = None,
+    tasks: Tasks = False,
     device: Device = "auto",
     dtype: Dtype = "float32",
     update: Annotated[
@@ -74,6 +79,7 @@ def sweep(
             options=parse_options(options),
             values=parse_assignments(assignments or []),
             samples=samples,
+            tasks=tasks,
             device=device,
             dtype=dtype,
             update=update,
@@ -113,6 +119,7 @@ def study(
     ] = None,
     assignments: Assignments = None,
     samples: Samples = None,
+    tasks: Tasks = False,
     device: Device = "auto",
     dtype: Dtype = "float32",
     analyse_only: Annotated[
@@ -147,6 +154,7 @@ def study(
             corpora=corpus or (),
             values=parse_assignments(assignments or []),
             samples=samples,
+            tasks=tasks,
             device=device,
             dtype=dtype,
             train=not analyse_only,

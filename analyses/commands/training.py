@@ -75,6 +75,9 @@ def train(
             help="Score each checkpoint as it is written (before checkpoints.keep deletes it), and say what changed.",
         ),
     ] = False,
+    tasks: Annotated[
+        bool, typer.Option("--tasks", help="With --score: ask the in-context tasks at each checkpoint too.")
+    ] = False,
     explore: Explore = False,
     port: Port = 0,
     device: TrainDevice = "auto",
@@ -92,6 +95,8 @@ def train(
 
     if explore and not score:
         raise InputError("--explore: shows scores, so give --score too")
+    if tasks and not score:
+        raise InputError("--tasks: are asked while scoring, so give --score too")
     loaded = read_config(config, assignments, None)
     folder = out or Path("runs") / Path(config).stem
     quiet()
@@ -103,7 +108,7 @@ def train(
         if score:
             from copyscope.analyses.tables.watch import Watch
 
-            watch = Watch(folder, loaded, show, device=device)
+            watch = Watch(folder, loaded, show, device=device, tasks=tasks)
         run_train(loaded, folder, progress=console.advance, on_checkpoint=watch, device=device)
     typer.echo(f"Run folder: {folder}")
 

@@ -22,6 +22,8 @@ MAX_OPERATIONS = 2e10
 of it."""
 SCORING = 2 / 3
 """A token that is scored costs so much of one that is trained on; measured with the preset `study`."""
+TASK_TOKENS = 200_000
+"""Of all contexts and queries of the in-context tasks that need no words, whatever n_ctx."""
 START = 10.0
 """Seconds a process takes to load its libraries."""
 
@@ -43,8 +45,9 @@ class Cost(NamedTuple):
         )
 
 
-def cost_of(configs: Sequence[RunConfig], samples: int, jobs: int) -> Cost:
-    """The cost of training and scoring runs of these configurations here, `jobs` at a time.
+def cost_of(configs: Sequence[RunConfig], samples: int, jobs: int, tasks: bool = False) -> Cost:
+    """The cost of training and scoring runs of these configurations here, `jobs` at a time; `tasks`: with
+    the in-context tasks at each checkpoint.
 
     The first one's updates are measured, on random tokens; the others are taken to cost in proportion to their
     arithmetic. What else the machine is doing counts as it is at this moment.
@@ -57,7 +60,8 @@ def cost_of(configs: Sequence[RunConfig], samples: int, jobs: int) -> Cost:
     seconds = 0.0
     for config in configs:
         trained = config.train.steps * tokens_of(config)
-        scored = len(checkpoint_steps(config)) * scored_tokens(config, samples) * SCORING
+        each = scored_tokens(config, samples) + TASK_TOKENS * tasks
+        scored = len(checkpoint_steps(config)) * each * SCORING
         seconds += START + (trained + scored) * operations(config) * per_operation
     updates = sum(config.train.steps for config in configs)
     tokens = sum(config.train.steps * tokens_of(config) for config in configs)

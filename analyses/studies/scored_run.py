@@ -1,6 +1,6 @@
 """One run of a sweep, scored while it trains: what an engine starts.
 
-`python -m copyscope.analyses.studies.scored_run FOLDER [SAMPLES [DEVICE DTYPE]]`.
+`python -m copyscope.analyses.studies.scored_run FOLDER [SAMPLES [DEVICE DTYPE [tasks]]]`.
 """
 
 import os
@@ -10,54 +10,63 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from copyscope.training.checkpoints.series import Checkpoint
 from copyscope.training.config import RunConfig
 from copyscope.training.errors import InputError
 from copyscope.training.schedule import checkpoint_steps
 from copyscope.training.sweeps.worker import as_child
 
+TASKS = "tasks"
+
 
 def scored_run(
-    config: RunConfig, folder: Path, samples: int | None = None, device: str = "auto", dtype: str = "float32"
+    config: RunConfig,
+    folder: Path,
+    samples: int | None = None,
+    device: str = "auto",
+    dtype: str = "float32",
+    with_tasks: str = "",
 ) -> None:
     """Trains the run in `folder`, or goes on with it, and scores each checkpoint before `checkpoints.keep` applies.
 
-    `samples` of the copying test; None for the usual number. `device` and `dtype` of scoring. With `keep = "none"`
-    tables are all that stays: the full states go when all is done. Raises as `train` and `score`, and InputError if
-    scores are missing in the end.
+    `samples` of the copying test; None for the usual number. `device` and `dtype` of scoring. `with_tasks`: `TASKS` to
+    ask in-context tasks too. With `keep = "none"` tables are all that stays: the full states go when all is done.
+    Raises as `train` and `score`, and InputError if scores are missing in the end.
     """
     from copyscope.analyses.tables.run_prompts import COPYING_SAMPLES
     from copyscope.analyses.tables.scores import score
+    from copyscope.analyses.tables.tasks import tasks
     from copyscope.training.trainer import train
 
     number = COPYING_SAMPLES if samples is None else samples
 
-    def score_it(checkpoint: Checkpoint) -> None:
-        score(folder, steps=[checkpoint.step], samples=number, device=device, dtype=dtype)
+    def measure(steps: list[int] | None) -> None:
+        score(folder, steps=steps, samples=number, device=device, dtype=dtype)
+        if with_tasks:
+            tasks(folder, steps=steps, device=device, dtype=dtype)
 
-    train(config, folder, on_checkpoint=score_it)
+    train(config, folder, on_checkpoint=lambda checkpoint: measure([checkpoint.step]))
     if config.checkpoints.keep == "all":
-        score(folder, samples=number, device=device, dtype=dtype)  # those of an earlier call that did not score
-    missing = set(checkpoint_steps(config)) - scored_steps(folder)
+        measure(None)  # those of an earlier call that did not score
+    missing = set(checkpoint_steps(config)) - scored_steps(folder, "tasks" if with_tasks else "heads")
     if missing:
         raise InputError(f"{folder}: step {min(missing)} was trained without scores; delete the folder and run again")
     if config.checkpoints.keep == "none":
         shutil.rmtree(folder / "resume", ignore_errors=True)
 
 
-def scored_steps(folder: Path) -> set[int]:
-    """The steps whose scores are on disk."""
-    return {int(path.stem.removeprefix("step")) for path in (folder / "results" / "heads").glob("step*.parquet")}
+def scored_steps(folder: Path, kind: str = "heads") -> set[int]:
+    """The steps whose scores are on disk. Tasks are asked last: where those are, all is."""
+    return {int(path.stem.removeprefix("step")) for path in (folder / "results" / kind).glob("step*.parquet")}
 
 
 def work(samples: int | None, *where: str) -> Callable[[RunConfig, Path], Any]:
-    """`scored_run` with so many samples, on that device and in that dtype, as `training.sweeps.worker` takes it."""
+    """`scored_run` with so many samples, and `where` of the words of `arguments`, as a worker takes it."""
     return lambda config, folder: scored_run(config, folder, samples, *where)
 
 
-def arguments(samples: int | None, device: str, dtype: str) -> tuple[str, ...]:
+def arguments(samples: int | None, device: str, dtype: str, with_tasks: bool = False) -> tuple[str, ...]:
     """What follows the folder on the command line."""
-    return (str(samples or 0), device, dtype)
+    return (str(samples or 0), device, dtype, *([TASKS] if with_tasks else []))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from copyscope.analyses.studies.evidence import (
     heads_table,
     runs_table,
 )
-from copyscope.analyses.studies.sweep import check, sweep
+from copyscope.analyses.studies.sweep import check, sweep, with_tests
 from copyscope.analyses.studies.verdicts import judge
 from copyscope.training.config import RunConfig
 from copyscope.training.engines.protocol import Engine
@@ -64,6 +64,7 @@ def study(
     corpora: Sequence[str] = (),
     values: Mapping[str, Any] | None = None,
     samples: int | None = None,
+    tasks: bool = False,
     device: str = "auto",
     dtype: str = "float32",
     train: bool = True,
@@ -73,14 +74,14 @@ def study(
     """Trains what the study needs in `out` (None: `runs/study-<name>`), or goes on, and answers its question.
 
     `size`: `laptop` or `paper`. `corpora`: for the study `corpus` two or more, for others one in place of the preset's.
-    `values` go over the preset's fields, `samples` (of the copying test) over its own. `device` and
-    `dtype` of scoring. `train` False: only the
+    `values` go over the preset's fields, `samples` (of the copying test) over its own; `tasks` asks the in-context
+    tasks too. `device` and `dtype` of scoring. `train` False: only the
     analysis, of the runs that are finished. The cost is said before anything is trained. Runs that diverged or failed
     are named, and the others judged. Raises InputError as `sweep` does, and for a study or size that is not there;
     `Stopped` when interrupted.
     """
     planned = study_sweep(name, size, corpora, values)
-    planned = replace(planned, samples=samples or planned.samples)
+    planned = with_tests(planned, samples, tasks)
     out = Path(out) if out is not None else Path("runs") / f"study-{name}"
     if train:
         check(planned, out)
@@ -89,7 +90,7 @@ def study(
             f"{name}: {QUESTIONS[name]} {len(planned.runs)} runs, {len(planned.runs) - len(todo)} of them done."
         )
         if todo:
-            _log_cost(todo, planned.samples, jobs)
+            _log_cost(todo, planned, jobs)
         how = {"device": device, "dtype": dtype, "update": update, "progress": progress}
         sweep(planned, out, engine, jobs, options=options, **how)
     runs = gather_study(outcomes(planned, out))
@@ -126,13 +127,14 @@ def corpus_name(corpus: str) -> str:
     return corpus if corpus.startswith("hf:") else Path(corpus).name.split(".")[0] or corpus
 
 
-def _log_cost(todo: list[RunConfig], samples: int | None, jobs: int | None) -> None:
+def _log_cost(todo: list[RunConfig], planned: Sweep, jobs: int | None) -> None:
     from copyscope.analyses.studies.cost import cost_of
     from copyscope.analyses.tables.run_prompts import COPYING_SAMPLES
     from copyscope.training.engines.child import jobs_at_once
 
     at_once = jobs_at_once(jobs)
-    logger.info(f"{cost_of(todo, samples or COPYING_SAMPLES, at_once).words()}, {at_once} at a time.")
+    cost = cost_of(todo, planned.samples or COPYING_SAMPLES, at_once, planned.tasks)
+    logger.info(f"{cost.words()}, {at_once} at a time.")
 
 
 def write_study(name: str, runs: list[StudyRun], folder: Path) -> StudyResult:

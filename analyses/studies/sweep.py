@@ -11,6 +11,7 @@ from copyscope.analyses.studies.scored_run import arguments as scored_with
 from copyscope.training.data.corpora import check_corpus
 from copyscope.training.engines import make_engine
 from copyscope.training.engines.protocol import Engine
+from copyscope.training.errors import InputError
 from copyscope.training.progress import Progress
 from copyscope.training.sweeps.driver import Outcome, run_sweep
 from copyscope.training.sweeps.plan import Sweep, claim, load_sweep
@@ -27,6 +28,7 @@ def sweep(
     options: Mapping[str, Any] | None = None,
     values: Mapping[str, Any] | None = None,
     samples: int | None = None,
+    tasks: bool = False,
     device: str = "auto",
     dtype: str = "float32",
     update: bool = False,
@@ -35,19 +37,30 @@ def sweep(
     """Trains every run of a sweep file in folder `out` (scored while it trains, if the file says so), or goes on.
 
     `engine`: `local`, `ray`, `slurm` or one of your own; `jobs` at a time; `options` as the engine's own. `values` and
-    `samples` (of the copying test) go over what the file says. `device` and `dtype` of scoring, where the runs are: a
+    `samples` (of the copying test) go over what the file says; `tasks` asks the in-context tasks
+    at every checkpoint that is scored, whatever it says. `device` and `dtype` of scoring, where the runs are: a
     device is looked for there. `update`: takes a changed file. Returns how each run
     ended; one that diverged or failed does not hold up the others. Raises InputError before anything is trained for a
     file, field, corpus, engine or folder that cannot be used, and `Stopped` when interrupted.
     """
     planned = source if isinstance(source, Sweep) else load_sweep(source, values)
-    planned = replace(planned, samples=samples or planned.samples)
+    planned = with_tests(planned, samples, tasks)
     out = Path(out)
     check(planned, out)
     chosen = make_engine(engine, out, jobs, options) if isinstance(engine, str) else engine
     claim(planned, out, update)
-    module, arguments = (SCORED, scored_with(planned.samples, device, dtype)) if planned.score else (PLAIN, ())
+    module, arguments = (
+        (SCORED, scored_with(planned.samples, device, dtype, planned.tasks)) if planned.score else (PLAIN, ())
+    )
     return run_sweep(planned, out, chosen, module, arguments, progress)
+
+
+def with_tests(planned: Sweep, samples: int | None, tasks: bool) -> Sweep:
+    """The sweep with so many samples of the copying test (None: its own), and with tasks. Raises InputError for tasks
+    of a sweep that is not scored."""
+    if tasks and not planned.score:
+        raise InputError("tasks: are asked while scoring, and this sweep is not scored; give score = true in its file")
+    return replace(planned, samples=samples or planned.samples, tasks=tasks or planned.tasks)
 
 
 def check(planned: Sweep, out: Path) -> None:

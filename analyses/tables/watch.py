@@ -12,6 +12,7 @@ from copyscope.analyses.tables.opening import open_run
 from copyscope.analyses.tables.run import Run
 from copyscope.analyses.tables.run_prompts import COPYING_SAMPLES
 from copyscope.analyses.tables.scores import Scorer
+from copyscope.analyses.tables.tasks import TaskAsker
 from copyscope.interp.head_names import head_name
 from copyscope.interp.models.devices import Compute
 from copyscope.training.checkpoints.series import Checkpoint, step_folder
@@ -33,7 +34,8 @@ class Watch:
     """What `training.trainer.train` calls with each checkpoint: scores it, logs what changed and the time left.
 
     One `Scorer` serves all checkpoints, so training and scoring together take as long as one after the other.
-    `then` is called after each; `samples` are those of the copying test; `device` as for `score`.
+    `then` is called after each; `samples` are those of the copying test; `device` as for `score`. `tasks`: asks the
+    in-context tasks too.
     """
 
     def __init__(
@@ -43,9 +45,11 @@ class Watch:
         then: Callable[[Checkpoint], object] | None = None,
         samples: int = COPYING_SAMPLES,
         device: str = "auto",
+        tasks: bool = False,
     ) -> None:
         self._folder, self._then = Path(folder), then
         self._scorer = Scorer(samples=samples, compute=Compute(device=device))
+        self._asker = TaskAsker(compute=Compute(device=device)) if tasks else None
         self._steps = checkpoint_steps(config)
         self._run: Run | None = None
         self._before: Scored | None = None
@@ -59,6 +63,8 @@ class Watch:
             prove = not self._proved or checkpoint.step == self._steps[-1]
             self._scorer.measure(run, checkpoint, prove)
             self._proved = True
+        if self._asker and not self._asker.is_stored(run, checkpoint):
+            self._asker.measure(run, checkpoint)
         now = read_scored(run, checkpoint.step)
         self._clock.scored()
         left = self._clock.words()

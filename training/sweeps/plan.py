@@ -15,7 +15,7 @@ from copyscope.training.files import write_json, write_text
 PLAN = "sweep.json"
 SEED = "seed"
 """In a grid or list: `seeds.init` and `seeds.data` at once. `seeds.eval` stays, so that all runs are tested alike."""
-_KEYS = ("base", "score", "samples", "values", "grid", "runs")
+_KEYS = ("base", "score", "tasks", "samples", "values", "grid", "runs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +39,8 @@ class Sweep:
     runs: tuple[PlannedRun, ...]
     score: bool = False
     """Whether each checkpoint is scored while the run trains."""
+    tasks: bool = False
+    """Whether it is asked the in-context tasks too."""
     samples: int | None = None
     """Of the copying test; None for the usual number."""
 
@@ -48,8 +50,9 @@ def load_sweep(path: str | Path, values: Mapping[str, Any] | None = None) -> Swe
 
     Keys: `base` (a preset, or a TOML file beside the sweep file or where we are), `[values]` (fixed fields), `[grid]`
     (field = list of values; every combination is a run), `[[runs]]` (a table of fields a run, and a `label` if it
-    needs a name; with a grid, each of them with every combination), `score` (true or false), `samples`. Fields are
-    dotted names as in `--set`, or `seed`. Raises InputError with one line that names the file and the key.
+    needs a name; with a grid, each of them with every combination), `score` and `tasks` (true or false; tasks only with
+    scores), `samples`. Fields are dotted names as in `--set`, or `seed`. Raises InputError with one line that names the
+    file and the key.
     """
     path = Path(path)
     content = read_toml(path)
@@ -76,11 +79,16 @@ def parse_sweep(content: Mapping[str, Any], beside: Path, values: Mapping[str, A
     for key in content:
         if key not in _KEYS:
             raise InputError(f"no key {key!r}; keys are {', '.join(_KEYS)}")
-    base, score, samples = content.get("base"), content.get("score", False), content.get("samples")
+    base, samples = content.get("base"), content.get("samples")
+    score, tasks = content.get("score", False), content.get("tasks", False)
     if not isinstance(base, str):
         raise InputError("base: name a preset or a TOML file, as in base = 'quickstart'")
     if not isinstance(score, bool):
         raise InputError("score: give true or false")
+    if not isinstance(tasks, bool):
+        raise InputError("tasks: give true or false")
+    if tasks and not score:
+        raise InputError("tasks: are asked while scoring, so give score = true too")
     if samples is not None and (type(samples) is not int or samples < 1):
         raise InputError(f"samples: give a whole number of at least 1, not {samples!r}")
     config = RunConfig.load(beside / base if (beside / base).is_file() else base)
@@ -115,7 +123,7 @@ def parse_sweep(content: Mapping[str, Any], beside: Path, values: Mapping[str, A
             runs[run.run_id] = PlannedRun(
                 run_id=run.run_id, label=label, condition=condition, values=fields | chosen, config=run
             )
-    return Sweep(runs=tuple(runs.values()), score=score, samples=samples)
+    return Sweep(runs=tuple(runs.values()), score=score, tasks=tasks, samples=samples)
 
 
 def claim(sweep: Sweep, out: Path, update: bool = False) -> None:
@@ -125,7 +133,7 @@ def claim(sweep: Sweep, out: Path, update: bool = False) -> None:
     longer planned stay where they are, untouched.
     """
     listed = [{"run_id": run.run_id, "label": run.label, "values": run.values} for run in sweep.runs]
-    plan = {"score": sweep.score, "samples": sweep.samples, "runs": listed}
+    plan = {"score": sweep.score, "tasks": sweep.tasks, "samples": sweep.samples, "runs": listed}
     held = planned(out)
     if held is not None and not update:
         old, new = ({run["run_id"] for run in one["runs"]} for one in (held, plan))
@@ -134,7 +142,8 @@ def claim(sweep: Sweep, out: Path, update: bool = False) -> None:
                 f"{out}: holds a sweep of other runs ({len(new - old)} of the file's are not in it, {len(old - new)} "
                 "of its are not in the file); give another --out, or --update to take the changed file"
             )
-        changed = [key for key in ("score", "samples") if held.get(key) != plan[key]]
+        held.setdefault("tasks", False)  # of a version that had none
+        changed = [key for key in ("score", "tasks", "samples") if held.get(key) != plan[key]]
         if changed:
             raise InputError(
                 f"{out}: holds this sweep with {changed[0]} = {held.get(changed[0])!r}, the file says "

@@ -15,7 +15,7 @@ from written_run import write_run
 from copyscope.analyses import cli
 from copyscope.analyses.studies import sweep as sweeps
 from copyscope.analyses.studies.cost import cost_of, operations, scored_tokens
-from copyscope.analyses.studies.scored_run import scored_run, work
+from copyscope.analyses.studies.scored_run import arguments, scored_run, scored_steps, work
 from copyscope.analyses.studies.sweep import outcome_table, sweep
 from copyscope.analyses.tables import scores
 from copyscope.analyses.tables.opening import open_run
@@ -62,7 +62,8 @@ def test_a_run_broken_off_while_it_was_scored_goes_on_to_the_same_tables(
 ) -> None:
     settings = config(root)
     whole = begin(root, "whole", settings)
-    assert execute(whole, work(10)).state == FINISHED
+    assert execute(whole, work(10, *arguments(10, "auto", "float32", with_tasks=True)[1:])).state == FINISHED
+    assert scored_steps(whole, "tasks") == scored_steps(whole) == set(checkpoint_steps(settings))
     assert sorted(path.name for path in whole.iterdir()) == [
         "checkpoints",
         "config.toml",
@@ -77,7 +78,7 @@ def test_a_run_broken_off_while_it_was_scored_goes_on_to_the_same_tables(
     assert not list((whole / "checkpoints").iterdir())
     assert sum(path.stat().st_size for path in whole.rglob("*") if path.is_file()) < 400_000
 
-    facts = [computed_with(path) for path in (whole / "results").rglob("*.parquet")]
+    facts = [computed_with(path) for kind in MEASURES for path in (whole / "results" / kind).glob("*.parquet")]
     wanted = {
         "version": SCORES_VERSION,
         "measures": list(MEASURES_OF_HEADS),
@@ -211,6 +212,9 @@ def test_cost(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         scored_tokens(one, 10) * study_cost.SCORING / 128
     )
     assert trained - scored == pytest.approx(800)
+    more = cost_of([double], 10, 1, tasks=True).hours - cost_of([double], 10, 1).hours
+    asked = len(checkpoint_steps(double)) * study_cost.TASK_TOKENS * study_cost.SCORING / 128
+    assert more * 3600 == pytest.approx(asked)
     assert cost_of([], 10, 2).hours == 0
 
 

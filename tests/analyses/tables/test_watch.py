@@ -58,11 +58,13 @@ def test_time_left_adds_updates_and_scorings_still_to_come() -> None:
 def test_scoring_while_training_gives_the_same_tables_and_calls_on(tmp_path: Path) -> None:
     config = small_config(write_corpus(tmp_path / "text"), **{"checkpoints.every": 8})
     seen: list[int] = []
-    watch = Watch(tmp_path / "live", config, lambda checkpoint: seen.append(checkpoint.step), samples=20)
+    watch = Watch(tmp_path / "live", config, lambda checkpoint: seen.append(checkpoint.step), samples=20, tasks=True)
     train(config, tmp_path / "live", on_checkpoint=watch)
     assert seen == checkpoint_steps(config)
     run = open_run(tmp_path / "live")
     assert all(Scorer(samples=20).is_stored(run, checkpoint) for checkpoint in run.series.checkpoints)
+    asked = pl.read_parquet(tmp_path / "live" / "results" / "tasks" / "*.parquet")
+    assert asked["step"].unique().sort().to_list() == checkpoint_steps(config)
     train(config, tmp_path / "after")
     after = score(tmp_path / "after", samples=20)
     stored = pl.read_parquet(tmp_path / "live" / "results" / "heads" / "*.parquet")

@@ -26,6 +26,7 @@ def test_a_grid_and_a_list(tmp_path: Path) -> None:
         base = "quickstart"
         score = true
         samples = 50
+        tasks = true
         [values]
         train.steps = 100
         [grid]
@@ -38,7 +39,7 @@ def test_a_grid_and_a_list(tmp_path: Path) -> None:
         """,
         tmp_path,
     )
-    assert (found.score, found.samples) == (True, 50)
+    assert (found.score, found.samples, found.tasks) == (True, 50, True)
     assert [(run.label, run.condition) for run in found.runs] == [
         ("batch_size=4 seed=0", "batch_size=4"),
         ("batch_size=4 seed=1", "batch_size=4"),
@@ -104,6 +105,8 @@ def test_every_combination_is_a_run_of_its_own(sizes: set[int], rates: set[float
         ('base = "quickstart"\n[[runs]]\ntrain.steps = 3\n[[runs]]\ntrain.steps = 3', "the same run as steps=3"),
         ('base = "quickstart"\n[grid]\ntrain.steps = [3]\n[[runs]]\ntrain.steps = 3', "is in .grid. and in"),
         ('base = "quickstart"\nscore = 1', "score: give true or false"),
+        ('base = "quickstart"\nscore = true\ntasks = 1', "tasks: give true or false"),
+        ('base = "quickstart"\ntasks = true', "tasks: are asked while scoring"),
         ('base = "quickstart"\nsamples = 0', "samples: give a whole number"),
         ("base = = 3", "not valid TOML"),
     ],
