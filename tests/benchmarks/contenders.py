@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 from torch.nn.functional import cross_entropy
-from transformers import LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
+from trainer_arguments import trainer_arguments
+from transformers import LlamaForCausalLM, Trainer, TrainerCallback
 
 from copyscope.training.config import RunConfig
 from copyscope.training.data.batches import batch, windows
@@ -141,29 +142,8 @@ class Ticks(TrainerCallback):
 
 def trainer(setting: Setting) -> None:
     """transformers' Trainer with its fused AdamW; it writes nothing and logs nothing."""
-    o = setting.config.optimizer
-    arguments = TrainingArguments(
-        output_dir="unused",
-        max_steps=setting.config.train.steps,
-        bf16=DTYPE is torch.bfloat16,
-        use_cpu=True,
-        per_device_train_batch_size=setting.config.train.batch_size,
-        learning_rate=o.lr,
-        weight_decay=o.weight_decay,
-        adam_beta1=o.beta1,
-        adam_beta2=o.beta2,
-        adam_epsilon=o.eps,
-        max_grad_norm=o.clip,
-        optim="adamw_torch_fused",
-        lr_scheduler_type="constant",
-        warmup_steps=0,
-        save_strategy="no",
-        logging_strategy="no",
-        report_to=[],
-        remove_unused_columns=False,
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
-    )
+    train = setting.config.train
+    arguments = trainer_arguments(setting.config, train.steps, train.batch_size, DTYPE is torch.bfloat16, on_cpu=True)
     Trainer(model=setting.model, args=arguments, train_dataset=Sequences(setting), callbacks=[Ticks(setting)]).train()
 
 

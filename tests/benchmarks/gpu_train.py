@@ -215,9 +215,10 @@ class Rows(torch.utils.data.IterableDataset[dict[str, Tensor]]):
 
 def trainer(setting: Setting, clock: Clock) -> Outcome:
     """transformers' Trainer with the same Llama and its fused AdamW; it writes and logs nothing."""
-    from transformers import Trainer, TrainerCallback, TrainingArguments
+    from trainer_arguments import trainer_arguments
+    from transformers import Trainer, TrainerCallback
 
-    c, o = setting.config, setting.config.optimizer
+    c = setting.config
     losses: list[Tensor] = []
 
     class Ticks(TrainerCallback):
@@ -231,28 +232,7 @@ def trainer(setting: Setting, clock: Clock) -> Outcome:
             return loss
 
     on_cpu = setting.device.type == "cpu"
-    arguments = TrainingArguments(
-        output_dir="unused",
-        max_steps=WARM_UP + UPDATES,
-        bf16=True,
-        use_cpu=on_cpu,
-        per_device_train_batch_size=setting.rows,
-        gradient_accumulation_steps=c.train.gradient_accumulation,
-        learning_rate=o.lr,
-        weight_decay=o.weight_decay,
-        adam_beta1=o.beta1,
-        adam_beta2=o.beta2,
-        max_grad_norm=o.clip,
-        optim="adamw_torch_fused",
-        lr_scheduler_type="constant",
-        warmup_steps=0,
-        save_strategy="no",
-        logging_strategy="no",
-        report_to=[],
-        remove_unused_columns=False,
-        disable_tqdm=True,
-        dataloader_pin_memory=not on_cpu,
-    )
+    arguments = trainer_arguments(c, WARM_UP + UPDATES, setting.rows, bf16=True, on_cpu=on_cpu)
     model = build_model(c, c.data.vocab_size)
     Noted(model=model, args=arguments, train_dataset=Rows(setting), callbacks=[Ticks()]).train()
     parts = c.train.gradient_accumulation  # by which Trainer has divided the losses
