@@ -38,6 +38,7 @@ ELSEWHERE = {
     r"copyscope .*smollm2\.gguf.*": "wants a model of 100 MB: tests/interp/models/test_smollm2.py",
 }
 PYTHON_ELSEWHERE = {
+    "induction.md": "reads committed tables: tests/docs/test_induction.py runs it and compares what it prints",
     "series.md": "wants a checkpoint of nanoGPT: tests/series/test_nanogpt.py runs it",
     "known-heads.md": "wants the hub: tests/interp/models/test_smollm2.py checks a real model",
     "smollm2.md": "wants a model of 100 MB: tests/interp/models/test_smollm2.py asks the same of it",
