@@ -16,7 +16,7 @@ from copyscope.interp.forward.memory import for_sums, within_memory
 from copyscope.interp.measures.behavior import standard_error
 from copyscope.interp.measures.circuits import composition_table
 from copyscope.interp.measures.heads import check_names
-from copyscope.interp.models.lens import HookedModel
+from copyscope.interp.models.lens import HookedModel, HookedTransformer
 from copyscope.training.errors import InputError
 
 INTO = ("keys", "queries", "values")
@@ -62,8 +62,15 @@ def patch_paths(
     pairs = [(s, r) for r in sorted(set(readers)) for s in sorted(set(sources)) if s[0] < r[0]]
     if not pairs:
         raise InputError("path patching: no source lies in an earlier layer than a reader; give other heads")
+    if not isinstance(model, HookedTransformer):
+        raise InputError(
+            "path patching: this model's family runs as a TransformerBridge, which computes no single paths; ablate "
+            "its heads instead (sweep_heads, `copyscope ablate`)"
+        )
     if not can_run(model):
-        raise InputError("path patching: needs a model from load_hooked without hooks on it; remove them first")
+        raise InputError(
+            "path patching: the model has hooks on it, or attention of a kind that is not taken apart; take hooks off"
+        )
     half = repeated.shape[1] // 2
     question = loss_question(model, "copying_loss", repeated, half)
     runs = Rerun(model, question, method, seed, max_bytes)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from handmade import induction_model, llama, needs_hooked, saved
+from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from copyscope.interp.ablation.donors import donors
 from copyscope.interp.ablation.path_patching import INTO, METHODS, patch_paths, paths_beside_composition
@@ -90,6 +91,14 @@ def test_bad_input(model):
         patch_paths(model, [(0, 0)], [(1, 0)], PROMPTS, into="key")
     with (
         model.hooks(fwd_hooks=[("hook_embed", lambda x, hook: None)]),
-        pytest.raises(InputError, match="without hooks"),
+        pytest.raises(InputError, match="take hooks off"),
     ):
         patch_paths(model, [(0, 0)], [(1, 0)], PROMPTS)
+
+
+def test_a_bridge_is_called_one(tmp_path):
+    sizes = {"vocab_size": 60, "hidden_size": 16, "num_hidden_layers": 2, "intermediate_size": 24, "head_dim": 8}
+    sizes |= {"num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 64}
+    bridge = load_hooked(saved(Gemma2ForCausalLM(Gemma2Config(**sizes)), tmp_path), prove=False)
+    with pytest.raises(InputError, match="TransformerBridge"):
+        patch_paths(bridge, [(0, 0)], [(1, 0)], repeated_random_tokens(range(3, 60), 10, 2))
