@@ -2,19 +2,20 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import polars as pl
 from jaxtyping import Float
 
+from copyscope.analyses.claims.events import Step, events_of
 from copyscope.analyses.claims.factors import flat
 from copyscope.analyses.formation.emergence import Emergence, emergence
 from copyscope.analyses.formation.heads import copying_formation, formation_steps, order_of_appearance
 from copyscope.analyses.formation.step_rule import middle
 from copyscope.analyses.tables.opening import open_run
-from copyscope.analyses.tables.run import Run, chance, read_metrics, score_tables
+from copyscope.analyses.tables.run import Run, chance, read_metrics, read_tables, score_tables, stored_steps
 from copyscope.training.checkpoints.average import ABOUT
 from copyscope.training.checkpoints.series import Source
 from copyscope.training.errors import InputError
@@ -91,6 +92,8 @@ class Evidence:
     rates: Float[np.ndarray, " update"] | None
     """Learning rate of every update; None where the configuration is not known."""
     tokens_per_step: float
+    events: Mapping[str, Step | None] = field(default_factory=dict)
+    """When other things formed (`events_of`); None where they have not, missing where that cannot be seen."""
     last_step: int
     """Of the last checkpoint that was scored; at least 1."""
 
@@ -172,6 +175,7 @@ def gather(source: Source) -> Evidence:
             emergence=None if metrics.is_empty() else emergence(model, metrics, at_chance, COPYING),
             final=dict(final.iter_rows()),
             rates=learning_rates(run),
+            events=events_of(heads, read_tables(run, "tasks") if stored_steps(run, "tasks") else None),
             tokens_per_step=float("nan") if most is None else most / max(heads["step"].max(), 1),  # type: ignore[operator]
             last_step=max(1, int(model["step"].max())),  # type: ignore[arg-type]
         )

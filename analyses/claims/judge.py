@@ -1,4 +1,5 @@
-"""Verdicts on the claims of "Language Models 'Grok' to Copy" (arXiv 2409.09281), from scored runs."""
+"""Verdicts on the claims of "Language Models 'Grok' to Copy" (arXiv 2409.09281), and on three of other papers, from
+scored runs."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ from copyscope.analyses.claims.across_runs import (
 )
 from copyscope.analyses.claims.evidence import STAGES, Evidence, gather
 from copyscope.analyses.claims.factors import FORK, comparable, varied
+from copyscope.analyses.claims.order import induction_before_function_vector, sinks_after_induction, token_before_whole
 from copyscope.analyses.claims.verdict import Verdict
 from copyscope.analyses.claims.within_runs import delayed_emergence, shallow_to_deep, stage_after_stage
 from copyscope.analyses.statistics.intervals import over_runs
@@ -30,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 class Claims(NamedTuple):
-    """The verdicts on the paper's claims, and when things formed in the runs behind them."""
+    """The verdicts on the claims, and when things formed in the runs behind them."""
 
     verdicts: list[Verdict]
     runs: pl.DataFrame
@@ -68,6 +70,9 @@ def claims(sources: Source | Sequence[Source], factor: str | None = None) -> Cla
         regularization,
         learning_rate,
         optimization_intensity,
+        token_before_whole,
+        induction_before_function_vector,
+        sinks_after_induction,
     )
     return Claims([judge(runs) for judge in judges], runs_table(runs))
 

@@ -101,7 +101,7 @@ def write_claims(judged: Claims, sources: Sequence[str], out: Path) -> Path:
     if not out.name or out.is_dir() or out.suffix == ".json":
         raise InputError(f"--out {out}: give the name of an HTML file; the JSON goes beside it")
     parts = [
-        "<h1>Does this training speak for the claims of “Language Models ‘Grok’ to Copy”?</h1>",
+        "<h1>Does this training speak for the claims of “Language Models ‘Grok’ to Copy” and others?</h1>",
         f'<p class="note">{_runs(len(sources))}: {text(", ".join(sources))}. Undecided is the default: a verdict needs '
         "runs that can decide it. Intervals are 95 %.</p>",
         html_table(overview(judged.verdicts), "", words=True),

@@ -32,7 +32,7 @@ def task_formation(tasks: pl.DataFrame, confirm: int = CONFIRM, z: float = Z, le
     for (task, variant), part in tasks.group_by("task", "variant", maintain_order=True):
         last = dict(part.filter(pl.col("step") == pl.col("step").max()).select("measure", "value").iter_rows())
         prompts = int(last["prompts"])
-        floors = {"chance": float(last["chance"]), "uniform": float(last["chance_uniform"])}
+        floors = {"chance": float(last["chance"]), "uniform": float(last.get("chance_uniform", last["chance"]))}
         for over, chance in floors.items():
             if over == "chance" or chance < floors["chance"]:
                 row = accuracy_rise(part, f"{task} {variant}", "choice_accuracy", chance, prompts, confirm, z, least)
