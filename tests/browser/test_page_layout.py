@@ -1,6 +1,7 @@
 """The page on wide and narrow screens, light and dark, by keyboard and for screen readers; large series stay usable."""
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 from browser_tab import Tab
@@ -18,6 +19,45 @@ def test_nothing_scrolls_sideways_on_a_phone(tab: Tab, address: str, dark: bool)
         # Not against innerWidth: a phone's grows with what is too wide.
         assert tab.run("return document.documentElement.scrollWidth") <= 390, view
     assert tab.errors() == 0
+
+
+def test_the_reports_summary_is_read_without_a_scroll_of_its_own(tab: Tab, address: str) -> None:
+    tab.size(390, 844)
+    tab.open(f"{address}#view=report")
+    inside = "return [...document.querySelectorAll('#view-report ul')].filter((e) => getComputedStyle(e).overflowY"
+    assert tab.run(f"{inside} !== 'visible').length") == 0
+    assert tab.run(f"{inside} === 'visible').length") > 0
+
+
+def test_labels_of_the_attention_matrix_keep_apart_and_are_not_cut_off(tab: Tab, address: str) -> None:
+    tab.size(390, 844)
+    tab.open(f"{address}#view=attention")
+    # Where text is drawn, and how wide, in pixels of the canvas before it is turned.
+    drawn = tab.driver.execute_async_script(
+        """const done = arguments[0], draw = CanvasRenderingContext2D.prototype.fillText, found = [];
+        CanvasRenderingContext2D.prototype.fillText = function (text, x, y) {
+          if (this.canvas.matches('#matrix .over')) found.push([this.textAlign, y, this.measureText(text).width, parseFloat(this.font)]);
+          return draw.apply(this, arguments);
+        };
+        copyscope.go({ query: 0 });
+        copyscope.idle().then(() => { CanvasRenderingContext2D.prototype.fillText = draw; done(found); });"""  # noqa: E501
+    )
+    rows = sorted(y for align, y, *_ in drawn if align == "right")
+    assert len(rows) > 5
+    assert all(below - above >= 8 for above, below in pairwise(rows))
+    assert max(width for _, _, width, _ in drawn) <= 69
+
+
+def test_the_heads_of_a_layer_stand_beside_its_attention(tab: Tab, small: Made, address: str) -> None:
+    run = small.index["runs"][0]
+    tab.open(f"{address}#view=attention&head=1.0")
+    assert tab.text("#layer-title") == "Heads of layer 1"
+    names = tab.run("return [...document.querySelectorAll('#layer button')].map((b) => b.textContent)")
+    assert names == [f"L1H{head}" for head in range(run["n_heads"])]
+    tab.run("document.querySelector('#layer button:last-child').click()")
+    assert tab.numbers()["head"] == f"1.{run['n_heads'] - 1}"
+    current = "return [...document.querySelectorAll('#layer button')].map((b) => b.getAttribute('aria-current'))"
+    assert tab.run(current) == ["false"] * (run["n_heads"] - 1) + ["true"]
 
 
 def test_every_control_has_a_name_and_every_id_is_there_once(tab: Tab, address: str) -> None:

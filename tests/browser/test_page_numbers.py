@@ -351,7 +351,7 @@ def test_numbers_have_the_digits_that_they_mean(tab: Tab, address: str) -> None:
     assert tab.table("#order-table")[1:] == [["0.0003", "< 0.001"], ["0.001", "0.040"]]
 
 
-LINES = """return [...document.querySelectorAll('#matrix .lines .strong line')].map((l) =>
+LINES = """return [...document.querySelectorAll('#matrix .attention-lines .strong line')].map((l) =>
     [...l.dataset.pair.split(' ').map(Number), Number(l.getAttribute('stroke-opacity'))])"""
 
 
@@ -363,12 +363,15 @@ def test_attention_as_lines(tab: Tab, address: str, small: Made, written: Callab
         return [[q, k, pytest.approx(pattern[q, k], abs=6e-4)] for q, k in pairs if pattern[q, k] >= 0.01]
 
     assert tab.run(LINES) == seen([(14, k) for k in range(15)])
-    faint = tab.run("return document.querySelectorAll('#matrix .lines .faint line').length")
+    faint = tab.run("return document.querySelectorAll('#matrix .attention-lines .faint line').length")
     assert faint == int((np.tril(pattern) >= 0.01).sum())
     assert tab.run("return document.querySelector('#matrix .stage').hidden")
-    texts = tab.run("return [...document.querySelectorAll('#matrix .lines text')].map((t) => t.textContent)")
+    texts = tab.run("return [...document.querySelectorAll('#matrix .attention-lines text')].map((t) => t.textContent)")
     assert texts[:2] == ["</script>"] * 2  # hostile tokens are text
-    svg, last = "#matrix .lines svg", tab.run("return document.querySelector('#matrix .lines svg').clientWidth") - 10
+    svg, last = (
+        "#matrix .attention-lines svg",
+        tab.run("return document.querySelector('#matrix .attention-lines svg').clientWidth") - 10,
+    )
     tab.mouse(svg, 20, 18.5 * 20, "move")
     assert tab.run(LINES) == seen([(18, k) for k in range(19)])
     tab.mouse(svg, last, 7.5 * 20, "move")
@@ -384,7 +387,7 @@ def test_attention_as_lines(tab: Tab, address: str, small: Made, written: Callab
     assert tab.console() == []
     long = made(n_layers=1, n_heads=2, n_steps=4, half=33, hostile=False)
     tab.open(f"{written(long)}#view=attention&picture=lines&query=40")
-    assert tab.run("return document.querySelectorAll('#matrix .lines .faint line').length") == 0
+    assert tab.run("return document.querySelectorAll('#matrix .attention-lines .faint line').length") == 0
     assert {q for q, _, _ in tab.run(LINES)} == {40}
     assert "picture" not in tab.go(picture="matrix")["hash"]
     assert not tab.run("return document.querySelector('#matrix .stage').hidden")

@@ -126,9 +126,16 @@
     matrix.words.textContent = `Rows: query; columns: key; ${C.isDark() ? "dark 0 to light blue" : "white 0 to dark blue"} 1; grey: masked (future). Orange squares: where a perfect induction head attends.`;
   };
 
+  /** The text, or as much of it as is no wider than `room` pixels in the font of `context`, with "…". */
+  function fitting(context, text, room) {
+    let most = text.length;
+    while (most > 1 && context.measureText(C.shortText(text, most)).width > room) most--;
+    return C.shortText(text, most);
+  }
+
   function overlay(matrix, prompt, labelled) {
     const { left, top, size, nTokens } = matrix;
-    const context = C.sized(matrix.over, left + size + 2, top + size);
+    const context = C.sized(matrix.over, left + size + 2, top + size + (labelled ? 4 : 0)); // the last row's label may be taller than the row
     const cell = size / nTokens;
     const query = C.query();
     context.strokeStyle = "#d55e00";
@@ -145,9 +152,11 @@
     context.direction = "ltr";
     context.textBaseline = "middle";
     const font = Math.max(8, Math.min(12, cell - 1));
+    const every = Math.ceil((font + 1) / cell); // on a telephone there is no room for all; the query's is always there
     prompt.tokens.forEach((token, i) => {
-      const text = C.shortText(C.tokenText(token), Math.floor(78 / (font * 0.58)));
+      if (i !== query && (i % every || Math.abs(i - query) < every)) return;
       context.font = `${i === query ? "700 " : ""}${font}px ui-monospace, monospace`;
+      const text = fitting(context, C.tokenText(token), Math.min(left, top) - 7);
       context.fillStyle = i === query ? C.color("ink") : C.color("soft");
       context.textAlign = "right";
       context.fillText(text, left - 5, top + (i + 0.5) * cell);

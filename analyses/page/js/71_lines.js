@@ -68,7 +68,7 @@
   C.makeLines = function () {
     const lines = { faint: null, place: null, shown: null };
     lines.svg = C.svg("svg", { tabindex: 0, role: "application", "aria-roledescription": "attention lines", "aria-label": "Attention" });
-    lines.holder = C.el("div", { class: "lines", hidden: true }, lines.svg);
+    lines.holder = C.el("div", { class: "attention-lines", hidden: true }, lines.svg);
     const at = (event) => {
       const box = lines.svg.getBoundingClientRect();
       const [x, i] = [event.clientX - box.left, Math.floor((event.clientY - box.top - 1) / lines.place.row)];

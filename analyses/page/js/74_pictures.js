@@ -46,6 +46,24 @@
     return undefined;
   };
 
+  /** The heads of the chosen one's layer, beside its attention: a click shows another. */
+  C.drawLayer = function (place) {
+    const [s, run, attention] = [C.state(), C.run(), C.attentionNow()];
+    const layer = Math.floor(C.head() / run.n_heads);
+    const heads = [...Array(run.n_heads).keys()].map((h) => layer * run.n_heads + h);
+    C.byId("layer-title").textContent = `Heads of layer ${layer}`;
+    C.once(place, [s.run, layer, C.generation].join("/"), () => {
+      const frame = (head) => C.el("button", { type: "button", class: "frame", onclick: () => C.go({ head: C.headText(C.run(), head) }) }, C.el("canvas", { class: "pixels", "aria-hidden": "true" }), C.el("span", {}, C.data.headName(run, head)));
+      C.fill(place, heads.map(frame));
+    });
+    place.classList.toggle("waiting", !attention);
+    heads.forEach((head, i) => {
+      const frame = place.children[i];
+      if (attention && place.clientWidth) C.once(frame.firstChild, [s.run, s.prompt, attention.step, head, C.isDark(), C.generation].join("/"), () => C.paintAttention(frame.firstChild, attention, head));
+      frame.setAttribute("aria-current", String(head === C.head()));
+    });
+  };
+
   C.makeGrid = function (place) {
     place.addEventListener("keydown", (event) => {
       const cells = [...place.children];

@@ -105,8 +105,8 @@
       const half = (sweep, v, m) => C.svg("path", { d: `M${x},${y - radius} A${radius},${radius} 0 0 ${sweep} ${x},${y + radius} Z`, fill: v === null ? C.color("missing") : C.css(v, m ? C.data.range(C.state().run, m) : { low: 0, high: 1 }, C.color("missing")) });
       const label = `${C.data.headName(run, head)}: ${measures.map((m, i) => (m ? `${C.data.words(m).title} ${C.number(scores[head][i])}` : "")).filter(Boolean).join(", ")}`;
       svg.append(
-        C.svg("g", { "data-head": C.headText(run, head), tabindex: used.has(head) || head === chosen ? "0" : "-1", role: "button", "aria-label": label, "aria-pressed": String(head === chosen), class: "node", opacity: !pairs.length || used.has(head) || head === chosen ? 1 : 0.45 },
-          C.svg("title", {}, label), half(0, scores[head][0], measures[0]), half(1, scores[head][1], measures[1]),
+        C.svg("g", { "data-head": C.headText(run, head), tabindex: used.has(head) || head === chosen ? "0" : "-1", role: "button", "aria-label": label, "aria-pressed": String(head === chosen), class: "node" },
+          C.svg("title", {}, label), C.svg("g", { opacity: !pairs.length || used.has(head) || head === chosen ? 1 : 0.45 }, half(0, scores[head][0], measures[0]), half(1, scores[head][1], measures[1])), // its name stays readable
           C.svg("circle", { cx: x, cy: y, r: radius, fill: "none", stroke: head === chosen ? "#d55e00" : C.color("soft"), "stroke-width": head === chosen ? 3.5 : 1 }),
           spread > radius * 2 + 26 ? C.svg("text", { x: x + radius + 4, y: y + 4, "font-size": 11, fill: C.color("soft") }, `H${head % run.n_heads}`) : null)
       );

@@ -9,7 +9,7 @@
     C.once(place, JSON.stringify([C.state().run, C.generation]), () => {
       const parts = [];
       const section = (title, ...children) => parts.push(C.el("section", {}, C.el("h2", {}, title), ...children));
-      if (index.summary && index.summary.length) section("What happened", C.el("ul", { class: "lines" }, index.summary.map((line) => C.el("li", {}, line))));
+      if (index.summary && index.summary.length) section("What happened", C.el("ul", {}, index.summary.map((line) => C.el("li", {}, line))));
       const decided = (index.claims || []).filter((found) => found.verdict !== "undecided");
       const undecided = (index.claims || []).filter((found) => found.verdict === "undecided");
       if (decided.length) section("The paper's claims, tested on these runs", C.el("div", { class: "claims" }, decided.map(claim)));

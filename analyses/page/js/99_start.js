@@ -71,6 +71,7 @@
       C.drawMatrix(parts.matrix);
       C.drawTokens(parts.tokens);
       C.drawSources(C.byId("sources"));
+      C.drawLayer(C.byId("layer"));
       C.drawPredictions();
       C.drawWeights();
       timed("grid", () => C.drawGrid(C.byId("grid")));
