@@ -29,9 +29,11 @@ def test_the_reports_summary_is_read_without_a_scroll_of_its_own(tab: Tab, addre
     assert tab.run(f"{inside} === 'visible').length") > 0
 
 
-def test_labels_of_the_attention_matrix_keep_apart_and_are_not_cut_off(tab: Tab, address: str) -> None:
+def test_labels_of_the_attention_matrix_keep_apart_and_are_not_cut_off(
+    tab: Tab, written: Callable[[Made], str]
+) -> None:
     tab.size(390, 844)
-    tab.open(f"{address}#view=attention")
+    tab.open(written(made(n_steps=6, half=25)) + "#view=attention")
     # Where text is drawn, and how wide, in pixels of the canvas before it is turned.
     drawn = tab.driver.execute_async_script(
         """const done = arguments[0], draw = CanvasRenderingContext2D.prototype.fillText, found = [];
