@@ -16,5 +16,6 @@ QUESTIONS = {
     "depth": "Do heads form from shallow to deep where there are layers enough to tell?",
     "passes": "Does regularization keep copying where the text is passed over many times?",
     "context": "Do the tokens it takes grow as the square root of batch × context?",
+    "rate-and-batch": "Which law of learning rate and batch size foretells when copying forms?",
     "intervention": "What does an induction head need in order to form?",
 }

@@ -5,14 +5,18 @@ import numpy as np
 import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
+from copyscope.analyses.claims.across_runs import BATCH, RATE, parted
 from copyscope.analyses.claims.batch_size import LAWS
 from copyscope.analyses.claims.evidence import COPYING_LOSS
 from copyscope.analyses.figures.axis import step_label
 from copyscope.analyses.figures.paper import STYLE, VERMILLION, WIDTH
 from copyscope.analyses.studies.evidence import StudyRun, by_loss, conditions, evidence_of
+from copyscope.analyses.studies.rate_and_batch import LAWS as LAWS_OF_BOTH
+from copyscope.analyses.studies.rate_and_batch import fitted, laws_on_cells
 from copyscope.training.schedule import learning_rate
 
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#000000", "#8c6d31", "#7f7f7f")
@@ -39,6 +43,10 @@ def study_figure(name: str, runs: list[StudyRun], title: str) -> Figure:
             left, right = figure.subplots(1, 2)
             _laws(left, known, measure)
             _curves(right, known, measure)
+        elif name == "rate-and-batch":
+            left, right = figure.subplots(1, 2, width_ratios=[1.2, 1])
+            _cells(figure, left, known, measure)
+            _law_errors(right, known, measure)
         elif name == "intensity":
             left, right = figure.subplots(1, 2, width_ratios=[1.3, 1])
             _heatmap(figure, left, known, measure)
@@ -191,6 +199,69 @@ def _laws(axes: Axes, runs: list[StudyRun], measure: str) -> None:
     _steps(axes, "y")
     axes.set_xlabel("batch size (sequences per update)")
     axes.set_ylabel("step at which copying forms")
+    _plain(axes)
+
+
+def _cells(figure: Figure, axes: Axes, runs: list[StudyRun], measure: str) -> None:
+    """Learning rate × batch size, the mean step as colour, and for each law of fixed exponents a line of equal step."""
+    evidence = evidence_of(runs, measure == COPYING_LOSS)
+    settings = [(run.outcome.run.config.optimizer.lr, run.outcome.run.config.train.batch_size) for run in runs]
+    rates, batches = (sorted(set(values)) for values in zip(*settings, strict=True))
+    seen = np.full((len(rates), len(batches)), np.nan)
+    for i, rate in enumerate(rates):
+        for j, size in enumerate(batches):
+            own = [one.step for one, at in zip(evidence, settings, strict=True) if at == (rate, size)]
+            steps = [step for step in own if step is not None]
+            if steps:
+                seen[i, j] = np.exp(np.mean(np.log(steps)))
+            missing = f", {len(own) - len(steps)} not" if len(own) > len(steps) > 0 else ""
+            words = f"{step_label(round(seen[i, j]))}{missing}" if steps else "not" if own else ""
+            box = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "boxstyle": "round,pad=0.15"}
+            axes.text(j, i, words, ha="center", va="center", fontsize=6, bbox=box, zorder=4)
+    edges = np.arange(-0.5, len(batches)), np.arange(-0.5, len(rates))
+    ends = (np.nanmin(seen) / 1.05, np.nanmax(seen) * 1.05) if np.isfinite(seen).any() else (1, 10)
+    bar = figure.colorbar(axes.pcolormesh(*edges, seen, cmap="viridis_r", norm=LogNorm(*ends)), ax=axes, pad=0.02)
+    _steps(bar.ax, "y")
+    bar.set_label("step at which copying forms", fontsize=7)
+    known = [(*at, one.step) for one, at in zip(evidence, settings, strict=True) if one.step is not None]
+    if known and len(rates) > 1 and len(batches) > 1:
+        points = np.array(known, dtype=float).T
+        places = [np.linspace(0, len(values) - 1, 50) for values in (rates, batches)]
+        fine = [
+            np.exp(np.interp(at, range(len(values)), np.log(values)))
+            for at, values in zip(places, (rates, batches), strict=True)
+        ]
+        grid = [values.ravel() for values in np.meshgrid(*fine, indexing="ij")]
+        middle = float(np.log(points[2]).mean())
+        for number, (name, law) in enumerate(LAWS_OF_BOTH.items()):
+            if law is None or law == (0.0, 0.0):
+                continue  # of updates alone every cell is alike
+            colour, line = COLOURS[number % len(COLOURS)], LINES[number % len(LINES)]
+            foretold = fitted(law, *points).at(*grid).reshape(50, 50)
+            axes.contour(*places[::-1], foretold, levels=[middle], colors=colour, linestyles=line, linewidths=1)
+            axes.plot([], [], color=colour, linestyle=line, linewidth=1, label=name)
+        axes.legend(fontsize=5, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
+    axes.set_xticks(range(len(batches)), [str(size) for size in batches])
+    axes.set_yticks(range(len(rates)), [f"{rate:g}" for rate in rates])
+    axes.set_xlabel("batch size (sequences per update)")
+    axes.set_ylabel("learning rate")
+
+
+def _law_errors(axes: Axes, runs: list[StudyRun], measure: str) -> None:
+    """By what factor each law misses the cells that it was not fitted on: their mean, and each cell as a dot."""
+    formed, _ = parted(evidence_of(runs, measure == COPYING_LOSS))
+    points = [(run.config[RATE], run.config[BATCH], run.step) for run in formed]
+    if points:
+        laws = laws_on_cells(*np.array(points, dtype=float).T)
+        for row, name in enumerate(LAWS_OF_BOTH):
+            errors = laws.by_cell(name)
+            errors = np.exp(errors[np.isfinite(errors)])
+            colour = COLOURS[row % len(COLOURS)]
+            axes.plot(errors, np.full(len(errors), row), "o", color=colour, alpha=0.4, markersize=3)
+            axes.plot(np.exp(np.log(errors).mean()) if len(errors) else np.nan, row, "|", color=colour, markersize=14)
+    axes.set_yticks(range(len(LAWS_OF_BOTH)), LAWS_OF_BOTH, fontsize=6.5)
+    axes.set_ylim(len(LAWS_OF_BOTH) - 0.5, -0.5)
+    axes.set_xlabel("error on cells left out (factor)")
     _plain(axes)
 
 

@@ -43,6 +43,7 @@ from copyscope.analyses.statistics.censored import censored_slope
 from copyscope.analyses.studies.context import EVERY_WINDOW, context_constant, context_laws
 from copyscope.analyses.studies.evidence import StudyRun, by_loss, conditions, evidence_of
 from copyscope.analyses.studies.passes import keeps, kept
+from copyscope.analyses.studies.rate_and_batch import rate_and_batch
 from copyscope.training.environment import differences, environments
 
 SAME_SEED_FACTOR = 1.25
@@ -316,5 +317,6 @@ RULES = {
     "depth": Rules(_claims(), (shallow_to_deep, previous_shallow_to_deep, stage_after_stage)),
     "passes": Rules(_passes),
     "context": Rules(_context),
+    "rate-and-batch": Rules(lambda runs, loss: [rate_and_batch(evidence_of(runs, loss))]),
     "intervention": Rules(lambda runs, loss: _against_first(runs, loss, EXPECTED)),
 }

@@ -331,3 +331,26 @@ def test_passes(tmp_path: Path) -> None:
     others = len({run.condition for run in study_sweep("passes").runs}) - 1
     assert len(found) == 2 * others
     assert {one.verdict for one in found} == {"undecided"}
+
+
+@pytest.mark.parametrize(
+    ("rate", "batch", "verdict", "best"),
+    [
+        (-1.0, -0.5, "supported", "rate × √batch, summed"),
+        (0.0, -1.0, "contradicted", "tokens"),
+        (-0.4, -0.2, "undecided", "both exponents fitted"),
+    ],
+)
+def test_rate_and_batch(rate: float, batch: float, verdict: str, best: str, tmp_path: Path) -> None:
+    def at(run: PlannedRun) -> float:
+        return 1200 * (run.config.optimizer.lr / 2e-3) ** rate * (run.config.train.batch_size / 12) ** batch
+
+    sweep = planted("rate-and-batch", tmp_path, at, one_seed)
+    runs = gather_study(outcomes(sweep, tmp_path))
+    found = judge("rate-and-batch", runs)[0]
+    assert found.details is not None
+    assert best in found.details["law"].head(2).to_list()  # fitted exponents can always come as close
+    if verdict != "undecided":
+        assert found.verdict == verdict
+    assert found.runs == 12
+    assert rendered(study_figure("rate-and-batch", runs, "A question"), "png").startswith(b"\x89PNG")
