@@ -34,7 +34,12 @@ from copyscope.analyses.commands.options import (
 
 def score(
     series: Source,
-    measures: Annotated[str | None, typer.Option(help="Comma-separated head measures.  [default: all]")] = None,
+    measures: Annotated[
+        str | None,
+        typer.Option(
+            help="Comma-separated head measures; or all, also those that take longer.  [default: those that do not]"
+        ),
+    ] = None,
     steps: Steps = None,
     seeds: Annotated[
         str | None, typer.Option(help="Comma-separated seeds of the random tokens.  [default: seeds.eval of the run]")
@@ -114,6 +119,7 @@ def score_lines(above: Any, heads: Any) -> list[str]:
     at all. `above`: table of `above_null`; `heads`: of scores."""
     import polars as pl
 
+    from copyscope.analyses.words.glossary import describe
     from copyscope.interp.head_names import head_name
 
     last = heads.filter(pl.col("step") == pl.col("step").max())
@@ -126,10 +132,9 @@ def score_lines(above: Any, heads: Any) -> list[str]:
         shown = strong.head(5) if strong.height else exceed.head(1)
         best = ", ".join(f"{head_name(r['layer'], r['head'])} {r['value']:.2f}" for r in shown.iter_rows(named=True))
         best = f" ({'' if strong.height else 'highest '}{best}{', …' if strong.height > 5 else ''})" if best else ""
-        lines.append(
-            f"{measure}: {strong.height or 'no'} strong head{'s' * (strong.height != 1)} of {count}{best}; "
-            f"{exceed.height} above the null"
-        )
+        limited = describe(measure).high is not None
+        kind = f"{strong.height or 'no'} strong head{'s' * (strong.height != 1)} of {count}{best}; " if limited else ""
+        lines.append(f"{measure}: {kind}{exceed.height} above the null" + ("" if limited else f" of {count}{best}"))
     return lines
 
 

@@ -57,10 +57,12 @@ class Band(NamedTuple):
 
 
 def scale_of(measure: str, values: Float[np.ndarray, "row step"]) -> Scale:
-    """0 to 1 viridis; signed measures blue to red, from -1 to 1 or, without a range, as far as any score goes."""
+    """0 to 1 viridis; signed measures blue to red, from -1 to 1; without an upper limit, as far as any score goes."""
     words = describe(measure)
     if not words.signed:
-        return Scale(0.0, 1.0, [(place, color) for place, color in get_colorscale("Viridis")])
+        known = values[np.isfinite(values)]
+        top = 1.0 if words.high is not None or not len(known) else float(known.max())
+        return Scale(0.0, top or 1.0, [(place, color) for place, color in get_colorscale("Viridis")])
     largest = 1.0
     if words.low is None:
         known = np.abs(values[np.isfinite(values)])
@@ -77,7 +79,7 @@ def scale_words(measure: str, scale: Scale) -> str:
     """Range and unit, such as "0 to 1" or "−3.2 to 3.2 nats"."""
     words = describe(measure)
     if words.low is not None:
-        return words.scale
+        return words.scale if words.high is not None else f"0 to {scale.high:.2g} {words.unit}".strip()
     return f"−{scale.high:.2g} to {scale.high:.2g} {words.unit}".strip()
 
 

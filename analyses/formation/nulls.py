@@ -4,6 +4,7 @@ checkpoint."""
 import polars as pl
 
 from copyscope.analyses.formation.step_rule import MIN_LEVEL
+from copyscope.analyses.words.glossary import describe
 
 LEVEL = 0.05
 """Corrected p-value at which a head counts as above its null."""
@@ -14,7 +15,8 @@ def above_null(heads: pl.DataFrame, level: float = LEVEL) -> pl.DataFrame:
 
     Columns measure, layer, head, value, null, p (corrected for the number of heads), strong; `p` at most `level`. A
     head is strong if its value is also above the null by `MIN_LEVEL` = 0.3 of the room from there to 1, the level that
-    formation steps ask for: many prompts make a difference of 0.02 significant, which makes no head of any kind.
+    formation steps ask for: many prompts make a difference of 0.02 significant, which makes no head of any kind. Of a
+    measure without an upper limit, as in logits, no head is called strong.
     """
     last = heads.filter(pl.col("step") == pl.col("step").max()) if "step" in heads.columns else heads
     wide = last.select("layer", "head", "measure", "value")
@@ -26,7 +28,10 @@ def above_null(heads: pl.DataFrame, level: float = LEVEL) -> pl.DataFrame:
         wide = wide.join(of_kind, on=keys, how="left")
     above = wide.filter(pl.col("p") <= level).select(*keys, "value", "null", "p")
     is_strong = pl.col("value") - pl.col("null") >= MIN_LEVEL * (1 - pl.col("null"))
-    return above.with_columns(strong=is_strong).sort("measure", "value", descending=[False, True])
+    limited = [name for name in above["measure"].unique() if describe(name).high is not None]
+    return above.with_columns(strong=is_strong & pl.col("measure").is_in(limited)).sort(
+        "measure", "value", descending=[False, True]
+    )
 
 
 def strong(heads: pl.DataFrame, measure: str) -> pl.DataFrame:

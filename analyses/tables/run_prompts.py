@@ -43,6 +43,8 @@ class Prompts:
     """Held-out text, where the run has it."""
     vocabulary: dict[str, Any]
     """What opens the prompts and how many ids they draw from, for the metadata of results."""
+    counts: Int[Tensor, " d_vocab"] | None = None
+    """Of each token in the training text, where the run has it."""
     tokenizer: Any | None = None
     """That of the series, for tasks with words."""
 
@@ -90,6 +92,7 @@ def run_prompts(
         repeated=repeated,
         natural=natural,
         vocabulary=vocabulary.facts,
+        counts=counts,
     )
 
 

@@ -10,17 +10,22 @@ from jaxtyping import Float
 from torch import Tensor
 
 from copyscope.analyses.tables.as_trained import as_trained
+from copyscope.analyses.tables.corpus_rules import CorpusRules
 from copyscope.analyses.tables.loading import SeriesModels
+from copyscope.analyses.tables.measure_names import FUNCTION_VECTOR, OF_MODEL, chosen_measures
 from copyscope.analyses.tables.measured import measure_series
-from copyscope.analyses.tables.measurer import Measurer
+from copyscope.analyses.tables.measurer import Measurer, SeriesError
 from copyscope.analyses.tables.opening import open_run
 from copyscope.analyses.tables.run import Run, Scores, gone, labelled, read_tables, selected
 from copyscope.analyses.tables.run_prompts import COPYING_SAMPLES, LOSS_PROMPTS, Prompts
-from copyscope.analyses.tables.stored import SCORES_VERSION, is_stored, scored_otherwise, store_table
+from copyscope.analyses.tables.stored import SCORES_VERSION, computed_with, is_stored, scored_otherwise, store_table
 from copyscope.analyses.tables.workers import workers_of
+from copyscope.interp.ablation.function_vector import FunctionVector, function_vector, labels_prompts
 from copyscope.interp.measures.behavior import (
     CopyingAccuracy,
+    accuracy_of,
     copying_accuracy,
+    copying_hits,
     copying_loss,
     icl_score,
     induction_predictable,
@@ -30,16 +35,26 @@ from copyscope.interp.measures.behavior import (
     standard_error,
 )
 from copyscope.interp.measures.circuits import composition_table
-from copyscope.interp.measures.heads import HEAD_PROMPTS, MEASURES, check_names, score_heads
+from copyscope.interp.measures.heads import HEAD_PROMPTS, head_table, score_heads
+from copyscope.interp.measures.logit_lens import copied_token_layer
+from copyscope.interp.measures.precision import above_rounding
+from copyscope.interp.measures.retrieval import RETRIEVAL, retrieval_score
+from copyscope.interp.measures.text_rules import copy_rule_losses, unigram_shares
 from copyscope.interp.models.devices import Compute
 from copyscope.interp.models.hooked import logit_difference
 from copyscope.interp.models.lens import HookedModel
+from copyscope.interp.tasks.questions import Source as TaskSource
 from copyscope.training.checkpoints.series import Checkpoint, Source, step_folder
 from copyscope.training.engines.protocol import Engine
+from copyscope.training.errors import InputError
 from copyscope.training.progress import Progress
 
 logger = logging.getLogger(__name__)
 
+LABEL_PROMPTS = 128
+"""For the function-vector score: half of them with examples, a quarter with shuffled ones."""
+LENS_PROMPTS = 8
+"""Prompts of the copying loss that the logit lens reads: it takes the logits after every layer."""
 KINDS = ("heads", "model", "pairs", "positions", "copying")
 """Tables under results/; `pairs` are of earlier and later heads, `positions` of held-out text, `copying` of the copying
 test by place in the suffix and by subsequence."""
@@ -63,11 +78,12 @@ def score(
 ) -> Scores:
     """Scores a series and returns the tables of heads and model of all its steps.
 
-    `measures`: of heads, by name; None for all. `seeds` of the random tokens; None for the run's own. `samples` of the
-    copying test, for each seed: most of the time that a large model takes. `cache_limit`: gigabytes that weights
-    fetched from the hub may take. `device`: auto (the GPU that is there), cpu, cuda, cuda:1 or mps; `dtype`: float32 or
-    bfloat16; `max_bytes` of activations at once beside the model. What is stored already is not computed again, so an
-    interrupted call can simply be repeated.
+    `measures`: of heads, by name; None for those that need no passes of their own, `all` for all. `seeds` of the
+    random tokens; None for the run's own. `samples` of the copying test, for each seed: most
+    of the time that a large model takes. `cache_limit`: gigabytes that weights fetched from the hub may take. `device`:
+    auto (the GPU that is there), cpu, cuda, cuda:1 or mps; `dtype`: float32 or bfloat16; `max_bytes` of activations at
+    once beside the model. What is stored already is not computed again, so an interrupted call can simply be repeated;
+    tables that have more measures than are asked for stay as they are.
 
     `jobs` processes at a time on an `engine` (`local`, the default for several jobs, `ray` or `slurm`, with its own
     `options`) each score whichever checkpoint is free; without both, this process scores one after another. The tables
@@ -124,8 +140,10 @@ class Scorer(Measurer):
         cache_limit: float | None = None,
         compute: Compute | None = None,
     ) -> None:
-        self._measures = check_names(MEASURES if measures is None else list(measures), MEASURES, "measure")
+        named = None if measures is None else list(measures)
+        self._measures, self._named = chosen_measures(named), named is not None and "all" not in named
         self._seeds, self._samples = seeds, samples
+        self._rules = CorpusRules()
         self.models = SeriesModels(seeds, samples, cache_limit=cache_limit, compute=compute)
 
     def begin(self, run: Run, chosen: Sequence[Checkpoint], progress: Progress | None) -> Progress | None:
@@ -138,23 +156,27 @@ class Scorer(Measurer):
         paths = [self._paths(run, checkpoint)[kind] for kind in ("heads", "model")]
         if not all(path.is_file() for path in paths):
             return False
-        key = self._key(run, checkpoint)
+        try:
+            held = computed_with(paths[0]).get("measures", [])
+        except (pl.exceptions.PolarsError, OSError):
+            return False
+        key = self._key(run, checkpoint, held if {*held} > {*self._measures} else self._measures)
         return all(is_stored(path, key) for path in paths)
 
     def measure(self, run: Run, checkpoint: Checkpoint, prove: bool = True) -> None:
         """Measures a checkpoint and stores its tables. `prove`: compare logits with those of transformers."""
-        key, paths = self._key(run, checkpoint), self._paths(run, checkpoint)
+        key, paths = self._key(run, checkpoint, self._measures), self._paths(run, checkpoint)
         model, prompts = self.models.load(run, checkpoint, prove)
         difference = logit_difference(model)
         if difference is not None:
             self.checked.append(difference)
         with as_trained(model, run, checkpoint):
-            heads = score_heads(model, self._measures, prompts.seeds, vocab=prompts.vocab, bos_id=prompts.bos_id)
+            heads, accuracy, more = self._of_heads(model, prompts)
+            more |= self._on_request(run, model, prompts)
             losses = None if prompts.natural is None else natural_losses(model, prompts.natural)
-            accuracy = copying_accuracy(model, prompts.test)
             tables = {
                 "heads": heads,
-                "model": score_model(model, prompts, losses, accuracy),
+                "model": pl.concat([score_model(model, prompts, losses, accuracy), _of_model(more)]),
                 "pairs": score_pairs(model, heads),
                 "copying": copying_table(accuracy),
             }
@@ -183,14 +205,73 @@ class Scorer(Measurer):
             logger.info(f"logits checked against transformers{many} (largest difference {max(self.checked):.1e})")
             self.checked.clear()
 
-    def _key(self, run: Run, checkpoint: Checkpoint) -> str:
-        parts = (SCORES_VERSION, self._measures, self._seeds or run.eval_seed, self._samples)
+    def _of_heads(self, model: HookedModel, prompts: Prompts) -> tuple[pl.DataFrame, CopyingAccuracy, dict[str, float]]:
+        """The table of heads; copying accuracy, whose passes some measures of heads are taken from; and what measures
+        of heads say of the model."""
+        of_copying, of_labels = ([n for n in self._measures if n in some] for some in (RETRIEVAL, FUNCTION_VECTOR))
+        others = [name for name in self._measures if name not in (*RETRIEVAL, *FUNCTION_VECTOR, *OF_MODEL)]
+        tables = []
+        if others:
+            tables.append(score_heads(model, others, prompts.seeds, vocab=prompts.vocab, bos_id=prompts.bos_id))
+        if of_copying:
+            hits, retrieval = retrieval_score(model, prompts.test, prompts.seed)
+            scores = above_rounding(retrieval.named("retrieval_score"), model.cfg.dtype)
+            tables.append(head_table(scores, of_copying, range(model.cfg.n_layers)))
+        else:
+            hits = copying_hits(model, prompts.test)
+        more: dict[str, float] = {}
+        vector = self._function_vector(model, prompts) if of_labels else None
+        if vector is not None:
+            scores = vector.exact.named("function_vector") | {"function_vector_estimate": vector.estimate}
+            tables.append(head_table(above_rounding(scores, model.cfg.dtype), of_labels, range(model.cfg.n_layers)))
+            more["function_vector_correlation"] = vector.correlation
+        return pl.concat(tables), accuracy_of(hits, prompts.test), more
+
+    def _on_request(self, run: Run, model: HookedModel, prompts: Prompts) -> dict[str, float]:
+        """Measures of the whole model that take passes of their own."""
+        values: dict[str, float] = {}
+        if "copied_token_layer" in self._measures:
+            found = copied_token_layer(model, prompts.repeated[:LENS_PROMPTS])
+            if found.share:  # else no copied token leads anywhere
+                values |= {"copied_token_layer": found.layer, "copied_token_layer_se": found.se}
+        of_text = [name for name in OF_MODEL if name.startswith("natural_kl") and name in self._measures]
+        if of_text:
+            divergences = self._rules.divergences(run, model, prompts)
+            values |= {name: v for name, v in divergences.items() if name.removesuffix("_se") in of_text}
+        return values
+
+    def _function_vector(self, model: HookedModel, prompts: Prompts) -> FunctionVector | None:
+        """None where the task has no room, unless it was asked for by name."""
+        source = TaskSource(
+            vocab=prompts.vocab,
+            n_ctx=prompts.n_ctx,
+            bos_id=prompts.bos_id,
+            n_prompts=LABEL_PROMPTS,
+            seed=prompts.seed,
+        )
+        try:
+            clean, shuffled = labels_prompts(source)
+        except InputError as error:
+            if self._named:
+                raise SeriesError(f"function_vector: {error}") from None
+            logger.info(f"function_vector is left out: {error}")
+            return None
+        return function_vector(model, clean, shuffled)
+
+    def _key(self, run: Run, checkpoint: Checkpoint, measures: Sequence[str]) -> str:
+        parts = (SCORES_VERSION, measures, self._seeds or run.eval_seed, self._samples)
         return self.models.result_key(run, checkpoint, *parts)
 
     @staticmethod
     def _paths(run: Run, checkpoint: Checkpoint) -> dict[str, Path]:
         results, name = run.folder / "results", f"{step_folder(checkpoint.step)}.parquet"
         return {kind: results / kind / name for kind in KINDS}
+
+
+def _of_model(values: Mapping[str, float]) -> pl.DataFrame:
+    """Measures of the model as a table: measure, value."""
+    schema = {"measure": pl.String, "value": pl.Float64}
+    return pl.DataFrame({"measure": list(values), "value": list(values.values())}, schema=schema)
 
 
 def score_model(
@@ -214,6 +295,8 @@ def score_model(
         "copying_accuracy_token_se": accuracy.token_se,
         "copying_accuracy_greedy": accuracy.greedy,
         "copying_accuracy_greedy_se": accuracy.greedy_se,
+        "copying_mean_rank": accuracy.mean_rank,
+        "copying_mean_rank_se": accuracy.mean_rank_se,
         "copying_samples": float(len(prompts.test.index)),
         "copying_greedy_samples": float(accuracy.greedy_samples),
         "copying_subsequences": float(prompts.test.n_subsequences),
@@ -235,11 +318,20 @@ def score_model(
             "icl_score_se": icl.score_se,
             "natural_loss": windows.mean().item(),
             "natural_loss_se": standard_error(windows),
+            **_copy_rule(prompts),
             "natural_loss_predictable": split.predictable,
             "natural_loss_other": split.other,
             "natural_predictable_share": split.share,
         }
-    return pl.DataFrame({"measure": list(values), "value": list(values.values())})
+    return _of_model(values)
+
+
+def _copy_rule(prompts: Prompts) -> dict[str, float]:
+    """The baseline without a model, on the same windows."""
+    if prompts.natural is None or prompts.counts is None:
+        return {}
+    losses = copy_rule_losses(prompts.natural.long(), unigram_shares(prompts.counts)).mean(dim=1)
+    return {"natural_loss_copy_rule": losses.mean().item(), "natural_loss_copy_rule_se": standard_error(losses)}
 
 
 def copying_table(accuracy: CopyingAccuracy) -> pl.DataFrame:

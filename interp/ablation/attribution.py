@@ -1,12 +1,12 @@
 """Attribution: what removing each head would do, estimated for all of them from one forward and one backward pass."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import polars as pl
 import torch
 import torch.nn.functional as F
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from copyscope.interp.ablation.donors import batches_of_groups, donor_groups, places_of_donors
@@ -50,7 +50,7 @@ def attribute_heads(
         g_sum: list[Any] = [0.0] * c.n_layers
         own = torch.zeros(c.n_layers, c.n_heads, **where)
         for rows in batches_of_groups(donor_groups(n, seed), size):
-            z, gradient = _outputs_and_gradients(model, repeated[rows], n, frozen)
+            z, gradient = _of_copying_loss(model, repeated[rows], n, frozen)
             donor = places_of_donors(rows, n, seed) if "resample" in methods and not frozen else None
             for i in range(c.n_layers):
                 own[i] += (z[i] * gradient[i]).sum(dim=(0, 1, 3)).to(own)
@@ -90,10 +90,28 @@ def agreement(estimate: pl.DataFrame, exact: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _outputs_and_gradients(
+def _of_copying_loss(
     model: HookedModel, tokens: Tensor, n_prompts: int, frozen: bool
 ) -> tuple[list[Tensor], list[Tensor]]:
     """z of every layer, and the gradient of the batch's share of the mean loss with respect to it."""
+    half = tokens.shape[1] // 2
+    right = to_device(model, tokens)[:, -half:].flatten()
+
+    def loss(logits: Tensor) -> Tensor:
+        return F.cross_entropy(logits.flatten(0, 1).float(), right, reduction="sum") / (half * n_prompts)
+
+    return gradients_of_outputs(model, tokens, slice(-half - 1, -1), loss, frozen)
+
+
+def gradients_of_outputs(
+    model: HookedModel,
+    tokens: Int[Tensor, "row pos"],
+    read: slice,
+    of: Callable[[Tensor], Tensor],
+    frozen: bool = False,
+) -> tuple[list[Float[Tensor, "row pos head d_head"]], list[Float[Tensor, "row pos head d_head"]]]:
+    """z of every layer, and the gradient with respect to it of a number that follows from the logits at the positions
+    `read`; `frozen`: not through attention patterns."""
     outputs: list[Tensor] = []
 
     def watch(z: Tensor, hook: Any) -> Tensor:
@@ -102,7 +120,6 @@ def _outputs_and_gradients(
         return outputs[-1]
 
     n_layers, tokens = model.cfg.n_layers, to_device(model, tokens)
-    half = tokens.shape[1] // 2
     hooks: list[Hook] = [(f"blocks.{i}.attn.hook_z", watch) for i in range(n_layers)]
     if frozen:
         hooks += [(f"blocks.{i}.attn.hook_pattern", lambda p, hook: p.detach()) for i in range(n_layers)]
@@ -110,10 +127,9 @@ def _outputs_and_gradients(
     with torch.enable_grad(), model.hooks(fwd_hooks=hooks):
         if isinstance(model, HookedTransformer):
             with fused_attention(model, fuse):
-                residual = model(tokens, stop_at_layer=n_layers)[:, -half - 1 : -1]
+                residual = model(tokens, stop_at_layer=n_layers)[:, read]
             logits = differentiable_logits(model, residual)
         else:
-            logits = model(tokens)[:, -half - 1 : -1]
-        loss = F.cross_entropy(logits.flatten(0, 1).float(), tokens[:, -half:].flatten(), reduction="sum")
-        gradients = torch.autograd.grad(loss / (half * n_prompts), outputs)
+            logits = model(tokens)[:, read]
+        gradients = torch.autograd.grad(of(logits), outputs)
     return [z.detach() for z in outputs], list(gradients)

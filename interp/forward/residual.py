@@ -76,6 +76,12 @@ def logits_of(model: HookedModel, residual: Float[Tensor, "*rows d_model"]) -> F
     return logits.reshape(*residual.shape[:-1], -1)
 
 
+def ranks_of(logits: Float[Tensor, "*rows d_vocab"], right: Int[Tensor, " *rows"]) -> Float[Tensor, " *rows"]:
+    """Place of the right token among all by its logit, from 1; the middle of those that are equally likely."""
+    wanted = logits.gather(-1, right[..., None])
+    return ((logits > wanted).sum(dim=-1) + (logits >= wanted).sum(dim=-1) + 1) / 2
+
+
 def _product_in_fp32(rows: Float[Tensor, "one row d_model"], W: Float[Tensor, "d_model d_vocab"]) -> Tensor:
     if rows.device.type == "cuda" and rows.dtype == torch.bfloat16 and torch.cuda.is_available():
         return torch.mm(rows[0], W, out_dtype=torch.float32)[None]  # at the speed of bf16

@@ -1,5 +1,6 @@
 """What the model does: copying accuracy, copying loss, natural-text loss, in-context-learning score."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -56,6 +57,10 @@ class CopyingAccuracy:
     """index (of the subsequence asked for; 0 is the furthest back), samples, greedy_samples, exact, token, greedy."""
     by_place: pl.DataFrame
     """place (of the suffix token, from 1), samples, greedy_samples, token, greedy."""
+    mean_rank: float
+    """Place of the right suffix token among all tokens by likelihood, 1 the likeliest, given the right ones before;
+    mean over suffix tokens. It moves long before any accuracy does."""
+    mean_rank_se: float
     exact_se: float
     """Standard error over contexts: samples of one context are not independent. NaN with a single context."""
     token_se: float
@@ -70,6 +75,13 @@ class CopyingHits(NamedTuple):
     greedy: Bool[Tensor, "generated 6"]
     """As generated, of the first samples only (`CopyingAccuracy.greedy_samples`). All six are right exactly where all
     six of `forced` are."""
+    rank: Float[Tensor, "sample 6"]
+    """Of the right token among all, from 1 (teacher forcing)."""
+
+
+Watch = Callable[[int, Int[Tensor, " sample"], Int[Tensor, "sample head 6"]], None]
+"""Is handed, while the test runs, a layer, numbers of samples, and which position each head attends to most where each
+suffix token is predicted. A sample may come twice, with the same positions."""
 
 
 GREEDY_SHARE = 5
@@ -117,7 +129,11 @@ def copying_accuracy(model: HookedModel, test: CopyingTest) -> CopyingAccuracy:
     Raises:
         InputError: the test is longer than n_ctx or has token ids outside the vocabulary.
     """
-    hits = copying_hits(model, test)
+    return accuracy_of(copying_hits(model, test), test)
+
+
+def accuracy_of(hits: CopyingHits, test: CopyingTest) -> CopyingAccuracy:
+    """`copying_accuracy`, from which suffix tokens the model gets right."""
     shares = ("exact", "token", "greedy")
     n_samples, n_generated = len(hits.forced), len(hits.greedy)
     generated = hits.greedy.double()
@@ -128,13 +144,15 @@ def copying_accuracy(model: HookedModel, test: CopyingTest) -> CopyingAccuracy:
             "exact": hits.forced.all(dim=1).double().tolist(),
             "token": hits.forced.double().mean(dim=1).tolist(),
             "greedy": generated.mean(dim=1).tolist() + [None] * (n_samples - n_generated),
+            "mean_rank": hits.rank.double().mean(dim=1).tolist(),
         }
     )
-    contexts = table.group_by("context", maintain_order=True).agg(pl.col(shares).mean())
+    contexts = table.group_by("context", maintain_order=True).agg(pl.col(*shares, "mean_rank").mean())
     counts = (pl.len().alias("samples"), pl.col("greedy").count().alias("greedy_samples"))
     return CopyingAccuracy(
         **{name: table[name].drop_nulls().to_torch().mean().item() for name in shares},
-        **{f"{name}_se": standard_error(contexts[name].drop_nulls().to_torch()) for name in shares},
+        **{f"{name}_se": standard_error(contexts[name].drop_nulls().to_torch()) for name in (*shares, "mean_rank")},
+        mean_rank=hits.rank.double().mean().item(),
         greedy_samples=n_generated,
         by_index=table.group_by("index").agg(*counts, pl.col(shares).mean()).sort("index"),
         by_place=pl.DataFrame(
@@ -150,16 +168,22 @@ def copying_accuracy(model: HookedModel, test: CopyingTest) -> CopyingAccuracy:
 
 
 @within_memory
-def copying_hits(model: HookedModel, test: CopyingTest) -> CopyingHits:
-    """Which suffix tokens the model gets right, sample by sample; for standard errors (over contexts)."""
+def copying_hits(model: HookedModel, test: CopyingTest, watch: Watch | None = None) -> CopyingHits:
+    """Which suffix tokens the model gets right, sample by sample; for standard errors (over contexts). `watch` sees
+    where heads attend meanwhile."""
     check_test(model, test)
     suffix, context = test.suffix.cpu(), test.context.cpu()
     n_contexts = int(context.max()) + 1
     n_generated = max(-(-n_contexts // GREEDY_SHARE), min(n_contexts, MIN_GREEDY_CONTEXTS))  # contexts
     n_samples = int((context < n_generated).sum())
     if not can_run(model):
-        best = continue_whole(model, test.tokens, suffix, n_samples)
-        return CopyingHits(best.forced == suffix, best.greedy == suffix[:n_samples])
+
+        def of_rows(layer: int, rows: slice, key: Tensor) -> None:
+            if watch is not None:
+                watch(layer, torch.arange(rows.start, rows.stop), key)
+
+        best = continue_whole(model, test.tokens, suffix, n_samples, of_rows if watch is not None else None)
+        return CopyingHits(best.forced == suffix, best.greedy == suffix[:n_samples], best.rank)
     packed = pack(test)
     n_pos = packed.tokens.shape[1]
     layout = Layout.of(model, packed.length, packed.block, n_pos)
@@ -168,13 +192,20 @@ def copying_hits(model: HookedModel, test: CopyingTest) -> CopyingHits:
     right = packed.suffix.to(layout.device)
     forced = torch.zeros(suffix.shape, dtype=torch.bool, device=layout.device)
     greedy = torch.zeros(n_samples, SUFFIX, dtype=torch.bool, device=layout.device)
+    rank = torch.zeros(suffix.shape, device=layout.device)
     for rows in slices(model, len(packed.tokens), n_pos):
         generate = min(max(n_generated - rows.start, 0), rows.stop - rows.start)
-        best = continue_packed(model, layers, packed.tokens[rows], read, SUFFIX, generate)
         sample = packed.sample[rows]
-        forced[sample] = best.forced == right[rows]
+
+        def of_blocks(layer: int, key: Tensor, sample: Tensor = sample) -> None:
+            if watch is not None:
+                watch(layer, sample.flatten(), key.unflatten(2, (-1, SUFFIX)).transpose(1, 2).flatten(0, 1))
+
+        see = of_blocks if watch is not None else None
+        best = continue_packed(model, layers, packed.tokens[rows], read, right[rows], generate, see)
+        forced[sample], rank[sample] = best.forced == right[rows], best.rank
         greedy[sample[:generate]] = best.greedy == right[rows][:generate]
-    return CopyingHits(forced.cpu(), greedy.cpu())
+    return CopyingHits(forced.cpu(), greedy.cpu(), rank.cpu())
 
 
 def copying_loss(model: HookedModel, tokens: Int[Tensor, "prompt pos"]) -> CopyingLoss:

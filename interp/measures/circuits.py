@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from copyscope.interp.forward.memory import within_memory
+from copyscope.interp.forward.memory import wide, within_memory
 from copyscope.interp.measures.patterns import PatternBlock, read_patterns
 from copyscope.interp.models.devices import device_of
 from copyscope.interp.models.lens import HookedModel, HookedTransformer
@@ -47,6 +47,38 @@ def _positivity(W_V: Tensor, W_O: Tensor, W_UE: Tensor) -> Tensor:
         values = torch.linalg.eigvals(matrices)
     size = values.abs().sum(dim=-1)
     return torch.where(size > 0, values.real.sum(dim=-1) / size.clamp(min=1e-300), 0.0).float().to(W_V.device)
+
+
+SPECTRA = ("ov_stable_rank", "ov_effective_rank", "qk_stable_rank", "qk_effective_rank")
+
+
+def circuit_ranks(
+    A: Float[Tensor, "*head d_model d_head"], B: Float[Tensor, "*head d_head d_model"]
+) -> tuple[Float[Tensor, " *head"], Float[Tensor, " *head"]]:
+    """Stable rank and effective rank of A B, as W_V W_O or W_Q W_Kᵀ: over how many directions a circuit spreads.
+
+    With singular values σ: Σσ² / max σ² (Rudelson and Vershynin 2007), and exp of the entropy of σ / Σσ (Roy and
+    Vetterli 2007). From 1 to d_head; 0 for a circuit of zeros; on the CPU. The first counts strong directions, the
+    second weak ones too. Neither says what the directions mean.
+    """
+    A, B = (W.to(wide(W.device)) for W in (A, B))
+    gram_A, gram_B = torch.stack([A.mT @ A, B @ B.mT]).cpu().double()  # (head, d_head, d_head)
+    values, vectors = torch.linalg.eigh(gram_A)
+    root = vectors * values.clamp(min=0).sqrt()[..., None, :]
+    squares = torch.linalg.eigvalsh(root.mT @ gram_B @ root).clamp(min=0)  # the squares of the singular values
+    largest = squares.amax(dim=-1)
+    stable = torch.where(largest > 0, squares.sum(dim=-1) / largest.clamp(min=1e-300), 0.0)
+    sizes = squares.sqrt()
+    shares = sizes / sizes.sum(dim=-1, keepdim=True).clamp(min=1e-300)
+    effective = torch.where(largest > 0, torch.special.entr(shares).sum(dim=-1).exp(), 0.0)
+    return stable, effective
+
+
+def model_circuit_ranks(weights: "HeadWeights") -> dict[str, Float[Tensor, "layer head"]]:
+    """`circuit_ranks` of OV and QK of every head, with the norms' weights folded in. Rotary positions, which turn QK
+    with the distance, are left out."""
+    w = weights.folded()
+    return dict(zip(SPECTRA, (*circuit_ranks(w.W_V, w.W_O), *circuit_ranks(w.W_Q, w.W_K.mT)), strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)

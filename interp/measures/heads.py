@@ -4,7 +4,8 @@ Where a measure looks is in `targets`; how patterns are gone through without kee
 """
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 
 import polars as pl
 import torch
@@ -13,13 +14,24 @@ from torch import Tensor
 
 from copyscope.interp.forward.memory import within_memory
 from copyscope.interp.measures.behavior import check_tokens
-from copyscope.interp.measures.circuits import head_weights, model_copying_score, model_eigenvalue_positivity
+from copyscope.interp.measures.circuits import (
+    SPECTRA,
+    head_weights,
+    model_circuit_ranks,
+    model_copying_score,
+    model_eigenvalue_positivity,
+)
+from copyscope.interp.measures.copy_suppression import copy_suppression, copy_suppression_weights
+from copyscope.interp.measures.head_score import HeadScore, names_of
+from copyscope.interp.measures.logit_attribution import induction_logit_attribution
+from copyscope.interp.measures.ngram_induction import model_ngram_induction
 from copyscope.interp.measures.offsets import attention_by_offset
-from copyscope.interp.measures.pattern_scores import OFFSET_MEASURES, WHOLE_MEASURES, pattern_scores
+from copyscope.interp.measures.pattern_scores import OFFSET_MEASURES, OUTPUT_MEASURES, WHOLE_MEASURES, pattern_scores
 from copyscope.interp.measures.precision import above_rounding
 from copyscope.interp.measures.targets import TARGET_MEASURES, targets
 from copyscope.interp.models.hooked import HookedModel, model_vocabulary
 from copyscope.interp.prompts.generate import drawable, fitting_length, repeated_random_tokens
+from copyscope.interp.prompts.ngrams import NgramPrompts, ngram_prompts
 from copyscope.interp.prompts.varied import varied_repeats
 from copyscope.training.errors import InputError
 
@@ -108,8 +120,14 @@ MEASURES = (
     "best_offset",
     *WHOLE_MEASURES,
     *(f"{name}_se" for name in WHOLE_MEASURES),
+    *OUTPUT_MEASURES,
     *("eigenvalue_positivity_raw", "eigenvalue_positivity_folded", "induction_score", "copying_score"),
+    *SPECTRA,
 )
+"""What `score_heads` computes unless told otherwise."""
+_ON_REQUEST = ("ngram_induction", "induction_logit_attribution", "copy_suppression", "copy_suppression_weights")
+ON_REQUEST = tuple(chain.from_iterable(names_of(name) for name in _ON_REQUEST))
+"""What takes passes of its own."""
 
 
 @within_memory
@@ -127,7 +145,8 @@ def score_heads(
     """Every measure of every head, as a table with columns layer, head, measure, value.
 
     Args:
-        measures: names from `MEASURES`; None for all. Of each measure with targets also
+        measures: names from `MEASURES`, which None takes all of, or from `ON_REQUEST`, which take longer. Of each
+            measure with targets also
             `_null`: random targets of the same number, of the same queries; of `previous_token` and
             `best_offset_attention` the mean of the other short offsets;
             `_selectivity`: the score over what uniform attention gets;
@@ -152,14 +171,14 @@ def score_heads(
         InputError: an unknown measure or layer, a context too short for two tokens repeated, or one prompt only where
             a spread over prompts is asked for.
     """
-    wanted = check_names(MEASURES if measures is None else measures, MEASURES, "measure")
+    wanted = check_names(MEASURES if measures is None else measures, (*MEASURES, *ON_REQUEST), "measure")
     chosen = _check_layers(layers, model.cfg.n_layers)
     seeds = [seed] if isinstance(seed, int) else list(seed)
     if not seeds:
         raise InputError("seed: no seed given; give at least one")
     if n_prompts * len(seeds) < 2 and any(name.endswith(("_se", "_p")) for name in wanted):
         raise InputError(f"n_prompts={n_prompts}: standard errors and p-values need at least 2 prompts")
-    n_heads, n_ctx = model.cfg.n_heads, model.cfg.n_ctx
+    n_ctx = model.cfg.n_ctx
     if vocab is None:
         own = model_vocabulary(model)
         vocab, bos_id = drawable(own), own.bos_id if bos_id is None else bos_id
@@ -174,7 +193,7 @@ def score_heads(
     base = {_base(name) for name in wanted} | ({"induction_attention"} if "induction_score" in wanted else set())
     scores: dict[str, Tensor] = {}
     for length, repeats, prefix in ((100, 2, False), (25, 4, True)):
-        of_patterns = (*WITH_NULL, "best_offset", *WHOLE_MEASURES)
+        of_patterns = (*WITH_NULL, "best_offset", *WHOLE_MEASURES, *OUTPUT_MEASURES)
         names = [n for n in of_patterns if n in base and n.startswith("prefix") == prefix]
         if names:
             weighted = [name for name in names if f"{name}_value_weighted" in wanted]
@@ -184,6 +203,8 @@ def score_heads(
         name = f"eigenvalue_positivity_{kind}"
         if name in wanted or (kind == "folded" and "induction_score" in wanted):
             scores[name] = model_eigenvalue_positivity(head_weights(model), folded=kind == "folded").cpu()[chosen]
+    if {*SPECTRA} & {*wanted}:
+        scores |= {name: ranks[chosen] for name, ranks in model_circuit_ranks(head_weights(model)).items()}
     if "induction_score" in wanted:
         scores["induction_score"] = scores["induction_attention"] * scores["eigenvalue_positivity_folded"]
     if "copying_score" in wanted:
@@ -191,23 +212,63 @@ def score_heads(
         once = torch.cat([repeated_random_tokens(vocab, length, n_prompts, s, bos_id, repeats=1) for s in seeds])
         check_tokens(model, once)
         scores["copying_score"] = model_copying_score(model, once, bos_id is not None, chosen)
-    for name in wanted:
-        base_name = name.removesuffix("_p")
-        if name.endswith("_p") and base_name in WITH_NULL:
-            value, null = scores[base_name], scores[f"{base_name}_null"]
-            scores[name] = above_rounding(scores[name], base_name, value, null, model.cfg.dtype)
-    layer, head = torch.meshgrid(torch.tensor(chosen), torch.arange(n_heads), indexing="ij")
-    return pl.concat(
-        pl.DataFrame(
-            {
-                "layer": layer.flatten().tolist(),
-                "head": head.flatten().tolist(),
-                "measure": [name] * layer.numel(),
-                "value": scores[name].flatten().double().tolist(),
-            }
+    scores |= _on_request(model, wanted, vocab, bos_id, n_prompts, seeds, chosen)
+    return head_table(above_rounding(scores, model.cfg.dtype), wanted, chosen)
+
+
+def head_table(
+    scores: Mapping[str, Float[Tensor, "layer head"]], names: Iterable[str], layers: Sequence[int]
+) -> pl.DataFrame:
+    """Measures of every head of `layers` as a table with columns layer, head, measure, value, in the order of
+    `names`."""
+    parts = []
+    for name in names:
+        values = scores[name]
+        layer, head = torch.meshgrid(torch.tensor(layers), torch.arange(values.shape[1]), indexing="ij")
+        parts.append(
+            pl.DataFrame(
+                {
+                    "layer": layer.flatten().tolist(),
+                    "head": head.flatten().tolist(),
+                    "measure": [name] * layer.numel(),
+                    "value": values.flatten().double().tolist(),
+                }
+            )
         )
-        for name in wanted
-    )
+    return pl.concat(parts)
+
+
+def _on_request(
+    model: HookedModel,
+    wanted: Sequence[str],
+    vocab: Tensor | Sequence[int],
+    bos_id: int | None,
+    n_prompts: int,
+    seeds: Sequence[int],
+    layers: Sequence[int],
+) -> dict[str, Float[Tensor, "layer head"]]:
+    """Those of `ON_REQUEST` that are wanted."""
+    n_ctx, vocab = model.cfg.n_ctx, torch.as_tensor(vocab)
+
+    def repeated() -> Tensor:
+        length = fitting_length(n_ctx, 100, 2, bos_id)
+        return torch.cat([repeated_random_tokens(vocab, length, n_prompts, s, bos_id) for s in seeds])
+
+    def ngrams() -> NgramPrompts:
+        drawn = [ngram_prompts(vocab, n_prompts, s, bos_id, n_ctx=n_ctx) for s in seeds]
+        return NgramPrompts(*(torch.cat(column) for column in zip(*drawn, strict=True)))
+
+    compute: dict[str, Callable[[], HeadScore]] = {
+        "ngram_induction": lambda: model_ngram_induction(model, ngrams()),
+        "induction_logit_attribution": lambda: induction_logit_attribution(model, repeated(), seeds[0]),
+        "copy_suppression": lambda: copy_suppression(model, repeated(), seeds[0]),
+        "copy_suppression_weights": lambda: copy_suppression_weights(model, vocab, seeds[0]),
+    }
+    scores: dict[str, Tensor] = {}
+    for name in _ON_REQUEST:
+        if {*names_of(name)} & {*wanted}:
+            scores |= compute[name]().named(name)
+    return {name: values[layers] for name, values in scores.items()}
 
 
 def _base(name: str) -> str:

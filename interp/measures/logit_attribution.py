@@ -1,6 +1,6 @@
 """How far each head itself raises the logit of the right next token on repeated random tokens."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -11,46 +11,29 @@ from copyscope.interp.forward.memory import wide, within_memory
 from copyscope.interp.forward.residual import Hook, batches, final_residual
 from copyscope.interp.measures.behavior import check_tokens
 from copyscope.interp.measures.circuits import head_weights
-from copyscope.interp.measures.pattern_scores import above_null
+from copyscope.interp.measures.head_score import HeadScore
 from copyscope.interp.models.devices import device_of
 from copyscope.interp.models.lens import HookedModel
 from copyscope.training.errors import InputError
 
 
-class LogitAttribution(NamedTuple):
-    """In logits (nats of log-odds), positive where a head raises the token; on the CPU."""
-
-    value: Float[Tensor, "layer head"]
-    """On the right next token."""
-    se: Float[Tensor, "layer head"]
-    """Standard error over prompts."""
-    null: Float[Tensor, "layer head"]
-    """On another token of the prompt's second half, drawn at random for each place."""
-    p: Float[Tensor, "layer head"]
-    """One-sided p-value that the value exceeds the null: paired t-test over prompts, Holm-corrected over the heads."""
-
-
 @within_memory
 @torch.no_grad()
-def induction_logit_attribution(
-    model: HookedModel, tokens: Int[Tensor, "prompt pos"], seed: int = 0
-) -> LogitAttribution:
+def induction_logit_attribution(model: HookedModel, tokens: Int[Tensor, "prompt pos"], seed: int = 0) -> HeadScore:
     """Direct effect of each head on the logit of the right next token, over the second half of repeated random tokens
     (after Elhage et al. 2021 and Nanda's direct logit attribution; the name is ours).
 
     What head h writes at place q, z W_O, divided by the final norm's scale there, times the direction of the right
     token in W_U (the norm's weight folded in) minus the mean direction of all tokens. Averaged over the places of the
-    second half but its last. Unlike the copying score it has a unit, and does not saturate: 2 means e² times the odds.
+    second half but its last. In logits (nats of log-odds), positive where a head raises the token: unlike the copying
+    score it has a unit, and does not saturate: 2 means e² times the odds. The null is another token of the prompt's
+    second half, drawn for each place.
 
     `tokens`: `repeated_random_tokens(..., repeats=2)`, with or without BOS, 2 prompts or more. Direct effects only:
     what later layers make of a head's output is left out, and so is the scale of a norm right after attention (Gemma 2
     and 3, OLMo 2 and 3). Raises InputError for other tokens.
     """
-    half, bos = tokens.shape[1] // 2, tokens.shape[1] % 2
-    if len(tokens) < 2 or half < 3 or not torch.equal(tokens[:, bos : bos + half], tokens[:, bos + half :]):
-        raise InputError(
-            "induction_logit_attribution: give 2 prompts or more, each (a BOS and) the same 3 tokens or more twice"
-        )
+    half, bos = repeated_half(tokens, "induction_logit_attribution"), tokens.shape[1] % 2
     check_tokens(model, tokens)
     device, weights = device_of(model), head_weights(model).folded()
     W_U = weights.W_U.float()
@@ -61,17 +44,23 @@ def induction_logit_attribution(
     effects = torch.zeros(2, len(tokens), model.cfg.n_layers, model.cfg.n_heads, dtype=wide(device), device=device)
     for rows in slices(model, *tokens.shape) if can_run(model) else batches(model, *tokens.shape):
         zs, final = _heads_outputs(model, tokens[rows], read.to(device))
-        scale = _norm_scale(model, final.float())
+        scale = norm_scale(model, final.float())
         for which, wanted in enumerate((right, other)):
             direction = (W_U.T[wanted[rows].to(device)] - mean_direction) / scale  # (row, place, d_model)
             for layer, z in enumerate(zs):
                 taken = torch.einsum("rpm,hem->rphe", direction, weights.W_O[layer].float())
                 effects[which, rows, layer] = (taken * z.float()).sum(dim=3).mean(dim=1).to(effects)
     value, null = effects.cpu().double()
-    mean = value.mean(dim=0)
-    return LogitAttribution(
-        value=mean, se=value.std(dim=0) / len(value) ** 0.5, null=null.mean(dim=0), p=above_null(value - null)
-    )
+    return HeadScore.of(value, null)
+
+
+def repeated_half(tokens: Int[Tensor, "prompt pos"], name: str) -> int:
+    """How many tokens are repeated, in prompts of (a BOS and) the same tokens twice. Raises InputError for others, or
+    for fewer than 2 prompts, in the `name` of the measure."""
+    half, bos = tokens.shape[1] // 2, tokens.shape[1] % 2
+    if len(tokens) < 2 or half < 3 or not torch.equal(tokens[:, bos : bos + half], tokens[:, bos + half :]):
+        raise InputError(f"{name}: give 2 prompts or more, each (a BOS and) the same 3 tokens or more twice")
+    return half
 
 
 def _others(second: Int[Tensor, "prompt half"], seed: int) -> Int[Tensor, "prompt place"]:
@@ -104,7 +93,7 @@ def _heads_outputs(
     return zs, x[:, read]
 
 
-def _norm_scale(model: HookedModel, final: Float[Tensor, "row place d_model"]) -> Float[Tensor, "row place 1"]:
+def norm_scale(model: HookedModel, final: Float[Tensor, "row place d_model"]) -> Float[Tensor, "row place 1"]:
     """What the final norm divides by."""
     kind = model.cfg.normalization_type
     if kind is None:

@@ -15,8 +15,10 @@ from copyscope.interp.measures.targets import TARGET_MEASURES, Targets, null_tar
 from copyscope.interp.models.devices import device_of
 from copyscope.interp.models.lens import HookedModel
 
-WHOLE_MEASURES = ("attention_entropy", "bos_sink")
-"""Of every position's attention, without targets."""
+WHOLE_MEASURES = ("attention_entropy", "bos_sink", "first_token_norm_ratio")
+"""Of every position's attention or value, without targets."""
+OUTPUT_MEASURES = ("participation_ratio",)
+"""Of the heads' outputs."""
 OFFSET_MEASURES = ("previous_token", "best_offset_attention")
 """Of attention by distance."""
 
@@ -38,6 +40,8 @@ def pattern_scores(
     whole = [name for name in names if name in WHOLE_MEASURES]
     by_distance = {*names} & {*OFFSET_MEASURES, "best_offset"}
     sums = _Sums(model, prompts, layers, plain, of_weighted, whole, bool(by_distance), bool({*weighted} & by_distance))
+    outputs = _Outputs(model, layers) if "participation_ratio" in names else None
+    sums.outputs = outputs
     read_patterns(model, prompts, sums.add, layers)
     sums.to_cpu()
     by_prompt = {name: sums.of(name) for name in sums.names}  # (prompt, layer, head)
@@ -54,7 +58,20 @@ def pattern_scores(
             scores[f"{name}_p"] = above_null(mean[name] - mean[f"{name}_null"])
     if by_distance:
         scores |= _offset_scores(sums, prompts.shape[1])
+    if outputs is not None:
+        scores["participation_ratio"] = outputs.participation_ratio()
     return scores
+
+
+def target_sums(
+    model: HookedModel, prompts: Tensor, lists: dict[str, Targets], layers: Sequence[int] | None = None
+) -> dict[str, Float[Tensor, "prompt layer head"]]:
+    """Attention to each list of targets, prompt by prompt, on the CPU; `layers`: None for all."""
+    layers = range(model.cfg.n_layers) if layers is None else layers
+    sums = _Sums(model, prompts, layers, lists, {}, [], False, False)
+    read_patterns(model, prompts, sums.add, layers)
+    sums.to_cpu()
+    return {name: sums.of(name) for name in lists}
 
 
 _MOST_KEPT = 64
@@ -144,6 +161,64 @@ def _upper_tail(
     return torch.empty_like(p).scatter_(0, order, corrected).view(excess.shape).to(excess.dtype)
 
 
+def first_token_norm_ratio(values: Float[Tensor, "batch head pos d_head"]) -> Float[Tensor, "batch head"]:
+    """Length of the value at the first position over the mean length at the others, prompt by prompt (after Gu et al.
+    2024, arXiv 2410.10781). At least 0; 0 where all are 0.
+
+    Well below 1 in a head that rests on the first position: it reads little there. The residual stream of a sink is
+    long instead, which the norm before the head hides.
+    """
+    lengths = values.float().norm(dim=-1)
+    others = lengths[..., 1:].mean(dim=-1)
+    return lengths[..., 0] / others.clamp(min=1e-30)
+
+
+def participation_ratio(
+    outputs: Float[Tensor, "sample d_model"],
+) -> Float[Tensor, ""]:
+    """Over how many directions a head's outputs spread: (Σλ)² / Σλ², λ the variances along principal axes.
+
+    From 1 to the number of directions; 0 for outputs that do not vary. A head that always writes along one direction
+    has 1, whatever it writes there.
+    """
+    centred = outputs.double() - outputs.double().mean(dim=0)
+    return _spread(centred.mT @ centred, torch.eye(outputs.shape[1], dtype=torch.float64))
+
+
+def _spread(scatter: Tensor, gram: Tensor) -> Tensor:
+    """Participation ratio of z W, of the scatter of z and W Wᵀ."""
+    product = scatter @ gram
+    trace = product.diagonal(dim1=-2, dim2=-1).sum(dim=-1)
+    squares = (product * product.mT).sum(dim=(-2, -1))
+    return torch.where(squares > 0, trace.square() / squares.clamp(min=1e-300), 0.0)
+
+
+class _Outputs:
+    """Sums of z and of z zᵀ over all positions but the first, layer by layer, on the model's device."""
+
+    def __init__(self, model: HookedModel, layers: Sequence[int]) -> None:
+        self.place = {layer: i for i, layer in enumerate(layers)}
+        shape, where = (len(layers), model.cfg.n_heads, model.cfg.d_head), for_sums(device_of(model))
+        self.sum, self.count = torch.zeros(shape, **where), 0
+        self.squares = torch.zeros(*shape, model.cfg.d_head, **where)
+        self.W_O = model.W_O.detach()[list(layers)]
+
+    def add(self, block: PatternBlock) -> None:
+        pattern = block.pattern[:, :, int(block.first_query == 0) :]
+        z = (
+            (pattern @ block.values[:, :, : pattern.shape[3]].float()).transpose(0, 1).flatten(1, 2)
+        )  # (head, n, d_head)
+        place = self.place[block.layer]
+        self.sum[place] += z.sum(dim=1).to(self.sum)
+        self.squares[place] += (z.mT @ z).to(self.sum)
+        self.count += z.shape[1] if place == 0 else 0
+
+    def participation_ratio(self) -> Float[Tensor, "layer head"]:
+        W_O = self.W_O.to(self.sum)
+        scatter = self.squares - self.sum[..., :, None] * self.sum[..., None, :] / max(1, self.count)
+        return _spread(scatter, W_O @ W_O.mT).cpu()
+
+
 def value_weighted(
     pattern: Float[Tensor, "batch head query key"],
     values: Float[Tensor, "batch head key d_head"],
@@ -199,6 +274,7 @@ class _Sums:
         self.offsets = torch.zeros(shape, **where)
         """Attention at each offset, summed over queries."""
         self.weighted_offsets = torch.zeros(shape, **where) if by_distance_weighted else None
+        self.outputs: _Outputs | None = None
 
     def _joined(self, lists: Sequence[Targets], first: int) -> tuple[Tensor, ...]:
         """All targets as one list: prompt, query, key, weight, row of `sums`."""
@@ -233,9 +309,15 @@ class _Sums:
                 self.weighted_offsets[block.rows, place] += offset_sums(weighted, longest, block.first_query)
         later = block.pattern[:, :, int(block.first_query == 0) :]  # the first position has nothing to choose from
         for name, index in self.whole.items():
-            value = later[..., 0].sum(dim=2) if name == "bos_sink" else _entropy(later)
             rows = slice(index * self.n + block.rows.start, index * self.n + block.rows.stop)
+            if name == "first_token_norm_ratio":
+                if block.first_query == 0:
+                    into[rows] += first_token_norm_ratio(block.values) / self.n
+                continue
+            value = later[..., 0].sum(dim=2) if name == "bos_sink" else _entropy(later)
             into[rows] += value / (self.n * self.queries)
+        if self.outputs is not None:
+            self.outputs.add(block)
 
     def _pick(self, which: int, block: PatternBlock, pattern: Tensor, into: Tensor) -> None:
         start, end = block.first_query, block.first_query + pattern.shape[2]

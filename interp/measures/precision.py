@@ -19,13 +19,29 @@ BF16_ERROR: Mapping[str, float] = {
     "eigenvalue_positivity_folded": 0.01,
     "induction_score": 0.02,
     "copying_score": 0.02,
+    "first_token_norm_ratio": 0.05,
+    "participation_ratio": 0.5,
+    "ov_stable_rank": 0.04,
+    "ov_effective_rank": 0.05,
+    "qk_stable_rank": 0.04,
+    "qk_effective_rank": 0.01,
+    "retrieval_score": 0.2,
+    "ngram_induction": 0.01,
+    "induction_logit_attribution": 0.01,
+    "copy_suppression": 0.001,
+    "copy_suppression_weights": 0.04,
+    "function_vector": 0.1,
 }
 """About twice the largest difference of any head from float32 that was measured, which was of SmolLM2-135M (30 layers,
 270 heads); the demo's model (4 layers) stays below a tenth of it. In the measure's unit."""
 
 
-def above_rounding(p: Tensor, name: str, score: Tensor, null: Tensor, dtype: torch.dtype) -> Tensor:
-    """The p-values of a measure; 1 where the score exceeds its null by less than rounding may in this dtype."""
-    if dtype == torch.float32:
-        return p
-    return torch.where(score - null > BF16_ERROR[name], p, torch.ones_like(p))
+def above_rounding(scores: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """The scores, with each p-value 1 where its measure exceeds the null by less than rounding may in this dtype."""
+    held = dict(scores)
+    for name, p in scores.items():
+        measure = name.removesuffix("_p")
+        if dtype != torch.float32 and measure != name:
+            excess = scores[measure] - scores[f"{measure}_null"]
+            held[name] = torch.where(excess > BF16_ERROR[measure], p, torch.ones_like(p))
+    return held

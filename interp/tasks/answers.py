@@ -11,7 +11,7 @@ from torch import Tensor
 
 from copyscope.interp.forward.layers import Layout, can_run, run_layers, slices
 from copyscope.interp.forward.memory import logit_elements, within_memory
-from copyscope.interp.forward.residual import batches, final_residual, logits_of
+from copyscope.interp.forward.residual import batches, final_residual, logits_of, ranks_of
 from copyscope.interp.measures.behavior import check_tokens, standard_error
 from copyscope.interp.models.devices import device_of
 from copyscope.interp.models.lens import HookedModel
@@ -94,7 +94,7 @@ def ask(model: HookedModel, group: TaskPrompts) -> list[Answers]:
         for part, logits in _logits(model, residual.flatten(0, 1)):
             right = logits.gather(1, wanted[part, None])
             total = logits.logsumexp(dim=1, keepdim=True)
-            rank = ((logits > right).sum(dim=1) + (logits >= right).sum(dim=1) + 1) / 2
+            rank = ranks_of(logits, wanted[part])
             scores = torch.cat([right, logits.gather(1, offered[part])], dim=1)
             found[rows].flatten(0, 1)[part] = torch.cat([rank[:, None], scores - total], dim=1)
     counts = [questions.query.shape[1] for questions in group.questions]

@@ -30,8 +30,9 @@ from copyscope.interp.measures.behavior import (
     shuffled_copying_loss,
 )
 from copyscope.interp.measures.circuits import composition_table
-from copyscope.interp.measures.heads import MEASURES, score_heads
+from copyscope.interp.measures.heads import MEASURES, ON_REQUEST, score_heads
 from copyscope.interp.measures.precision import BF16_ERROR
+from copyscope.interp.measures.retrieval import retrieval_score
 from copyscope.interp.models.devices import Compute, check_room, dtype_named
 from copyscope.interp.models.hooked import load_hooked, load_weights_into, logit_difference, prove_conversion
 from copyscope.interp.prompts.generate import copying_test, repeated_random_tokens
@@ -65,6 +66,8 @@ def set_of_one(model: Any) -> pl.DataFrame:
 
 MEASURED: dict[str, Callable[[Any], Any]] = {
     "scores": lambda m: score_heads(m, vocab=VOCAB, bos_id=0, n_prompts=3),
+    "scores on request": lambda m: score_heads(m, ON_REQUEST, vocab=VOCAB, bos_id=0, n_prompts=3),
+    "retrieval": lambda m: retrieval_score(m, TEST)[1].value,
     "copying accuracy": lambda m: copying_accuracy(m, TEST).by_place,
     "copying loss": lambda m: copying_loss(m, SHORT),
     "shuffled copying loss": lambda m: shuffled_copying_loss(m, SHORT),
@@ -80,7 +83,7 @@ MEASURED: dict[str, Callable[[Any], Any]] = {
     "resampled by hooks": resampled,
     "tasks": lambda m: pl.DataFrame(run_tasks(m, PROMPTS_OF_TASKS)),
 }
-CPU_WAITS = {"heads": 30, "layers": 30, "hooks": 8}
+CPU_WAITS = {"scores": 13, "heads": 30, "layers": 30, "hooks": 8}
 """Copies to the CPU, at most: one or two for each question and method."""
 
 
@@ -304,7 +307,7 @@ def test_bfloat16_is_within_its_bounds(tmp_path):
     with pytest.raises(InputError, match="logits differ"):
         prove_conversion(wrong, folder)
     vocab = range(5, exact.cfg.d_vocab)
-    names = list(BF16_ERROR)
+    names = [name for name in BF16_ERROR if name in (*MEASURES, *ON_REQUEST)]
     one, two = (score_heads(m, names, vocab=vocab, n_prompts=4) for m in (exact, rounded))
     for name in names:
         apart = (one.filter(measure=name)["value"] - two.filter(measure=name)["value"]).abs().to_torch().max()

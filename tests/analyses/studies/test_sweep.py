@@ -18,10 +18,10 @@ from copyscope.analyses.studies.cost import cost_of, operations, scored_tokens
 from copyscope.analyses.studies.scored_run import arguments, scored_run, scored_steps, work
 from copyscope.analyses.studies.sweep import outcome_table, sweep
 from copyscope.analyses.tables import scores
+from copyscope.analyses.tables.measure_names import DEFAULT_MEASURES
 from copyscope.analyses.tables.opening import open_run
 from copyscope.analyses.tables.run import score_tables
 from copyscope.analyses.tables.stored import SCORES_VERSION, computed_with, store_table
-from copyscope.interp.measures.heads import MEASURES as MEASURES_OF_HEADS
 from copyscope.training.config import RunConfig
 from copyscope.training.engines.locks import Busy, held
 from copyscope.training.errors import InputError, Stopped
@@ -81,7 +81,7 @@ def test_a_run_broken_off_while_it_was_scored_goes_on_to_the_same_tables(
     facts = [computed_with(path) for kind in MEASURES for path in (whole / "results" / kind).glob("*.parquet")]
     wanted = {
         "version": SCORES_VERSION,
-        "measures": list(MEASURES_OF_HEADS),
+        "measures": list(DEFAULT_MEASURES),
         "seeds": [settings.seeds.eval],
         "copying_samples": 10,
         "copyscope": version("copyscope"),

@@ -18,6 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from copyscope.analyses.formation.nulls import above_null
 from copyscope.analyses.tables import scores
+from copyscope.analyses.tables.measure_names import ALL_MEASURES, DEFAULT_MEASURES, OF_MODEL, chosen_measures
 from copyscope.analyses.tables.opening import open_run, write_about
 from copyscope.analyses.tables.run import read_failed, read_tables
 from copyscope.analyses.tables.run_prompts import run_prompts
@@ -269,6 +270,25 @@ def test_scores_by_earlier_definitions_are_made_again_and_that_is_said(
     score(tmp_path, ["previous_token"])
     assert [computed_with(path)["version"] for path in tables] == [SCORES_VERSION] * 2
     assert [line.split()[0] for line in logged if "definitions" in line] == ["2"]
+
+
+def test_all_measures_are_kept_where_fewer_are_asked_for_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny(tmp_path / "step1", 1)
+    run = open_run(tmp_path)
+    whole = score(tmp_path, ["all"], samples=10)
+    names = set(whole.heads["measure"])
+    # Labels have no room in this context. Of a model that copies nothing no layer is the first.
+    assert names == {*ALL_MEASURES} - {*OF_MODEL} > {*DEFAULT_MEASURES}
+    assert not (whole.model["measure"] == "natural_kl_bigram").any()  # its text is not known
+    assert whole.model.filter(measure="copying_mean_rank")["value"].item() >= 1
+    fewer = Scorer(None, samples=10)
+    assert not fewer.todo(run, run.series.checkpoints)
+    assert Scorer(None, samples=11).todo(run, run.series.checkpoints)
+    score(tmp_path, ["previous_token"], samples=11)
+    assert fewer.todo(run, run.series.checkpoints)
+    assert Scorer(["previous_token", "retrieval_score"], samples=11).todo(run, run.series.checkpoints)
+    assert copyscope(monkeypatch, "score", str(tmp_path), "--measures", "retrieval") == 2
+    assert chosen_measures(["copied_token_layer"]) == [*DEFAULT_MEASURES, "copied_token_layer"]
 
 
 def test_several_seeds_are_taken_together(tmp_path: Path) -> None:
