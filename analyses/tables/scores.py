@@ -20,7 +20,7 @@ from copyscope.analyses.tables.run import Run, Scores, gone, labelled, read_tabl
 from copyscope.analyses.tables.run_prompts import COPYING_SAMPLES, LOSS_PROMPTS, Prompts
 from copyscope.analyses.tables.stored import SCORES_VERSION, computed_with, is_stored, scored_otherwise, store_table
 from copyscope.analyses.tables.workers import workers_of
-from copyscope.interp.ablation.function_vector import FunctionVector, function_vector, labels_prompts
+from copyscope.interp.ablation.function_vectors import FunctionVector, function_vector, labels_prompts
 from copyscope.interp.measures.behavior import (
     CopyingAccuracy,
     accuracy_of,

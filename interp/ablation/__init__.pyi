@@ -3,6 +3,9 @@ from .attribution import attribute_heads as attribute_heads
 from .effects import sweep_heads as sweep_heads
 from .effects import sweep_layers as sweep_layers
 from .effects import sweep_pairs as sweep_pairs
+from .function_vectors import FunctionVector as FunctionVector
+from .function_vectors import function_vector as function_vector
+from .function_vectors import labels_prompts as labels_prompts
 from .hooks import ablate_heads as ablate_heads
 from .hooks import hold_heads as hold_heads
 from .parts import Part as Part

@@ -21,13 +21,13 @@ from copyscope.interp.measures.circuits import (
     model_copying_score,
     model_eigenvalue_positivity,
 )
-from copyscope.interp.measures.copy_suppression import copy_suppression, copy_suppression_weights
 from copyscope.interp.measures.head_score import HeadScore, names_of
 from copyscope.interp.measures.logit_attribution import induction_logit_attribution
-from copyscope.interp.measures.ngram_induction import model_ngram_induction
+from copyscope.interp.measures.ngrams import model_ngram_induction
 from copyscope.interp.measures.offsets import attention_by_offset
 from copyscope.interp.measures.pattern_scores import OFFSET_MEASURES, OUTPUT_MEASURES, WHOLE_MEASURES, pattern_scores
 from copyscope.interp.measures.precision import above_rounding
+from copyscope.interp.measures.suppression import copy_suppression, copy_suppression_weights
 from copyscope.interp.measures.targets import TARGET_MEASURES, targets
 from copyscope.interp.models.hooked import HookedModel, model_vocabulary
 from copyscope.interp.prompts.generate import drawable, fitting_length, repeated_random_tokens

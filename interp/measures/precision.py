@@ -33,7 +33,7 @@ BF16_ERROR: Mapping[str, float] = {
     "function_vector": 0.1,
 }
 """About twice the largest difference of any head from float32 that was measured, which was of SmolLM2-135M (30 layers,
-270 heads); the demo's model (4 layers) stays below a tenth of it. In the measure's unit."""
+270 heads); the demo's model (4 layers) stays below a tenth of it in measures of attention. In the measure's unit."""
 
 
 def above_rounding(scores: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:

@@ -19,13 +19,14 @@ from copyscope.analyses.notebook import curves
 from copyscope.analyses.page.entry import run_entry
 from copyscope.analyses.studies.demo import DemoResult, demo
 from copyscope.analyses.tables.averages import AVERAGED, averaged
+from copyscope.analyses.tables.measure_names import DEFAULT_MEASURES
 from copyscope.analyses.tables.opening import open_run
 from copyscope.analyses.tables.run import read_metrics
 from copyscope.analyses.tables.run_prompts import run_prompts
 from copyscope.analyses.tables.scores import score
 from copyscope.analyses.tables.summary import summary_lines
 from copyscope.interp.measures.behavior import copying_accuracy
-from copyscope.interp.measures.heads import MEASURES, score_heads
+from copyscope.interp.measures.heads import score_heads
 from copyscope.interp.models.hooked import load_hooked, model_vocabulary
 from copyscope.training.checkpoints.series import CheckpointSeries, step_folder
 from copyscope.training.checkpoints.verify import verify
@@ -54,7 +55,7 @@ def test_every_head_has_every_measure_at_every_step(done: DemoResult) -> None:
     assert heads.columns == ["run", "step", "tokens", "layer", "head", "measure", "value"]
     assert sorted(heads["step"].unique()) == STEPS
     cells = heads.select("step", "layer", "head", "measure")
-    assert cells.height == cells.unique().height == len(STEPS) * 4 * len(MEASURES)
+    assert cells.height == cells.unique().height == len(STEPS) * 4 * len(DEFAULT_MEASURES)
     assert (heads["tokens"] == heads["step"] * 2 * 64).all()
 
 
@@ -64,7 +65,10 @@ def test_model_table_has_every_measure(done: DemoResult) -> None:
     wanted |= {"copying_loss_difference", "icl_score", "natural_loss", "copying_subsequences", "copying_samples"}
     wanted |= {"natural_loss_predictable", "natural_loss_other", "natural_predictable_share"}
     wanted |= {"copying_accuracy_greedy", "copying_greedy_samples", "copying_loss_shuffled"}
+    wanted |= {"copying_mean_rank", "natural_loss_copy_rule"}
     errors = (
+        "copying_mean_rank",
+        "natural_loss_copy_rule",
         "copying_accuracy_exact",
         "copying_accuracy_token",
         "copying_accuracy_greedy",

@@ -1,5 +1,7 @@
 """The retrieval score and the rank of the right token, on the copying test: a known circuit, and a slow version."""
 
+from typing import Any
+
 import pytest
 import torch
 from handmade import induction_model, llama, saved
@@ -26,7 +28,7 @@ def test_only_the_induction_head_retrieves_what_is_copied() -> None:
 
 
 def test_retrieval_and_ranks_equal_one_pass_a_sample(tmp_path) -> None:
-    model = load_hooked(saved(llama(num_key_value_heads=2, spread=0.3), tmp_path))
+    model: Any = load_hooked(saved(llama(num_key_value_heads=2, spread=0.3), tmp_path))
     test = copying_test(range(5, 85), 128, n_samples=7, seed=1)
     hits, score = retrieval_score(model, test)
     looks = torch.zeros(7, 2, 4)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from handmade import induction_model, llama, saved
 
-from copyscope.interp.ablation.function_vector import function_vector, labels_prompts
+from copyscope.interp.ablation.function_vectors import function_vector, labels_prompts
 from copyscope.interp.models.hooked import load_hooked
 from copyscope.interp.prompts.generate import repeated_random_tokens
 from copyscope.interp.tasks.questions import Questions, Source, TaskPrompts

@@ -4,7 +4,7 @@ import pytest
 import torch
 from handmade import induction_model, llama, saved
 
-from copyscope.interp.measures.ngram_induction import model_ngram_induction, ngram_induction
+from copyscope.interp.measures.ngrams import model_ngram_induction, ngram_induction
 from copyscope.interp.models.hooked import load_hooked
 from copyscope.interp.prompts.ngrams import ngram_prompts
 from copyscope.training.errors import InputError

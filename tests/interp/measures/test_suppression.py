@@ -7,7 +7,7 @@ import torch
 from handmade import CODE, induction_model, llama, saved
 
 from copyscope.interp.measures.circuits import head_weights
-from copyscope.interp.measures.copy_suppression import copy_suppression, copy_suppression_weights
+from copyscope.interp.measures.suppression import copy_suppression, copy_suppression_weights
 from copyscope.interp.models.hooked import load_hooked
 from copyscope.interp.prompts.generate import repeated_random_tokens
 from copyscope.training.errors import InputError
