@@ -109,6 +109,7 @@ def fork(
     engine: str | Engine | None = None,
     jobs: int | None = None,
     options: Mapping[str, Any] | None = None,
+    child: tuple[str, ...] = ("copyscope.training.fork",),
     watch: Watch | None = None,
     progress: Progress | None = None,
 ) -> list[Fork]:
@@ -124,8 +125,9 @@ def fork(
 
     Step `at` is reached from the nearest full state before it by exact replay, once for all forks of that step; the
     state is kept in `out`. Several forks run one after the other, or `jobs` at a time on an `engine` (`local`, `ray`,
-    `slurm`; `options` as the engine's own). `watch(folder, config)` gives what is called with each checkpoint of a fork
-    (not with an engine). Safe to interrupt: call it again to resume; `out` may get more forks of the same run.
+    `slurm`; `options` as the engine's own), which starts the module `child[0]` with the fork's folder and the rest of
+    `child`. Without an engine `watch(folder, config)` gives what is called with each checkpoint of a fork. Safe to
+    interrupt: call it again to resume; `out` may get more forks of the same run.
 
     Raises InputError before anything is written: a step that the run has not reached, no state to start from, a field
     that cannot change, an `out` that is something else. A single fork that diverges raises InputError too; one of
@@ -150,7 +152,7 @@ def fork(
         _claim(one, run, config, out, accelerator, progress)
     if engine is not None or jobs is not None:
         if several:
-            return _by_engine(planned, out, engine or "local", jobs, options)
+            return _by_engine(planned, out, engine or "local", jobs, options, child, progress)
         logger.info("one fork alone is trained in this process")
     done = []
     for one in planned:
@@ -212,9 +214,12 @@ def _plan(
         for values, name in wanted:
             changed = _changed(settings_at(config, at), values)
             matters = changed.keys() - RECORDING
+            named = matters or changed.keys()
             kind = PLACEBO if matters == {ORDER} else CHANGED if matters else NULL
             until = None if lasting is None or name else _until(config, at, lasting, matters)
-            label = name or " ".join(f"{field.split('.')[-1]}={_short(new)}" for field, (_, new) in changed.items())
+            label = name or " ".join(
+                f"{field.split('.')[-1]}={_short(changed[field][1])}" for field in changed if field in named
+            )
             label = " ".join([*([f"at {at}"] if len(steps) > 1 else []), label or NULL])
             label += "" if until is None else f" for {lasting}"
             own = replace_fork(config, {field: new for field, (_, new) in changed.items()}, at, until)
@@ -470,6 +475,8 @@ def _by_engine(
     engine: str | Engine,
     jobs: int | None,
     options: Mapping[str, Any] | None,
+    child: tuple[str, ...],
+    progress: Progress | None,
 ) -> list[Fork]:
     runs = [
         PlannedRun(
@@ -482,7 +489,7 @@ def _by_engine(
         for one in planned
     ]
     chosen = make_engine(engine, out, jobs, options) if isinstance(engine, str) else engine
-    outcomes = run_sweep(Sweep(runs=tuple(runs)), out, chosen, "copyscope.training.fork")
+    outcomes = run_sweep(Sweep(runs=tuple(runs)), out, chosen, child[0], child[1:], progress)
     return [
         _judged(one, outcome.status.state, outcome.status.reason)
         for one, outcome in zip(planned, outcomes, strict=True)

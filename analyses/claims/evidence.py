@@ -102,12 +102,9 @@ class Evidence:
         """Formation step with its 95 % interval, by stage (`STAGES`); a stage that did not form is missing."""
         by_stage = {}
         for stage, table in zip(STAGES, (self.previous, self.induction), strict=False):
-            stays = None if table is None else table.filter(pl.col("formed") & ~pl.col("fell_back"))
-            if stays is not None and not stays.is_empty():
-                strong = stays.filter(pl.col("peak") >= pl.col("peak").max() / 2).sort("step", "high")
-                first = strong.row(0, named=True)
-                if (step := middle(first)) is not None:
-                    by_stage[stage] = (step, first["low"], first["high"])
+            first = None if table is None else first_formed(table)
+            if first is not None and (step := middle(first)) is not None:
+                by_stage[stage] = (step, first["low"], first["high"])
         if self.step is not None and self.copying.low is not None and self.copying.high is not None:
             by_stage[STAGES[2]] = (self.step, self.copying.low, self.copying.high)
         return by_stage
@@ -129,6 +126,14 @@ class Evidence:
             return None
         low, high = self.copying.interval
         return (math.log(high) - math.log(low)) / (2 * 1.96)
+
+
+def first_formed(table: pl.DataFrame) -> dict[str, Any] | None:
+    """Of `formation_steps` the row of the first strong head: formed for good, and at its peak at least half as high as
+    the highest of these. None where none has formed."""
+    stays = table.filter(pl.col("formed") & ~pl.col("fell_back"))
+    strong = stays.filter(pl.col("peak") >= pl.col("peak").max() / 2).sort("step", "high")
+    return None if strong.is_empty() else strong.row(0, named=True)
 
 
 def learning_rates(run: Run) -> Float[np.ndarray, " update"] | None:

@@ -227,18 +227,17 @@ def fork(
     steps = [part.strip() for part in at.split(",")]
     if not all(step.isdecimal() for step in steps):
         raise InputError(f"--at {at}: give a step, or several as in 500,1000")
-    if score and (engine is not None or jobs is not None):
-        raise InputError("--score: not with --engine or --jobs; run `copyscope score` on each fork afterwards")
     settings = grid_of(assignments)
     quiet()
     from copyscope.analyses.commands.console import Console
     from copyscope.training.fork import fork as run_fork
 
-    watch = None
+    scored: dict[str, Any] = {}
     if score:
+        from copyscope.analyses.studies.scored_run import arguments, program
         from copyscope.analyses.tables.watch import Watch
 
-        watch = Watch
+        scored = {"watch": Watch, "child": program(arguments(None, "auto", "float32"))}
     with Console(silent) as console:
         forks = run_fork(
             run,
@@ -250,7 +249,7 @@ def fork(
             engine=engine,
             jobs=jobs,
             options=parse_options(options),
-            watch=watch,
+            **scored,
             progress=console.advance,
         )
     if as_json:

@@ -18,4 +18,8 @@ QUESTIONS = {
     "context": "Do the tokens it takes grow as the square root of batch × context?",
     "rate-and-batch": "Which law of learning rate and batch size foretells when copying forms?",
     "intervention": "What does an induction head need in order to form?",
+    "commitment": "How far is it decided by the state at a step when induction forms, and in which head?",
+    "window": "When does a change that lasts for a while matter?",
 }
+OF_FORKS = ("commitment", "window")
+"""Those that fork their runs (`studies.forked`)."""

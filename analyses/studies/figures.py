@@ -64,7 +64,8 @@ def value_of(table: pl.DataFrame, measure: str) -> np.ndarray:
     return table[measure].to_numpy().astype(float) * (-1 if measure == COPYING_LOSS else 1)
 
 
-def _plain(axes: Axes) -> None:
+def plain_axes(axes: Axes) -> None:
+    """A grid behind, and no frame above and at the right."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="#dddddd", linewidth=0.5)
     axes.set_axisbelow(True)
@@ -99,7 +100,7 @@ def _curves(axes: Axes, runs: list[StudyRun], measure: str) -> None:
     _steps(axes)
     axes.set_xlabel("step (log scale)")
     axes.set_ylabel(NAMES[measure])
-    _plain(axes)
+    plain_axes(axes)
     axes.legend(fontsize=6, frameon=False, loc="upper left")
 
 
@@ -127,7 +128,7 @@ def _formed(axes: Axes, runs: list[StudyRun], measure: str) -> None:
     axes.set_yticks(range(len(names)), names, fontsize=6.5)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlabel("formation step" + " (▷ not yet)" * any(one.late for one in evidence))
-    _plain(axes)
+    plain_axes(axes)
 
 
 def _ended(axes: Axes, runs: list[StudyRun], measure: str) -> None:
@@ -146,7 +147,7 @@ def _ended(axes: Axes, runs: list[StudyRun], measure: str) -> None:
     axes.set_yticks(range(len(names)), [""] * len(names))
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlabel("nats saved at the end" if measure == COPYING_LOSS else "accuracy at the end")
-    _plain(axes)
+    plain_axes(axes)
 
 
 def _laws(axes: Axes, runs: list[StudyRun], measure: str) -> None:
@@ -199,7 +200,7 @@ def _laws(axes: Axes, runs: list[StudyRun], measure: str) -> None:
     _steps(axes, "y")
     axes.set_xlabel("batch size (sequences per update)")
     axes.set_ylabel("step at which copying forms")
-    _plain(axes)
+    plain_axes(axes)
 
 
 def _cells(figure: Figure, axes: Axes, runs: list[StudyRun], measure: str) -> None:
@@ -320,5 +321,5 @@ def _against_sum(axes: Axes, runs: list[StudyRun], measure: str) -> None:
     axes.set_xscale("log")
     axes.set_xlabel("learning rate, summed over updates")
     axes.set_ylabel(NAMES[measure])
-    _plain(axes)
+    plain_axes(axes)
     axes.legend(fontsize=6, frameon=False, loc="upper left")

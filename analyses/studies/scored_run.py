@@ -1,4 +1,4 @@
-"""One run of a sweep, scored while it trains: what an engine starts.
+"""One run of a sweep or one fork of several, scored while it trains: what an engine starts.
 
 `python -m copyscope.analyses.studies.scored_run FOLDER [SAMPLES [DEVICE DTYPE [tasks]]]`.
 """
@@ -26,7 +26,8 @@ def scored_run(
     dtype: str = "float32",
     with_tasks: str = "",
 ) -> None:
-    """Trains the run in `folder`, or goes on with it, and scores each checkpoint before `checkpoints.keep` applies.
+    """Trains the run or fork in `folder`, or goes on with it, and scores each checkpoint before `checkpoints.keep`
+    applies.
 
     `samples` of the copying test; None for the usual number. `device` and `dtype` of scoring. `with_tasks`: `TASKS` to
     ask in-context tasks too. With `keep = "none"` tables are all that stays: the full states go when all is done.
@@ -35,18 +36,21 @@ def scored_run(
     from copyscope.analyses.tables.run_prompts import COPYING_SAMPLES
     from copyscope.analyses.tables.scores import score
     from copyscope.analyses.tables.tasks import tasks
+    from copyscope.analyses.tables.watch import Watch
+    from copyscope.training.fork import continue_fork
     from copyscope.training.trainer import train
 
     number = COPYING_SAMPLES if samples is None else samples
-
-    def measure(steps: list[int] | None) -> None:
-        score(folder, steps=steps, samples=number, device=device, dtype=dtype)
-        if with_tasks:
-            tasks(folder, steps=steps, device=device, dtype=dtype)
-
-    train(config, folder, on_checkpoint=lambda checkpoint: measure([checkpoint.step]))
+    watch = Watch(folder, config, samples=number, device=device, dtype=dtype, tasks=bool(with_tasks))
+    if config.fork.of:
+        continue_fork(folder, watch)
+    else:
+        train(config, folder, on_checkpoint=watch)
     if config.checkpoints.keep == "all":
-        measure(None)  # those of an earlier call that did not score
+        # Those of an earlier call that did not score.
+        score(folder, samples=number, device=device, dtype=dtype)
+        if with_tasks:
+            tasks(folder, device=device, dtype=dtype)
     missing = set(checkpoint_steps(config)) - scored_steps(folder, "tasks" if with_tasks else "heads")
     if missing:
         raise InputError(f"{folder}: step {min(missing)} was trained without scores; delete the folder and run again")
@@ -62,6 +66,11 @@ def scored_steps(folder: Path, kind: str = "heads") -> set[int]:
 def work(samples: int | None, *where: str) -> Callable[[RunConfig, Path], Any]:
     """`scored_run` with so many samples, and `where` of the words of `arguments`, as a worker takes it."""
     return lambda config, folder: scored_run(config, folder, samples, *where)
+
+
+def program(arguments: tuple[str, ...]) -> tuple[str, ...]:
+    """The module of this file with its `arguments`, as an engine starts it."""
+    return ("copyscope.analyses.studies.scored_run", *arguments)
 
 
 def arguments(samples: int | None, device: str, dtype: str, with_tasks: bool = False) -> tuple[str, ...]:

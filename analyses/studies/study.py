@@ -12,8 +12,8 @@ from copyscope.analyses.claims.factors import flat
 from copyscope.analyses.claims.judge import Claims
 from copyscope.analyses.claims.judge import runs_table as formation_table
 from copyscope.analyses.claims.page import verdict_line, write_claims
-from copyscope.analyses.claims.verdict import Verdict
-from copyscope.analyses.studies import PRESETS, QUESTIONS, SIZES
+from copyscope.analyses.claims.verdict import Verdict, with_ends
+from copyscope.analyses.studies import OF_FORKS, PRESETS, QUESTIONS, SIZES
 from copyscope.analyses.studies.evidence import (
     StudyRun,
     by_loss,
@@ -23,6 +23,8 @@ from copyscope.analyses.studies.evidence import (
     heads_table,
     runs_table,
 )
+from copyscope.analyses.studies.fork_verdicts import JUDGES, TABLES
+from copyscope.analyses.studies.forked import PARENT, ForkPlan, fork_plan, gather_forks, train_forks
 from copyscope.analyses.studies.sweep import check, sweep, with_tests
 from copyscope.analyses.studies.verdicts import judge
 from copyscope.training.config import RunConfig
@@ -30,7 +32,7 @@ from copyscope.training.engines.protocol import Engine
 from copyscope.training.errors import InputError
 from copyscope.training.files import write_bytes, write_text
 from copyscope.training.progress import Progress
-from copyscope.training.sweeps.driver import outcomes
+from copyscope.training.sweeps.driver import Outcome, outcomes
 from copyscope.training.sweeps.plan import Sweep, parse_sweep, read_toml
 from copyscope.training.sweeps.worker import DONE, FINISHED
 
@@ -46,7 +48,8 @@ class StudyResult(NamedTuple):
     runs: pl.DataFrame
     """A row a run: settings, how it ended, when each stage formed, final values."""
     folder: Path
-    """OUT/results: runs.csv, curves.csv, heads.csv, verdicts.html and .json, figure.png and .pdf, configs/."""
+    """OUT/results: runs.csv, curves.csv, heads.csv, verdicts.html and .json, figure.png and .pdf, configs/. Of a study
+    of forks runs.csv has a row a fork, and its own table (commitment.csv, window.csv) stands for curves and heads."""
 
     def lines(self) -> list[str]:
         """The verdicts, a line each."""
@@ -75,24 +78,32 @@ def study(
 
     `size`: `laptop` or `paper`. `corpora`: for the study `corpus` two or more, for others one in place of the preset's.
     `values` go over the preset's fields, `samples` (of the copying test) over its own; `tasks` asks the in-context
-    tasks too. `device` and `dtype` of scoring. `train` False: only the
-    analysis, of the runs that are finished. The cost is said before anything is trained. Runs that diverged or failed
+    tasks too. `device` and `dtype` of scoring. `train` False: only the analysis, of the runs that are finished. A study
+    of forks forks each run that is finished. The cost is said before anything is trained. Runs that diverged or failed
     are named, and the others judged. Raises InputError as `sweep` does, and for a study or size that is not there;
     `Stopped` when interrupted.
     """
     planned = study_sweep(name, size, corpora, values)
     planned = with_tests(planned, samples, tasks)
     out = Path(out) if out is not None else Path("runs") / f"study-{name}"
+    plan = study_forks(name, size)
     if train:
         check(planned, out)
         todo = [one.run.config for one in outcomes(planned, out) if one.status.state not in DONE]
+        forks = "" if plan is None else f", and {plan.count(len(planned.runs))} forks of them"
         logger.info(
-            f"{name}: {QUESTIONS[name]} {len(planned.runs)} runs, {len(planned.runs) - len(todo)} of them done."
+            f"{name}: {QUESTIONS[name]} {len(planned.runs)} runs, {len(planned.runs) - len(todo)} of them done{forks}."
         )
+        if plan is not None:
+            todo += plan.about(planned.runs, out)
         if todo:
             _log_cost(todo, planned, jobs)
-        how = {"device": device, "dtype": dtype, "update": update, "progress": progress}
-        sweep(planned, out, engine, jobs, options=options, **how)
+        where = {"device": device, "dtype": dtype, "progress": progress}
+        sweep(planned, out, engine, jobs, options=options, update=update, **where)
+        if plan is not None:
+            train_forks(plan, outcomes(planned, out), out, engine, jobs, options=options, planned=planned, **where)
+    if plan is not None:
+        return _forks_judged(name, plan, outcomes(planned, out), out)
     runs = gather_study(outcomes(planned, out))
     if not any(run.outcome.status.state == FINISHED for run in runs):
         why = next((f" ({run.label}: {run.reason})" for run in runs if run.reason), "")
@@ -109,6 +120,7 @@ def study_sweep(
     if size not in SIZES:
         raise InputError(f"--size {size}: use {' or '.join(SIZES)}")
     content = read_toml(PRESETS / f"{name}.{size}.toml")
+    content.pop("fork", None)  # `study_forks`
     if name == "corpus":
         if len(set(corpora)) < 2:
             raise InputError("study corpus: give two corpora or more, as in --corpus python --corpus path/to/text")
@@ -120,6 +132,11 @@ def study_sweep(
     elif corpora:
         values = {"data.corpus": corpora[0], **(values or {})}
     return parse_sweep(content, PRESETS, values)
+
+
+def study_forks(name: str, size: str = "laptop") -> ForkPlan | None:
+    """The forks of each run of a study; None for a study without any."""
+    return fork_plan(read_toml(PRESETS / f"{name}.{size}.toml")["fork"]) if name in OF_FORKS else None
 
 
 def corpus_name(corpus: str) -> str:
@@ -135,6 +152,40 @@ def _log_cost(todo: list[RunConfig], planned: Sweep, jobs: int | None) -> None:
     at_once = jobs_at_once(jobs)
     cost = cost_of(todo, planned.samples or COPYING_SAMPLES, at_once, planned.tasks)
     logger.info(f"{cost.words()}, {at_once} at a time.")
+
+
+def _forks_judged(name: str, plan: ForkPlan, parents: list[Outcome], out: Path) -> StudyResult:
+    forks = gather_forks(plan, parents, out)
+    if forks.filter(pl.col("change") != PARENT, pl.col("state") == FINISHED).is_empty():
+        raise InputError(f"{out}: no fork of this study is finished; run `copyscope study {name} --out {out}`")
+    folder = out / "results"
+    for parent in parents:
+        write_text(folder / "configs" / f"{parent.run.run_id}.toml", shareable(parent.run.config).to_toml())
+    return write_forks(name, forks, folder)
+
+
+def write_forks(name: str, forks: pl.DataFrame, folder: Path) -> StudyResult:
+    """Judges the forks (`forked.gather_forks`), and writes tables, figure and verdicts into `folder`."""
+    verdicts, table = JUDGES[name](forks), TABLES[name](forks)
+    write_text(folder / "runs.csv", forks.write_csv(float_precision=6))
+    write_text(folder / f"{name}.csv", table.write_csv(float_precision=6))
+    parents = forks.filter(pl.col("change") == PARENT).to_dicts()
+    formed = [
+        {"run": row["parent"], "head": row["head"], **with_ends("induction head", row["step"], row["low"], row["high"])}
+        for row in parents
+    ]
+    claims = Claims(verdicts, pl.DataFrame(formed, infer_schema_length=None))
+    write_claims(claims, [row["parent"] for row in parents], folder / "verdicts.html")
+    write_text(folder / "verdicts.txt", "".join(f"{verdict_line(verdict)}\n" for verdict in verdicts))
+    try:
+        from copyscope.analyses.figures.paper import rendered
+        from copyscope.analyses.studies.fork_figures import fork_figure
+    except ImportError:  # without matplotlib; the tables are all there
+        return StudyResult(verdicts, forks, folder)
+    figure = fork_figure(name, forks, QUESTIONS[name])
+    for kind in EVERY_FORMAT:
+        write_bytes(folder / f"figure.{kind}", rendered(figure, kind))
+    return StudyResult(verdicts, forks, folder)
 
 
 def write_study(name: str, runs: list[StudyRun], folder: Path) -> StudyResult:

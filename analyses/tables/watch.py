@@ -34,8 +34,8 @@ class Watch:
     """What `training.trainer.train` calls with each checkpoint: scores it, logs what changed and the time left.
 
     One `Scorer` serves all checkpoints, so training and scoring together take as long as one after the other.
-    `then` is called after each; `samples` are those of the copying test; `device` as for `score`. `tasks`: asks the
-    in-context tasks too.
+    `then` is called after each; `samples` are those of the copying test; `device` and `dtype` as for `score`. `tasks`:
+    asks the in-context tasks too.
     """
 
     def __init__(
@@ -45,11 +45,13 @@ class Watch:
         then: Callable[[Checkpoint], object] | None = None,
         samples: int = COPYING_SAMPLES,
         device: str = "auto",
+        dtype: str = "float32",
         tasks: bool = False,
     ) -> None:
+        compute = Compute(device=device, dtype=dtype)
         self._folder, self._then = Path(folder), then
-        self._scorer = Scorer(samples=samples, compute=Compute(device=device))
-        self._asker = TaskAsker(compute=Compute(device=device)) if tasks else None
+        self._scorer = Scorer(samples=samples, compute=compute)
+        self._asker = TaskAsker(compute=compute) if tasks else None
         self._steps = checkpoint_steps(config)
         self._run: Run | None = None
         self._before: Scored | None = None
