@@ -263,7 +263,7 @@ def _law_errors(axes: Axes, runs: list[StudyRun], measure: str) -> None:
     axes.set_yticks(range(len(LAWS_OF_BOTH)), LAWS_OF_BOTH, fontsize=6.5)
     axes.set_ylim(len(LAWS_OF_BOTH) - 0.5, -0.5)
     axes.set_xlabel("error on cells left out (factor)")
-    _plain(axes)
+    plain_axes(axes)
 
 
 def _heatmap(figure: Figure, axes: Axes, runs: list[StudyRun], measure: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from copyscope.analyses.studies.scored_run import arguments as scored_with
+from copyscope.analyses.studies.scored_run import arguments, program
 from copyscope.training.data.corpora import check_corpus
 from copyscope.training.engines import make_engine
 from copyscope.training.engines.protocol import Engine
@@ -16,7 +16,7 @@ from copyscope.training.progress import Progress
 from copyscope.training.sweeps.driver import Outcome, run_sweep
 from copyscope.training.sweeps.plan import Sweep, claim, load_sweep
 
-SCORED, PLAIN = "copyscope.analyses.studies.scored_run", "copyscope.training.sweeps.worker"
+PLAIN = "copyscope.training.sweeps.worker"
 
 
 def sweep(
@@ -49,10 +49,9 @@ def sweep(
     check(planned, out)
     chosen = make_engine(engine, out, jobs, options) if isinstance(engine, str) else engine
     claim(planned, out, update)
-    module, arguments = (
-        (SCORED, scored_with(planned.samples, device, dtype, planned.tasks)) if planned.score else (PLAIN, ())
-    )
-    return run_sweep(planned, out, chosen, module, arguments, progress)
+    scored = program(arguments(planned.samples, device, dtype, planned.tasks))
+    module, *rest = scored if planned.score else (PLAIN,)
+    return run_sweep(planned, out, chosen, module, rest, progress)
 
 
 def with_tests(planned: Sweep, samples: int | None, tasks: bool) -> Sweep:

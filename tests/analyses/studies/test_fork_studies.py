@@ -173,13 +173,8 @@ def test_forks_are_made_as_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert plan.count(1) == 4
     assert len(plan.about([run], tmp_path / "out")) == 4
     made: list[Path] = []
-    where = {
-        "options": None,
-        "planned": Sweep(runs=(run,), samples=4),
-        "device": "cpu",
-        "dtype": "float32",
-        "progress": None,
-    }
+    how = Sweep(runs=(run,), samples=4)
+    where = {"options": None, "planned": how, "device": "cpu", "dtype": "float32", "progress": None}
     train_forks(plan, [parent], tmp_path / "out", HereEngine(made), None, **where)
     table = gather_forks(plan, [parent], tmp_path / "out")
     assert len(made) == 4
