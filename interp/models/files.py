@@ -7,7 +7,8 @@ import copy
 import importlib.util
 import re
 import warnings
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+from transformers.utils import logging
 
 from copyscope.interp.models.config import context_length, read_config
 from copyscope.interp.models.gguf_numbers import with_the_files_numbers
@@ -25,6 +27,19 @@ from copyscope.training.checkpoints.revisions import fetch_small, fetch_weights
 from copyscope.training.checkpoints.series import local_path
 from copyscope.training.checkpoints.weights import model_tensors
 from copyscope.training.errors import InputError, first_line
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Without transformers' bar while weights load: a series would leave one a checkpoint, in a notebook for good."""
+    before = logging.is_progress_bar_enabled()
+    if before:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if before:
+            logging.enable_progress_bar()
 
 
 class ModelFiles:
@@ -94,7 +109,7 @@ class ModelFiles:
         if not self.is_gguf:
             self._fetch_weights()
         self._check_sizes()
-        with ExitStack() as stack, warnings.catch_warnings():
+        with ExitStack() as stack, warnings.catch_warnings(), _without_bars():
             warnings.simplefilter("ignore")
             held = {} if self.is_gguf else {"state_dict": self._slices(stack)}
             try:

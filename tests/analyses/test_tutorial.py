@@ -17,6 +17,8 @@ def test_it_runs_from_top_to_bottom(monkeypatch: pytest.MonkeyPatch) -> None:
     printed = "".join(out.get("text", "") for cell in book.cells for out in cell.get("outputs", []))
     assert "checkpoints; the last has 3 layers of 4 heads" in printed
     assert "guessing" in printed
+    shown = "".join(out.get("data", {}).get("text/plain", "") for cell in book.cells for out in cell.get("outputs", []))
+    assert "982.39" in shown  # the step at which L2H1 of the demo's run formed, from the committed tables
 
 
 def test_its_saved_outputs_are_there_and_small() -> None:
@@ -25,5 +27,6 @@ def test_its_saved_outputs_are_there_and_small() -> None:
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     outputs = [out for cell in code for out in cell.outputs]
     assert not [out for out in outputs if out.output_type == "error" or out.get("name") == "stderr"]
+    assert not [out for out in outputs if "application/vnd.jupyter.widget-view+json" in out.get("data", {})]  # bars
     assert any("image/png" in out.get("data", {}) for out in outputs)
     assert TUTORIAL.stat().st_size < 200_000

@@ -116,6 +116,22 @@ def test_series_with_differing_configs(tmp_path):
     assert torch.allclose(model(tokens), load_hooked(second)(tokens))
 
 
+def test_no_bar_is_left_behind_while_weights_load(tmp_path, capsys):
+    from transformers.utils import logging
+
+    path = saved(llama(), tmp_path)
+    before = logging.is_progress_bar_enabled()
+    logging.enable_progress_bar()
+    try:
+        capsys.readouterr()
+        load_hooked(path, prove=False)
+        assert capsys.readouterr() == ("", "")
+        assert logging.is_progress_bar_enabled()  # the caller's own choice stays
+    finally:
+        if not before:
+            logging.disable_progress_bar()
+
+
 @needs_hooked
 def test_a_directory_called_llama_and_no_warning(tmp_path):
     # TransformerLens' own loader guesses the architecture from a name like this.
