@@ -41,6 +41,7 @@ NEED_ONE = {
     "copyscope.analyses.figures.paper_matrix": "matplotlib",
     "copyscope.analyses.figures.paper_panels": "matplotlib",
     "copyscope.analyses.studies.figures": "matplotlib",
+    "copyscope.analyses.studies.fork_figures": "matplotlib",
     "copyscope.analyses.explorer.server": "starlette",
     "copyscope.analyses.explorer.widget": "anywidget",
     "copyscope.training.engines.ray_cluster": "ray",

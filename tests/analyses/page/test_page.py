@@ -121,7 +121,7 @@ def test_what_the_analysis_found_is_in_the_index(run: Run) -> None:
 
 def test_claims_are_judged_and_say_what_would_break_them(run: Run) -> None:
     found = payload([run]).index["claims"]
-    assert len(found) == 7
+    assert len(found) == 10
     assert all(claim["verdict"] == "undecided" and claim["break_condition"] and claim["text"] for claim in found)
 
 
