@@ -1,5 +1,7 @@
 """Path patching: against TransformerLens' split inputs, and on a circuit whose one path is known."""
 
+from typing import Any
+
 import pytest
 import torch
 from handmade import induction_model, llama, needs_hooked, saved
@@ -97,7 +99,13 @@ def test_bad_input(model):
 
 
 def test_a_bridge_is_called_one(tmp_path):
-    sizes = {"vocab_size": 60, "hidden_size": 16, "num_hidden_layers": 2, "intermediate_size": 24, "head_dim": 8}
+    sizes: dict[str, Any] = {
+        "vocab_size": 60,
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "intermediate_size": 24,
+        "head_dim": 8,
+    }
     sizes |= {"num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 64}
     bridge = load_hooked(saved(Gemma2ForCausalLM(Gemma2Config(**sizes)), tmp_path), prove=False)
     with pytest.raises(InputError, match="TransformerBridge"):
