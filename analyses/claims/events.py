@@ -5,8 +5,7 @@ from contextlib import suppress
 import polars as pl
 
 from copyscope.analyses.formation.copying import accuracy_rise
-from copyscope.analyses.formation.heads import formation_steps
-from copyscope.analyses.formation.nulls import LEVEL
+from copyscope.analyses.formation.roles import role_steps
 from copyscope.analyses.formation.sinks import sink_fraction
 from copyscope.analyses.formation.step_rule import middle
 from copyscope.analyses.formation.tasks import task_formation
@@ -56,13 +55,6 @@ def _sinks(heads: pl.DataFrame) -> Step | None:
 
 
 def _first_vector(heads: pl.DataFrame) -> Step | None:
-    scores = heads.filter(pl.col("measure").str.starts_with(VECTOR_MEASURE))
-    last = scores.filter(pl.col("step") == pl.col("step").max())
-    above = (last["measure"] == f"{VECTOR_MEASURE}_p") & (last["value"] <= LEVEL)
-    top = scores.filter(pl.col("measure") == VECTOR_MEASURE)["value"].max()
-    if not above.any() or not isinstance(top, float) or top <= 0:
-        return None
-    shares = scores.with_columns(pl.col("value") / top)
-    formed = formation_steps(shares, VECTOR_MEASURE).filter(pl.col("formed") & ~pl.col("fell_back"))
+    formed = role_steps(heads, VECTOR_MEASURE).filter(pl.col("formed") & ~pl.col("fell_back"))
     strong = formed.filter(pl.col("peak") >= pl.col("peak").max() / 2).sort("step", "high")
     return None if strong.is_empty() else _step(strong.row(0, named=True))

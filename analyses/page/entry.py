@@ -15,8 +15,10 @@ from copyscope.analyses.formation.heads import (
     order_of_appearance,
 )
 from copyscope.analyses.formation.order import carriers
+from copyscope.analyses.formation.roles import ROLES, head_roles
 from copyscope.analyses.formation.step_rule import CONFIRM
 from copyscope.analyses.formation.step_text import step_number
+from copyscope.analyses.formation.tasks import task_formation
 from copyscope.analyses.page.contents import Entry
 from copyscope.analyses.page.numbers import (
     FORMING,
@@ -40,6 +42,7 @@ from copyscope.analyses.page.tables import (
     tidy_heads,
     tidy_steps,
 )
+from copyscope.analyses.page.task_curves import beside_copying, task_curves, task_table
 from copyscope.analyses.tables.ablation_text import in_words
 from copyscope.analyses.tables.averages import with_averages
 from copyscope.analyses.tables.run import Run, chance, read_failed, read_metrics, read_tables, score_tables
@@ -88,6 +91,10 @@ def run_entry(run: Run, place: int) -> Entry:
     parts = dict(heads.partition_by("measure", as_dict=True))
     blocks |= {f"scores/{place}/{m}": as_bytes(grid.matrix(parts[(m,)])) for m in measures}
     tables = _tables(run, heads, model, ablations, formed, copying, at_chance, notes)
+    asked = _stored(run, "tasks", notes)
+    if asked is not None:
+        formed_tasks = _tried(notes, lambda: task_formation(asked))
+        tables["tasks"] = table("In-context tasks", task_table(asked, formed_tasks))
     fields: dict[str, Any] = {
         "name": run.name,
         "source": run.series.source,
@@ -97,11 +104,13 @@ def run_entry(run: Run, place: int) -> Entry:
         "steps": grid.steps,
         "tokens": _tokens(heads, grid),
         "checkpoints": [checkpoint.step for checkpoint in run.series.checkpoints],
-        "curves": curves(with_averages(run, model), metrics),
+        "curves": curves(with_averages(run, model), metrics) | task_curves(asked),
+        "tasks": beside_copying(asked),
         "settled": _settled(notes, metrics),
         "copying": _copying(copying),
         "measures": measures,
         "formation": {measure: _formation(frame, grid) for measure, frame in formed.items() if frame is not None},
+        "roles": _roles(heads, grid) if count > CONFIRM else [],
         "above_null": significant(heads, grid),
         "ablations": removed,
         "positions": _positions(run, notes),
@@ -199,6 +208,22 @@ def _formation(frame: pl.DataFrame, grid: Grid) -> list[dict[str, Any]]:
             "state": row["status"],
         }
         for row in frame.iter_rows(named=True)
+    ]
+
+
+def _roles(heads: pl.DataFrame, grid: Grid) -> list[dict[str, Any]]:
+    """What each head became, with when and how strong at its best and in the end, a kind after the other."""
+    return [
+        {
+            "role": ROLES[measure],
+            "measure": measure,
+            "heads": [
+                known | {"peak": number(row["peak"], 4), "final": number(row["final"], 4)}
+                for known, row in zip(_formation(frame, grid), frame.iter_rows(named=True), strict=True)
+            ],
+        }
+        for measure, frame in head_roles(heads).items()
+        if not frame.is_empty()
     ]
 
 

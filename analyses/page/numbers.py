@@ -90,17 +90,18 @@ def curves(model: pl.DataFrame, metrics: pl.DataFrame) -> dict[str, dict[str, li
         rows = metrics.drop_nulls(column) if column in metrics.columns else metrics.clear()
         if not rows.is_empty():
             rows = _thinned(rows.select("step", column), column)
-            out[name] = {"steps": rows["step"].to_list(), "values": _numbers(rows[column]), "se": None}
+            out[name] = {"steps": rows["step"].to_list(), "values": finite(rows[column]), "se": None}
     for measure in sorted(m for m in set(model["measure"].to_list()) if not is_calibration(m)):
         rows = model.filter(pl.col("measure") == measure).sort("step")
         error = model.filter(pl.col("measure") == f"{measure}_se").select("step", se="value")
         rows = rows.join(error, on="step", how="left").sort("step")
-        errors = None if error.is_empty() else _numbers(rows["se"])
-        out[measure] = {"steps": rows["step"].to_list(), "values": _numbers(rows["value"]), "se": errors}
+        errors = None if error.is_empty() else finite(rows["se"])
+        out[measure] = {"steps": rows["step"].to_list(), "values": finite(rows["value"]), "se": errors}
     return out
 
 
-def _numbers(values: pl.Series) -> list[Any]:
+def finite(values: pl.Series) -> list[Any]:
+    """With six digits; null for what is no number."""
     return [number(value, 6) for value in values.to_list()]
 
 

@@ -3,7 +3,7 @@
 import math
 import platform
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -12,6 +12,7 @@ from copyscope.analyses.claims.judge import claims
 from copyscope.analyses.claims.verdict import Verdict, interval
 from copyscope.analyses.page.contents import Entry, Payload
 from copyscope.analyses.page.entry import run_entry
+from copyscope.analyses.page.task_curves import TASK
 from copyscope.analyses.tables.run import Run
 from copyscope.analyses.words.glossary import describe
 from copyscope.analyses.words.json_values import table
@@ -105,6 +106,8 @@ def _measure_names(entries: Sequence[Entry]) -> list[str]:
 
 def _words(name: str) -> dict[str, Any]:
     words = describe(name)
+    if name.startswith(TASK):
+        words = replace(describe("choice_accuracy"), title=f"{name.removeprefix(TASK)}: choice accuracy")
     return asdict(words) | {"signed": words.signed, "scale": words.scale}
 
 

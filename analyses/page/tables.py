@@ -63,7 +63,7 @@ def _head_rows(
     table = table.with_columns(above.otherwise(pl.lit("no")).alias("above chance"))
     table = table.join(_last(heads, "previous_token", "previous-token", keys), on=keys, how="left")
     if formation is not None:
-        steps = _steps(formation).alias("formed at step (95 % interval)")
+        steps = step_words(formation).alias("formed at step (95 % interval)")
         known = formation.select(*keys, pl.col("status").replace(STATES)).with_columns(steps, *_tidy_step(formation))
         table = table.join(known, on=keys, how="left")
     if ablations is not None and not ablations.is_empty():
@@ -82,7 +82,7 @@ def _tidy_step(events: pl.DataFrame) -> list[pl.Series]:
     return [pl.Series(name, values, dtype=pl.Int64) for name, values in zip(TIDY_STEPS, [steps, *whole], strict=True)]
 
 
-def _steps(events: pl.DataFrame) -> pl.Series:
+def step_words(events: pl.DataFrame) -> pl.Series:
     """When each event was, as `step_text` says it; null for what has not happened."""
     rows = events.iter_rows(named=True)
     said = [None if row["step"] is None else step_text(row) for row in rows]
@@ -95,7 +95,7 @@ def copying_table(copying: pl.DataFrame) -> pl.DataFrame:
         pl.col("measure").map_elements(lambda measure: describe(measure).title, return_dtype=pl.String),
         "status",
         pl.col("onset").alias("clear of chance from step"),
-        _steps(copying).alias("half-way at step (95 % interval)"),
+        step_words(copying).alias("half-way at step (95 % interval)"),
         pl.col("baseline").alias("first"),
         "final",
         pl.col("peak").alias("best"),
@@ -108,7 +108,7 @@ def order_table(order: pl.DataFrame) -> pl.DataFrame:
         "stage",
         pl.format("L{}H{}", "layer", "head").alias("first head"),
         "status",
-        _steps(order).alias("at step (95 % interval)"),
+        step_words(order).alias("at step (95 % interval)"),
         pl.col("since_previous").alias("compared with the stage before"),
     )
 

@@ -17,6 +17,14 @@
       if (known.length) out[key] = { title, names: known };
       for (const n of known) there.delete(n);
     }
+    const tasks = run.tasks || [];
+    const beside = tasks.map((one) => one.beside).filter((n) => n && there.has(n));
+    if (beside.length) out.tasks = { title: "in-context tasks beside copying", names: [...["copying_accuracy_token"].filter((n) => run.curves[n]), ...beside] };
+    for (const { task, chance } of tasks) {
+      const known = Object.keys(chance).filter((n) => there.has(n));
+      if (known.length) out["task:" + task] = { title: `task ${task}: choice accuracy`, names: known, chance };
+      for (const n of known) there.delete(n);
+    }
     out.heads = { title: "the chosen and pinned heads", names: [] };
     for (const n of there) if (!LOSS.includes(n) && !C.data.isCalibration(n)) out[n] = { title: C.data.words(n).title, names: [n] };
     return out;
@@ -24,10 +32,18 @@
 
   const SHORT = { train_loss: "training", validation_loss: "validation", copying_accuracy_token: "per token", copying_accuracy_exact: "whole suffix", copying_accuracy_token_averaged: "mean of weights", copying_loss_first: "first occurrence", copying_loss_second: "second occurrence" };
   const lineOf = (run, n) => ({ name: SHORT[n] || C.data.words(n).title, ...run.curves[n], unit: C.data.words(n).unit });
+  /** A line of a group, named so that the group's title need not be said again. */
+  function lineIn(run, group, n) {
+    const line = lineOf(run, n);
+    if (n === "copying_accuracy_token" && group.names.length > 1 && group.names[1].startsWith("task:")) return { ...line, name: "copying" };
+    if (!n.startsWith("task:")) return line;
+    const [task, ...variant] = n.slice(5).split(" ");
+    return { ...line, name: group.chance ? `${variant.join(" ")} (chance ${C.number(group.chance[n], 2)})` : `${task} ${variant.join(" ")}` };
+  }
 
   function second(s, run) {
     const group = C.curveGroups(run)[s.curve];
-    if (s.curve !== "heads") return group.names.map((n) => lineOf(run, n));
+    if (s.curve !== "heads") return group.names.map((n) => lineIn(run, group, n));
     const scores = C.data.scores(s.run, s.measure);
     if (!scores) return [];
     return [...new Set([C.head(), ...C.pins()])].slice(0, 6).map((h) => {
@@ -40,7 +56,7 @@
     const lines = second(s, run);
     const title = s.curve === "heads" ? C.data.words(s.measure).title : C.curveGroups(run)[s.curve].title;
     const unit = lines.length && lines[0].unit;
-    const share = (s.curve === "copying" || s.curve === "heads") && lines.every((l) => l.values.every((v) => v === null || (v >= 0 && v <= 1)));
+    const share = (s.curve === "copying" || s.curve === "heads" || s.curve.startsWith("task")) && lines.every((l) => l.values.every((v) => v === null || (v >= 0 && v <= 1)));
     const loss = LOSS.filter((n) => run.curves[n]).map((n) => ({ ...lineOf(run, n), unit: "nats" }));
     return [
       ...(loss.length ? [{ title: "Loss, nats per token", lines: loss }] : []),

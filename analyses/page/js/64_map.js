@@ -89,7 +89,41 @@
     const band = C.band(run, axis);
     if (band) outline(context, axis.x(band[0], frame.left, frame.plot), axis.x(band[1], frame.left, frame.plot), rows.length * height);
     formation(context, map, run);
+    roleMarks(context, map, run);
   }
+
+  const ROLE_COLORS = ["#0072b2", "#b07a00", "#d55e00", "#000000", "#56b4e9", "#cc79a7", "#8a5fbf", "#009e73", "#808080"];
+  const [MARK, MOST_MARKS] = [4, 4]; // pixels of a mark with its gap; marks of a head that have room
+  const lasts = (found) => !/fell/.test(found.state || "");
+  C.roleColor = (i) => (ROLE_COLORS[i % ROLE_COLORS.length] === "#000000" ? C.color("ink") : ROLE_COLORS[i % ROLE_COLORS.length]);
+
+  /** What a head is in the end, the strongest first: [{number of the kind, role, measure, and the head's facts}]. */
+  C.rolesOf = function (run, head) {
+    const found = (run.roles || []).flatMap(({ role, measure, heads }, kind) => heads.filter((one) => one.head === head).map((one) => ({ kind, role, measure, ...one, share: one.peak / Math.max(...heads.map((x) => x.peak)) })));
+    return found.sort((a, b) => lasts(b) - lasts(a) || b.share - a.share);
+  };
+
+  /** At the right edge of a row a coloured mark for each kind of head that it is in the end; a head can be several things. */
+  function roleMarks(context, map, run) {
+    if (C.state().rows !== "heads") return;
+    map.rows.forEach((row, r) => {
+      const kinds = C.rolesOf(run, row.head).filter(lasts).slice(0, MOST_MARKS);
+      kinds.forEach(({ kind }, i) => {
+        context.fillStyle = C.roleColor(kind);
+        context.fillRect(map.frame.width - (i + 1) * MARK, TOP + r * map.height, MARK - 1, Math.max(1, map.height - (map.height > 4 ? 2 : 0)));
+      });
+    });
+  }
+
+  /** What the colours of the marks mean, with how many heads of each kind there are. */
+  C.drawRoleWords = function (place) {
+    const run = C.run();
+    const kinds = (run.roles || []).map(({ role, heads }, kind) => ({ role, kind, count: heads.filter(lasts).length })).filter(({ count }) => count);
+    place.hidden = !kinds.length || C.state().rows !== "heads";
+    C.once(place, JSON.stringify([C.state().run, C.generation, C.isDark()]), () =>
+      C.fill(place, kinds.length ? C.el("span", {}, "Marks at the right edge, what a head is in the end:") : null,
+        kinds.map(({ role, kind, count }) => C.el("span", { class: "role" }, C.el("span", { class: "swatch", style: `background:${C.roleColor(kind)}` }), `${role} (${count})`))));
+  };
 
   const labelSize = (height) => Math.max(9, Math.min(11, height));
 

@@ -113,19 +113,21 @@
       const method = effect.split(":")[0];
       facts.push([`${METHODS[method] || method.replace(/_/g, " ") + "-ablating it"}${at === s.step ? "" : ` (step ${C.number(at)})`}`, `${C.signed(C.data.value(s.run, effect, head, at) ?? null, 2)} ${what}${besideWords ? ` (${besideWords})` : ""}`]);
     }
-    const role = roles(run, head);
-    if (role) facts.unshift(["role", role]);
+    facts.unshift(...roleFacts(run, head));
     const place = C.byId("side-facts");
     C.once(place, JSON.stringify(facts), () => C.fill(place, facts.map(([key, value]) => C.el("div", {}, C.el("dt", {}, key), C.el("dd", {}, value)))));
     sparklines(s, run, head);
   };
 
   const METHODS = { zero: "zero-ablating it", mean: "mean-ablating it", resample: "resample-ablating it", frozen_patterns: "zero-ablating it, attention held" };
-  const ROLES = [["previous_token", "previous-token head"], ["duplicate_token", "duplicate-token head"], ["prefix_matching_sum", "induction head"]];
-  /** What the head became, with when; empty where nothing formed. */
-  function roles(run, head) {
-    const found = ROLES.map(([measure, name]) => [name, C.data.formation(run, measure, head)]).filter(([, f]) => f && f.step !== null);
-    return found.map(([name, f]) => `${name} from step ${C.number(Math.round(f.step))}${/fell/.test(f.state || "") ? ", fell back" : ""}`).join("; ");
+  const MOST_ROLES = 4;
+  /** What the head is: its strongest kinds, each with when it became one and how strong it is. */
+  function roleFacts(run, head) {
+    const found = C.rolesOf(run, head);
+    const said = found.slice(0, MOST_ROLES).map((one) => [one.role, `${C.formationWords(one)}; ${C.number(one.final, 2)} at the end${one.peak > one.final ? `, ${C.number(one.peak, 2)} at its best` : ""}`]);
+    if (run.roles && run.roles.length && !found.length) said.push(["what it is", "none of the kinds looked for"]);
+    if (found.length > MOST_ROLES) said.push(["and", found.slice(MOST_ROLES).map((one) => one.role).join(", ")]);
+    return said;
   }
 
   const [WIDE, TALL] = [84, 18]; // of a sparkline, in pixels

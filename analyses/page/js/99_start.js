@@ -55,6 +55,7 @@
       });
       const band = run.copying && run.copying.start !== null && run.copying.start !== undefined;
       C.byId("band-words").textContent = band ? `Dashed outline: the phase change, from step ${C.number(Math.round(run.copying.start))} to ${C.number(Math.round(run.copying.end))} (${C.ruleWords(run.copying.rule || "10 to 90 % of the rise of copying")}).` : "No phase change to outline: copying did not form in this run, or there are too few checkpoints to tell when.";
+      C.drawRoleWords(C.byId("role-words"));
       C.drawPositions(C.byId("positions-part"));
       C.drawSide();
       C.drawMatrix(parts.side);
