@@ -393,10 +393,56 @@ def test_attention_as_lines(tab: Tab, address: str, small: Made, written: Callab
     assert not tab.run("return document.querySelector('#matrix .stage').hidden")
 
 
-def test_a_heads_card_has_its_role_and_a_line_a_measure(tab: Tab, address: str, small: Made) -> None:
+def test_a_head_may_be_several_things(tab: Tab, address: str) -> None:
+    """Its card names them, the strongest first; marks at the map's edge have the colours of the legend."""
+    facts = """return [...document.querySelectorAll('#side-facts > div')]
+        .map((fact) => [...fact.children].map((part) => part.textContent))"""
+    tab.open(f"{address}#head=2.3")
+    (first, what), (second, since), *_ = tab.run(facts)
+    assert first.startswith("induction head <img")
+    assert what.startswith("formed at step 448 (95 %:")
+    assert what.endswith("0.90 at the end")
+    assert (second, since) == ("attention sink", "from the start; 0.40 at the end, 0.50 at its best")
+    tab.go(head="0.1")
+    kinds = [name for name, words in tab.run(facts) if "at the end" in words]
+    assert kinds == ["previous-token head", "attention sink"]
+    assert "fell back at step" in tab.run(facts)[1][1]
+    tab.go(head="1.1")
+    assert "none of the kinds" in tab.run(facts)[0][1]
+    legend = tab.text("#role-words")
+    for words in ("previous-token head (1)", "attention sink (2)"):  # one of three sinks fell back
+        assert words in legend
+    colors = tab.run(
+        """const [rows, { frame, top, height, base }] = [arguments[0], copyscope.maps().one];
+        const ratio = base.width / frame.width;
+        const at = (row, i) => [(frame.width - 4 * i - 2.5) * ratio, (top + (row + 0.5) * height) * ratio, 1, 1];
+        const color = (row, i) => [...base.getContext('2d').getImageData(...at(row, i)).data].slice(0, 3);
+        const swatch = [...document.querySelectorAll('#role-words .swatch')]
+            .map((s) => getComputedStyle(s).backgroundColor.match(/\\d+/g).map(Number));
+        return [rows.map((row) => [0, 1].map((i) => color(row, i))), swatch]""",
+        [11, 1, 0],
+    )
+    (of_last, of_previous, of_first), (previous, induction, sink) = colors
+    assert of_last == [induction, sink]
+    assert of_previous[0] == previous
+    assert of_previous[1] not in (induction, sink)
+    assert of_first[0] == sink
+
+
+def test_tasks_are_curves_beside_copying(tab: Tab, address: str) -> None:
+    tab.open(address)
+    shown = "return Copyscope.curvesShown().panels[1]"
+    tab.go(curve="tasks")
+    panel = tab.run(shown)
+    assert [line["name"] for line in panel["lines"]] == ["copying", "recall pairs=8"]
+    tab.go(curve="task:recall")
+    panel = tab.run(shown)
+    assert [line["name"] for line in panel["lines"]] == ["pairs=4 (chance 0.25)", "pairs=8 (chance 0.13)"]
+    assert panel["lines"][0]["values"][-1] == pytest.approx(0.95, abs=0.01)
+
+
+def test_a_heads_card_has_a_line_a_measure(tab: Tab, address: str, small: Made) -> None:
     tab.open(f"{address}#head=0.1&step=448")
-    facts = tab.text("#side-facts")
-    assert "previous-token head from step 32" in facts
     tab.run("document.getElementById('side-more').open = true")
     tab.wait()
     lines = tab.run(

@@ -63,6 +63,8 @@ def made(
         "previous_token": words | {"title": "Previous-token attention"},
         "induction_score": words | {"title": "Induction score", "low": -1, "signed": True, "scale": "-1 to 1"},
         "copying_accuracy_token": words | {"title": "Copying accuracy per token"},
+        "task:recall pairs=4": words | {"title": "recall pairs=4: choice accuracy"},
+        "task:recall pairs=8": words | {"title": "recall pairs=8: choice accuracy"},
         "copying_loss_first": nats | {"title": "Loss on the first half"},
         "copying_loss_second": nats | {"title": "Loss on the repeated half"},
         "zero:copying_accuracy_token": words
@@ -180,7 +182,16 @@ def _run(
             "copying_accuracy_exact": curve(accuracy**3),
             "copying_loss_first": curve(np.full(n_steps, 7.0)),
             "copying_loss_second": curve(7 - 6 * accuracy),
+            "task:recall pairs=4": curve(0.25 + 0.7 * accuracy, [0.03] * n_steps),
+            "task:recall pairs=8": curve(0.125 + 0.5 * accuracy),
         },
+        "tasks": [
+            {
+                "task": "recall",
+                "beside": "task:recall pairs=8",
+                "chance": {"task:recall pairs=4": 0.25, "task:recall pairs=8": 0.125},
+            }
+        ],
         "settled": {"step": 200, "low": 150, "high": 260, "rule": "a doubling brings less than 5 %"},
         "copying": {
             "step": at,
@@ -195,6 +206,27 @@ def _run(
         "summary": [f"Summary of {name}.", HOSTILE[1] if hostile else "Nothing else."],
         "measures": list(tables),
         "formation": {"prefix_matching_sum": formed, "previous_token": first},
+        "roles": [
+            {
+                "role": "previous-token head",
+                "measure": "previous_token",
+                "heads": [first[1] | {"peak": 0.96, "final": 0.9}],
+            },
+            {
+                "role": f"induction head {HOSTILE[1]}" if hostile else "induction head",
+                "measure": "prefix_matching_sum",
+                "heads": [formed[-1] | {"peak": 0.9, "final": 0.9}],
+            },
+            {
+                "role": "attention sink",
+                "measure": "bos_sink",
+                "heads": [
+                    formed[-1] | {"step": None, "state": "from the start", "peak": 0.5, "final": 0.4},
+                    first[1] | {"state": "formed, fell back", "peak": 0.6, "final": 0.1},
+                    formed[0] | {"step": at, "state": "formed", "peak": 0.8, "final": 0.8},
+                ],
+            },
+        ],
         "above_null": {"prefix_matching_sum": [heads - 1]},
         "ablations": {
             "zero:copying_accuracy_token": {"steps": ablated, "block": f"ablation/{number}/zero:copying_accuracy_token"}
