@@ -34,7 +34,7 @@ from copyscope.interp.measures.behavior import (
     split_loss,
     standard_error,
 )
-from copyscope.interp.measures.circuits import composition_table
+from copyscope.interp.measures.circuits import PAIR_MEASURES, composition_table
 from copyscope.interp.measures.heads import HEAD_PROMPTS, head_table, score_heads
 from copyscope.interp.measures.logit_lens import copied_token_layer
 from copyscope.interp.measures.precision import above_rounding
@@ -361,10 +361,12 @@ def path_score(previous_token: str, k_composition: str, induction_attention: str
 def score_pairs(model: HookedModel, heads: pl.DataFrame) -> pl.DataFrame:
     """Pairs of an earlier and a later head (definition 8): source_layer, source_head, layer, head, measure, value.
 
-    `k_composition` of all; `path_score` if the table of heads has the two attention scores it is made of.
+    `k_composition`, `qk_ov_diagonal` and `qk_ov_subspace` of all; `path_score` if the table of heads has the two
+    attention scores it is made of.
     """
-    pairs = composition_table(model)
-    tables = [pairs.with_columns(measure=pl.lit("k_composition"))]
+    of_pairs = {name: composition_table(model, measure=name) for name in PAIR_MEASURES}
+    tables = [table.with_columns(measure=pl.lit(name)) for name, table in of_pairs.items()]
+    pairs = of_pairs["k_composition"]
     scores = {
         measure: heads.filter(pl.col("measure") == measure).select("layer", "head", pl.col("value").alias(measure))
         for measure in ("previous_token", "induction_attention")

@@ -12,7 +12,7 @@ import polars as pl
 
 from copyscope.training.files import write_bytes
 
-SCORES_VERSION = 6
+SCORES_VERSION = 7
 """Raised when a measure or its prompts change, so that stored scores are computed again."""
 
 

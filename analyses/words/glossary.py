@@ -278,6 +278,26 @@ MEASURES: dict[str, Measure] = {
         source="Elhage et al. 2021, composition scores",
         cannot_tell="whether the two attend where it matters; random heads are not at 0",
     ),
+    "qk_ov_diagonal": Measure(
+        title="QK·OV diagonal match",
+        low=None,
+        high=None,
+        unit="standard deviations",
+        meaning="Of the later head's QK times the earlier head's OV: mean of the diagonal minus mean of all entries, "
+        "over their standard deviation. High: the later head looks for what the earlier one wrote, unturned.",
+        source="Song et al. 2024 (arXiv 2408.09503)",
+        cannot_tell="a match that is turned on the way; whether the two attend where it matters",
+    ),
+    "qk_ov_subspace": Measure(
+        title="QK·OV subspace match",
+        low=0,
+        high=1,
+        unit="",
+        meaning="Largest cosine between the ten strongest directions that the earlier head writes and the ten that the "
+        "later head's keys read.",
+        source="Song et al. 2024 (arXiv 2408.09503)",
+        cannot_tell="how strongly the direction is used; random heads are not at 0",
+    ),
     "path_score": Measure(
         title="Previous-token → induction path score",
         low=0,

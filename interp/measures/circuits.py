@@ -1,6 +1,6 @@
 """Scores read off weights: what a head's OV circuit copies, and which earlier head feeds which later one's keys."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -245,17 +245,98 @@ def k_composition(
     return (squared.clamp(min=0) / scale).sqrt()
 
 
+MATCH_RANK = 10
+"""Directions of each circuit that `qk_ov_subspace` compares."""
+
+
+def qk_ov_diagonal(
+    W_V: Float[Tensor, "source d_model d_head"],
+    W_O: Float[Tensor, "source d_head d_model"],
+    W_Q: Float[Tensor, "reader d_model d_head"],
+    W_K: Float[Tensor, "reader d_model d_head"],
+) -> Float[Tensor, "source reader"]:
+    """Whether a reader head finds, by what a source head wrote, the very thing it looks for (Song et al. 2024, arXiv
+    2408.09503): of M = W_Q W_Kᵀ (W_V W_O)ᵀ, the mean of the diagonal minus the mean of all entries, over their standard
+    deviation.
+
+    √d_model where M is the identity, about 0 ± 1/√d_model for random heads, 0 for heads of zeros. Computed from d_head
+    × d_head products. It compares coordinates of the residual stream, so it sees a match only if both circuits keep
+    them: not one that is turned on the way.
+    """
+    W_V, W_O, W_Q, W_K = (W.float() for W in (W_V, W_O, W_Q, W_K))
+    middle = torch.einsum("rmk,som->srko", W_K, W_O)  # W_Kᵀ W_Oᵀ
+    d = W_V.shape[1]
+    trace = torch.einsum("srko,smo,rmk->sr", middle, W_V, W_Q)
+    mean = torch.einsum("srko,so,rk->sr", middle, W_V.sum(dim=1), W_Q.sum(dim=1)) / d**2
+    squared = torch.einsum("srko,soi,srji,rjk->sr", middle, W_V.mT @ W_V, middle, W_Q.mT @ W_Q) / d**2
+    spread = (squared - mean.square()).clamp(min=0).sqrt()
+    return torch.where(spread > 0, (trace / d - mean) / spread.clamp(min=1e-30), 0.0)
+
+
+def qk_ov_subspace(
+    W_V: Float[Tensor, "source d_model d_head"],
+    W_O: Float[Tensor, "source d_head d_model"],
+    W_Q: Float[Tensor, "reader d_model d_head"],
+    W_K: Float[Tensor, "reader d_model d_head"],
+) -> Float[Tensor, "source reader"]:
+    """How near the strongest 10 directions that a source head writes come to the strongest 10 that a reader's keys read
+    (Song et al. 2024, arXiv 2408.09503): the largest cosine between any two directions of the two subspaces.
+
+    In [0, 1]. Random heads are near 2 √(10 / d_model), not at 0. It is of the best direction alone, and does not say
+    how strongly it is used.
+    """
+    return _largest_cosine(_strongest(W_V, W_O), _strongest(W_Q, W_K.mT)).to(W_V)
+
+
+def _largest_cosine(written: Tensor, read: Tensor) -> Float[Tensor, "source reader"]:
+    return torch.linalg.matrix_norm(torch.einsum("smi,rmj->srij", written, read), 2).clamp(max=1)
+
+
+def _strongest(A: Float[Tensor, "head d_model d_head"], B: Float[Tensor, "head d_head d_model"]) -> Tensor:
+    """The first right singular vectors of A B as columns, (head, d_model, at most `MATCH_RANK`); in double precision on
+    the CPU. Zeros for those of no strength."""
+    r_A = torch.linalg.qr(A.cpu().double()).R
+    q_B, r_B = torch.linalg.qr(B.mT.cpu().double())
+    _, sizes, right = torch.linalg.svd(r_A @ r_B.mT)
+    there = sizes > 1e-9 * sizes[:, :1].clamp(min=1e-30)
+    return (q_B @ (right.mT * there[:, None, :]))[..., :MATCH_RANK]
+
+
+def _of_later_layers(
+    w: HeadWeights, measure: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+) -> Iterator[Float[Tensor, "source reader"]]:
+    """The measure of each layer's heads with all of the later layers."""
+    for source in range(len(w.W_V) - 1):
+        yield measure(
+            w.W_V[source], w.W_O[source], w.W_Q[source + 1 :].flatten(0, 1), w.W_K[source + 1 :].flatten(0, 1)
+        )
+
+
+def _subspaces(w: HeadWeights) -> Iterator[Float[Tensor, "source reader"]]:
+    """`qk_ov_subspace` likewise, with each head's directions looked for once."""
+    n_heads = w.W_V.shape[1]
+    written = _strongest(w.W_V.flatten(0, 1), w.W_O.flatten(0, 1))
+    read = _strongest(w.W_Q.flatten(0, 1), w.W_K.flatten(0, 1).mT)
+    for start in range(0, len(written) - n_heads, n_heads):
+        yield _largest_cosine(written[start : start + n_heads], read[start + n_heads :])
+
+
+PAIR_MEASURES: dict[str, Callable[[HeadWeights], Iterator[Float[Tensor, "source reader"]]]] = {
+    "k_composition": lambda w: _of_later_layers(w, k_composition),
+    "qk_ov_diagonal": lambda w: _of_later_layers(w, qk_ov_diagonal),
+    "qk_ov_subspace": _subspaces,
+}
+
+
 @within_memory
 @torch.no_grad()
-def composition_table(model: HookedModel, folded: bool = True) -> pl.DataFrame:
-    """K-composition of every head with every head of a later layer: source_layer, source_head, layer, head, value."""
+def composition_table(model: HookedModel, folded: bool = True, measure: str = "k_composition") -> pl.DataFrame:
+    """K-composition of every head with every head of a later layer: source_layer, source_head, layer, head, value; or
+    another of `PAIR_MEASURES`."""
     w = head_weights(model).folded() if folded else head_weights(model)
-    n_layers, n_heads = w.W_V.shape[:2]
+    n_heads = w.W_V.shape[1]
     rows: list[tuple[int, int, int, int, float]] = []
-    tables: list[Tensor] = []
-    for source in range(n_layers - 1):
-        later = w.W_Q[source + 1 :].flatten(0, 1), w.W_K[source + 1 :].flatten(0, 1)
-        tables.append(k_composition(w.W_V[source], w.W_O[source], *later))
+    tables = list(PAIR_MEASURES[measure](w))
     sizes = [len(table.flatten()) for table in tables]
     values = torch.cat([table.flatten() for table in tables] or [torch.zeros(0)]).cpu().split(sizes or [0])
     for source, table in enumerate(values[: len(tables)]):

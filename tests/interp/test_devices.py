@@ -74,6 +74,7 @@ MEASURED: dict[str, Callable[[Any], Any]] = {
     "natural losses": lambda m: natural_losses(m, TEXT),
     "ICL score": lambda m: icl_score(m, TEXT).score,
     "composition": composition_table,
+    "subspaces": lambda m: composition_table(m, measure="qk_ov_subspace"),
     "layers": lambda m: sweep_layers(m, TEST, METHODS, repeated=SHORT, windows=TEXT),
     "heads": lambda m: sweep_heads(m, TEST, METHODS, repeated=SHORT, heads="L1"),
     "pairs": lambda m: sweep_pairs(m, TEST, "L1H1,L2H0", repeated=SHORT),

@@ -5,6 +5,7 @@ import torch
 from handmade import induction_model, llama, needs_hooked, saved
 
 from copyscope.interp.measures.circuits import (
+    MATCH_RANK,
     composition_table,
     copying_score,
     eigenvalue_positivity,
@@ -12,6 +13,8 @@ from copyscope.interp.measures.circuits import (
     k_composition,
     model_copying_score,
     model_eigenvalue_positivity,
+    qk_ov_diagonal,
+    qk_ov_subspace,
 )
 from copyscope.interp.measures.heads import score_heads
 from copyscope.interp.models.hooked import load_hooked
@@ -132,3 +135,45 @@ def test_copying_score_against_a_slow_version():
                     own += raised[tokens[b, k]].item()
                     total += raised[tokens[b]].sum().item()
         assert got[h].item() == pytest.approx(2 * own / total - 1, abs=1e-4)
+
+
+def test_qk_ov_matches_against_whole_matrices():
+    d_model, heads = 20, 3
+    generator = torch.Generator().manual_seed(1)
+    W_V, W_Q, W_K = (torch.randn(heads, d_model, 12, generator=generator) for _ in range(3))
+    W_O = torch.randn(heads, 12, d_model, generator=generator)
+    diagonal, subspace = (of(W_V, W_O, W_Q, W_K) for of in (qk_ov_diagonal, qk_ov_subspace))
+    for s in range(heads):
+        for r in range(heads):
+            OV, QK = W_V[s] @ W_O[s], W_Q[r] @ W_K[r].T
+            M = QK @ OV.T
+            wanted = (M.diagonal().mean() - M.mean()) / M.std(correction=0)
+            assert diagonal[s, r].item() == pytest.approx(wanted.item(), rel=1e-4)
+            written, read = (torch.linalg.svd(W).Vh[:MATCH_RANK] for W in (OV, QK))
+            assert subspace[s, r].item() == pytest.approx(torch.linalg.svdvals(written @ read.T)[0].item(), rel=1e-4)
+
+
+def test_qk_ov_of_a_model_equals_that_of_its_heads(tmp_path):
+    model = load_hooked(saved(llama(num_hidden_layers=3), tmp_path))
+    w = head_weights(model).folded()
+    for name, of in (("qk_ov_diagonal", qk_ov_diagonal), ("qk_ov_subspace", qk_ov_subspace)):
+        table = composition_table(model, measure=name)
+        assert table.height == 3 * 4 * 4
+        for source, later in ((0, 1), (0, 2), (1, 2)):
+            got = table.filter(source_layer=source, layer=later)["value"].to_torch().view(4, 4)
+            wanted = of(w.W_V[source], w.W_O[source], w.W_Q[later], w.W_K[later])
+            assert torch.allclose(got.float(), wanted, atol=1e-5)
+
+
+def test_qk_ov_finds_the_reader_of_what_was_written():
+    """Head 0 passes coordinates on and looks for the same ones; reader 1 looks in coordinates that nobody writes."""
+    eye, zero = torch.eye(64), torch.zeros(64, 64)
+    passes, nothing = torch.cat([torch.eye(4, 64).T, zero[:, :4]], dim=1), zero[:, :8]
+    W_V = torch.stack([passes, nothing])
+    elsewhere = torch.cat([eye[8:12].T, zero[:, :4]], dim=1)
+    W_Q, W_K = torch.stack([passes, elsewhere]), torch.stack([passes, elsewhere])
+    diagonal = qk_ov_diagonal(W_V, W_V.mT, W_Q, W_K)
+    assert diagonal[0, 0] > 1
+    assert diagonal[0, 1] == diagonal[1, 0] == 0
+    subspace = qk_ov_subspace(W_V, W_V.mT, W_Q, W_K)
+    assert subspace.flatten().tolist() == pytest.approx([1, 0, 0, 0], abs=1e-6)
