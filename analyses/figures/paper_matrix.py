@@ -7,12 +7,14 @@ import tempfile
 import textwrap
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.patches import Rectangle
 from PIL import Image
 
@@ -136,6 +138,23 @@ def _picture(figure: Figure, dots: int) -> Image.Image:
 
 
 def _readable(token: str) -> str:
-    """With signs for what cannot be seen, and no dollar that would begin a formula."""
-    text = token.replace(" ", "␣").replace("\n", "↵").replace("\t", "⇥").replace("$", r"\$")
-    return text if len(text) <= 12 else text[:11] + "…"
+    """With signs for what cannot be seen, codes for what the font has not got, and no dollar that would begin a
+    formula."""
+    text = token.replace(" ", "␣").replace("\n", "↵").replace("\t", "⇥")
+    text = "".join(sign if _drawable(sign) else _code(sign) for sign in text)
+    return (text if len(text) <= 12 else text[:11] + "…").replace("$", r"\$")
+
+
+@cache
+def _drawable(sign: str) -> bool:
+    """Whether the font of the labels has this character; others would be boxes, and a warning each."""
+    font = get_font(findfont(FontProperties(family="monospace")))
+    return font.get_char_index(ord(sign)) != 0
+
+
+def _code(sign: str) -> str:
+    """`\\x0b` for a control character, which comes as its picture (U+240B), else `\\u65e5`."""
+    code = ord(sign)
+    if 0x2400 <= code <= 0x241F:
+        return f"\\x{code - 0x2400:02x}"
+    return "\\x7f" if code == 0x2421 else f"\\u{code:04x}"

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -256,6 +257,18 @@ def test_attention_shows_the_pattern_its_targets_and_what_is_masked() -> None:
     assert all(rendered(figure, kind) for kind in FORMATS)
     with pytest.raises(InputError, match="with 3 tokens"):
         paper_attention(pattern, ["a", "b", "c"])
+
+
+def test_tokens_that_the_font_has_not_got_are_codes() -> None:
+    from copyscope.analyses.words.text import visible
+
+    tokens = [visible(token) for token in ("\v\x7f", "\U00020000", "é a\n", "$x")]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = paper_attention(np.eye(4), tokens)
+        rendered(figure, "png")
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert labels == ["\\x0b\\x7f", "\\u20000", "é␣a↵", r"\$x"]
 
 
 def test_a_film_has_a_frame_a_figure(tmp_path: Path) -> None:
