@@ -49,6 +49,9 @@ SMALLER = {
     "copyscope fork runs/demo --at 300 --set optimizer.lr=4e-3 --placebo 3 --score --out runs/what-if": (
         "copyscope fork runs/demo --at 8 --set optimizer.lr=4e-3 --placebo 1 --score --out runs/what-if"
     ),
+    "copyscope fork runs/demo --at 300 --for 100 --set optimizer.lr=16e-3 --out runs/burst": (
+        "copyscope fork runs/demo --at 8 --for 2 --set optimizer.lr=16e-3 --out runs/burst"
+    ),
     "copyscope fork runs/demo --at 100,300 --set optimizer.lr=4e-3 --set optimizer.lr=16e-3 --out runs/grid": (
         "copyscope fork runs/demo --at 10,11 --set optimizer.lr=4e-3 --out runs/grid"
     ),
