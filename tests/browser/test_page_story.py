@@ -146,6 +146,9 @@ def test_large_models_keep_their_maps_in_the_first_view(tab: Tab, written: Calla
     tab.open(written(made(n_layers=12, n_heads=12, n_steps=150, half=16, hostile=False)))
     _, _, _, bottom = tab.run(BOTTOM, "#map-one .stage")
     assert bottom <= 900
+    tab.go(head="11.11")
+    field = "const e = document.getElementById('head'); return [e.value, e.scrollWidth - e.clientWidth]"
+    assert tab.run(field) == ["L11H11", 0]
 
 
 def test_an_effect_of_one_checkpoint_is_a_column_in_grey(tab: Tab, written: Callable[[Made], str]) -> None:
