@@ -1,7 +1,5 @@
 """How far a run's model is from predicting by the counts of its own training text."""
 
-import logging
-
 import numpy as np
 
 from copyscope.analyses.tables.run import Run
@@ -10,8 +8,7 @@ from copyscope.interp.measures.behavior import standard_error
 from copyscope.interp.measures.text_rules import PairCounts, pair_counts, rule_divergences, unigram_shares
 from copyscope.interp.models.lens import HookedModel
 from copyscope.training.data.store import open_store
-
-logger = logging.getLogger(__name__)
+from copyscope.training.errors import InputError
 
 WINDOWS = 16
 """Windows of held-out text that distributions are compared on."""
@@ -28,10 +25,9 @@ class CorpusRules:
 
     def divergences(self, run: Run, model: HookedModel, prompts: Prompts) -> dict[str, float]:
         """Measures of the model: KL divergence from the unigram and bigram rules, in nats, with standard errors over
-        windows; none for a series whose text is not known."""
+        windows. Raises InputError for a series whose text is not known."""
         if prompts.natural is None or prompts.counts is None:
-            logger.info("natural_kl_unigram, natural_kl_bigram are left out: the training text is not known")
-            return {}
+            raise InputError("needs the run's training text, which is not known of this series")
         windows = prompts.natural[:WINDOWS].long()
         if self._pairs is None:
             train = open_store(run.store).train

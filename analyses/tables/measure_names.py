@@ -11,7 +11,8 @@ DEFAULT_MEASURES = (*MEASURES, *RETRIEVAL)
 FUNCTION_VECTOR = (*names_of("function_vector"), "function_vector_estimate")
 OF_MODEL = ("copied_token_layer", "natural_kl_unigram", "natural_kl_bigram")
 """Of the whole model, each with its standard error."""
-ALL_MEASURES = (*DEFAULT_MEASURES, *ON_REQUEST, *FUNCTION_VECTOR, *OF_MODEL)
+SUCCESSOR = names_of("successor_score")
+ALL_MEASURES = (*DEFAULT_MEASURES, *ON_REQUEST, *FUNCTION_VECTOR, *SUCCESSOR, *OF_MODEL)
 """Those and the ones that take passes of their own: `all`."""
 
 

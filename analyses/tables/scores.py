@@ -1,9 +1,9 @@
 """Scores of every head and of the whole model at every checkpoint of a series, stored as one table a step."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import polars as pl
 from jaxtyping import Float
@@ -12,7 +12,7 @@ from torch import Tensor
 from copyscope.analyses.tables.as_trained import as_trained
 from copyscope.analyses.tables.corpus_rules import CorpusRules
 from copyscope.analyses.tables.loading import SeriesModels
-from copyscope.analyses.tables.measure_names import FUNCTION_VECTOR, OF_MODEL, chosen_measures
+from copyscope.analyses.tables.measure_names import FUNCTION_VECTOR, OF_MODEL, SUCCESSOR, chosen_measures
 from copyscope.analyses.tables.measured import measure_series
 from copyscope.analyses.tables.measurer import Measurer, SeriesError
 from copyscope.analyses.tables.opening import open_run
@@ -20,7 +20,7 @@ from copyscope.analyses.tables.run import Run, Scores, gone, labelled, read_tabl
 from copyscope.analyses.tables.run_prompts import COPYING_SAMPLES, LOSS_PROMPTS, Prompts
 from copyscope.analyses.tables.stored import SCORES_VERSION, computed_with, is_stored, scored_otherwise, store_table
 from copyscope.analyses.tables.workers import workers_of
-from copyscope.interp.ablation.function_vectors import FunctionVector, function_vector, labels_prompts
+from copyscope.interp.ablation.function_vectors import function_vector, labels_prompts
 from copyscope.interp.measures.behavior import (
     CopyingAccuracy,
     accuracy_of,
@@ -39,17 +39,21 @@ from copyscope.interp.measures.heads import HEAD_PROMPTS, head_table, score_head
 from copyscope.interp.measures.logit_lens import copied_token_layer
 from copyscope.interp.measures.precision import above_rounding
 from copyscope.interp.measures.retrieval import RETRIEVAL, retrieval_score
+from copyscope.interp.measures.successors import successor_lists, successor_score
 from copyscope.interp.measures.text_rules import copy_rule_losses, unigram_shares
 from copyscope.interp.models.devices import Compute
 from copyscope.interp.models.hooked import logit_difference
 from copyscope.interp.models.lens import HookedModel
 from copyscope.interp.tasks.questions import Source as TaskSource
+from copyscope.interp.tasks.questions import TaskPrompts
+from copyscope.interp.tasks.registry import encoder
 from copyscope.training.checkpoints.series import Checkpoint, Source, step_folder
 from copyscope.training.engines.protocol import Engine
 from copyscope.training.errors import InputError
 from copyscope.training.progress import Progress
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 LABEL_PROMPTS = 128
 """For the function-vector score: half of them with examples, a quarter with shuffled ones."""
@@ -208,8 +212,9 @@ class Scorer(Measurer):
     def _of_heads(self, model: HookedModel, prompts: Prompts) -> tuple[pl.DataFrame, CopyingAccuracy, dict[str, float]]:
         """The table of heads; copying accuracy, whose passes some measures of heads are taken from; and what measures
         of heads say of the model."""
-        of_copying, of_labels = ([n for n in self._measures if n in some] for some in (RETRIEVAL, FUNCTION_VECTOR))
-        others = [name for name in self._measures if name not in (*RETRIEVAL, *FUNCTION_VECTOR, *OF_MODEL)]
+        kinds = (RETRIEVAL, FUNCTION_VECTOR, SUCCESSOR)
+        of_copying, of_labels, of_lists = ([n for n in self._measures if n in kind] for kind in kinds)
+        others = [n for n in self._measures if n not in (*RETRIEVAL, *FUNCTION_VECTOR, *SUCCESSOR, *OF_MODEL)]
         tables = []
         if others:
             tables.append(score_heads(model, others, prompts.seeds, vocab=prompts.vocab, bos_id=prompts.bos_id))
@@ -220,8 +225,15 @@ class Scorer(Measurer):
         else:
             hits = copying_hits(model, prompts.test)
         more: dict[str, float] = {}
-        vector = self._function_vector(model, prompts) if of_labels else None
-        if vector is not None:
+        lists = self._if_there("successor_score", lambda: _lists(prompts)) if of_lists else None
+        if lists is not None:
+            scores = above_rounding(
+                successor_score(model, lists, prompts.seed).named("successor_score"), model.cfg.dtype
+            )
+            tables.append(head_table(scores, of_lists, range(model.cfg.n_layers)))
+        labels = self._if_there("function_vector", lambda: _labels(prompts)) if of_labels else None
+        if labels is not None:
+            vector = function_vector(model, *labels)
             scores = vector.exact.named("function_vector") | {"function_vector_estimate": vector.estimate}
             tables.append(head_table(above_rounding(scores, model.cfg.dtype), of_labels, range(model.cfg.n_layers)))
             more["function_vector_correlation"] = vector.correlation
@@ -235,28 +247,20 @@ class Scorer(Measurer):
             if found.share:  # else no copied token leads anywhere
                 values |= {"copied_token_layer": found.layer, "copied_token_layer_se": found.se}
         of_text = [name for name in OF_MODEL if name.startswith("natural_kl") and name in self._measures]
-        if of_text:
-            divergences = self._rules.divergences(run, model, prompts)
-            values |= {name: v for name, v in divergences.items() if name.removesuffix("_se") in of_text}
-        return values
-
-    def _function_vector(self, model: HookedModel, prompts: Prompts) -> FunctionVector | None:
-        """None where the task has no room, unless it was asked for by name."""
-        source = TaskSource(
-            vocab=prompts.vocab,
-            n_ctx=prompts.n_ctx,
-            bos_id=prompts.bos_id,
-            n_prompts=LABEL_PROMPTS,
-            seed=prompts.seed,
+        divergences = (
+            self._if_there(of_text[0], lambda: self._rules.divergences(run, model, prompts)) if of_text else None
         )
+        return values | {name: v for name, v in (divergences or {}).items() if name.removesuffix("_se") in of_text}
+
+    def _if_there(self, name: str, make: Callable[[], T]) -> T | None:
+        """What `make` gives; where it raises InputError None, and SeriesError if measures were asked for by name."""
         try:
-            clean, shuffled = labels_prompts(source)
+            return make()
         except InputError as error:
             if self._named:
-                raise SeriesError(f"function_vector: {error}") from None
-            logger.info(f"function_vector is left out: {error}")
+                raise SeriesError(f"measure {name}: {error}; leave it out") from None
+            logger.info(f"{name} is left out: {error}")
             return None
-        return function_vector(model, clean, shuffled)
 
     def _key(self, run: Run, checkpoint: Checkpoint, measures: Sequence[str]) -> str:
         parts = (SCORES_VERSION, measures, self._seeds or run.eval_seed, self._samples)
@@ -266,6 +270,22 @@ class Scorer(Measurer):
     def _paths(run: Run, checkpoint: Checkpoint) -> dict[str, Path]:
         results, name = run.folder / "results", f"{step_folder(checkpoint.step)}.parquet"
         return {kind: results / kind / name for kind in KINDS}
+
+
+def _labels(prompts: Prompts) -> tuple[TaskPrompts, TaskPrompts]:
+    """The prompts of the function-vector score; InputError where they have no room."""
+    vocab, n_ctx, bos_id = prompts.vocab, prompts.n_ctx, prompts.bos_id
+    return labels_prompts(
+        TaskSource(vocab=vocab, n_ctx=n_ctx, bos_id=bos_id, n_prompts=LABEL_PROMPTS, seed=prompts.seed)
+    )
+
+
+def _lists(prompts: Prompts) -> list[Tensor]:
+    """The lists of the successor score; InputError where the tokenizer has none."""
+    encode = encoder(prompts.tokenizer)
+    if encode is None:
+        raise InputError("needs a tokenizer, and this series has none")
+    return successor_lists(encode)
 
 
 def _of_model(values: Mapping[str, float]) -> pl.DataFrame:

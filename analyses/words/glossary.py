@@ -221,6 +221,16 @@ MEASURES: dict[str, Measure] = {
         source="after McDougall et al. 2023 (arXiv 2310.04625)",
         cannot_tell="whether the head attends to such tokens; what the first MLP makes of a token is left out",
     ),
+    "successor_score": Measure(
+        title="Successor score",
+        low=0,
+        high=1,
+        unit="",
+        meaning="Share of entries of ordered lists (numbers, days, months, letters) after which the head, attending to "
+        "them, raises the next entry above all others of the list; by weights.",
+        source="Gould et al. 2023 (arXiv 2312.09230)",
+        cannot_tell="whether the head attends to such tokens; with few entries as single tokens it is coarse",
+    ),
     "function_vector": Measure(
         title="Function-vector score",
         low=None,

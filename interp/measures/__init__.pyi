@@ -31,6 +31,8 @@ from .pattern_scores import participation_ratio as participation_ratio
 from .patterns import PatternBlock as PatternBlock
 from .patterns import read_patterns as read_patterns
 from .retrieval import retrieval_score as retrieval_score
+from .successors import successor_lists as successor_lists
+from .successors import successor_score as successor_score
 from .suppression import copy_suppression as copy_suppression
 from .suppression import copy_suppression_weights as copy_suppression_weights
 from .text_rules import copy_rule_losses as copy_rule_losses

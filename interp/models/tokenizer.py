@@ -1,5 +1,7 @@
 """A model's tokenizer, in any form that transformers reads. No code from the folder is run."""
 
+from collections import Counter
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -45,3 +47,16 @@ def read_tokenizer(folder: Path, gguf_file: str | None = None) -> Any | None:
         f"{path}: no tokenizer that transformers reads ({reason}); fetch it again, or remove it to go without text "
         "and special tokens"
     )
+
+
+def single_tokens(encode: Callable[[str], list[int]], words: Iterable[str]) -> dict[str, int]:
+    """The token of each word that is one, with the space before it where that is part of the token. What several words
+    share is an unknown token, and left out. `encode`: without special tokens."""
+    found = {}
+    for word in dict.fromkeys(words):
+        spellings = [encode(text) for text in (f" {word}", word)]
+        single = next((ids[0] for ids in spellings if len(ids) == 1), None)
+        if single is not None:
+            found[word] = single
+    often = Counter(found.values())
+    return {word: token for word, token in found.items() if often[token] == 1}

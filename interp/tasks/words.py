@@ -1,12 +1,12 @@
 """Few-shot tasks with words, for tokenizers that have the words as single tokens. Word lists of our own."""
 
-from collections import Counter
 from collections.abc import Iterable
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from copyscope.interp.models.tokenizer import single_tokens
 from copyscope.interp.tasks.questions import MAX_QUESTIONS, Questions, Source, TaskPrompts, one_of, some
 from copyscope.training.errors import InputError
 
@@ -128,17 +128,8 @@ def _ids_of_pairs(source: Source, name: str) -> tuple[Int[Tensor, " pair"], Int[
 
 
 def _single_tokens(source: Source, words: Iterable[str]) -> dict[str, int]:
-    """The token of each word that is one, with the space before it where that is part of the token. What several words
-    share is an unknown token."""
     assert source.encode is not None
-    found = {}
-    for word in dict.fromkeys(words):
-        spellings = [source.encode(text) for text in (f" {word}", word)]
-        single = next((ids[0] for ids in spellings if len(ids) == 1), None)
-        if single is not None:
-            found[word] = single
-    often = Counter(found.values())
-    return {word: token for word, token in found.items() if often[token] == 1}
+    return single_tokens(source.encode, words)
 
 
 def _with_arrow(source: Source, words: Int[Tensor, "prompt line word"]) -> Int[Tensor, "prompt line pos"]:

@@ -18,7 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from copyscope.analyses.formation.nulls import above_null
 from copyscope.analyses.tables import scores
-from copyscope.analyses.tables.measure_names import ALL_MEASURES, DEFAULT_MEASURES, OF_MODEL, chosen_measures
+from copyscope.analyses.tables.measure_names import ALL_MEASURES, DEFAULT_MEASURES, OF_MODEL, SUCCESSOR, chosen_measures
 from copyscope.analyses.tables.opening import open_run, write_about
 from copyscope.analyses.tables.run import read_failed, read_tables
 from copyscope.analyses.tables.run_prompts import run_prompts
@@ -277,8 +277,7 @@ def test_all_measures_are_kept_where_fewer_are_asked_for_later(tmp_path: Path, m
     run = open_run(tmp_path)
     whole = score(tmp_path, ["all"], samples=10)
     names = set(whole.heads["measure"])
-    # Labels have no room in this context. Of a model that copies nothing no layer is the first.
-    assert names == {*ALL_MEASURES} - {*OF_MODEL} > {*DEFAULT_MEASURES}
+    assert names == {*ALL_MEASURES} - {*OF_MODEL, *SUCCESSOR} > {*DEFAULT_MEASURES}  # there is no tokenizer
     assert not (whole.model["measure"] == "natural_kl_bigram").any()  # its text is not known
     assert whole.model.filter(measure="copying_mean_rank")["value"].item() >= 1
     fewer = Scorer(None, samples=10)
@@ -288,6 +287,9 @@ def test_all_measures_are_kept_where_fewer_are_asked_for_later(tmp_path: Path, m
     assert fewer.todo(run, run.series.checkpoints)
     assert Scorer(["previous_token", "retrieval_score"], samples=11).todo(run, run.series.checkpoints)
     assert copyscope(monkeypatch, "score", str(tmp_path), "--measures", "retrieval") == 2
+    for name in ("successor_score", "natural_kl_bigram"):
+        with pytest.raises(InputError, match=f"measure {name}: needs"):
+            score(tmp_path, [name], samples=10)
     assert chosen_measures(["copied_token_layer"]) == [*DEFAULT_MEASURES, "copied_token_layer"]
 
 
