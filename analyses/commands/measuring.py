@@ -130,9 +130,11 @@ def score_lines(above: Any, heads: Any) -> list[str]:
         exceed = above.filter(pl.col("measure") == measure)
         strong = exceed.filter(pl.col("strong"))
         shown = strong.head(5) if strong.height else exceed.head(1)
-        best = ", ".join(f"{head_name(r['layer'], r['head'])} {r['value']:.2f}" for r in shown.iter_rows(named=True))
-        best = f" ({'' if strong.height else 'highest '}{best}{', …' if strong.height > 5 else ''})" if best else ""
         limited = describe(measure).high is not None
+        digits = ".2f" if limited else ".2g"
+        named = shown.select("layer", "head", "value").iter_rows()
+        best = ", ".join(f"{head_name(layer, head)} {value:{digits}}" for layer, head, value in named)
+        best = f" ({'' if strong.height else 'highest '}{best}{', …' if strong.height > 5 else ''})" if best else ""
         kind = f"{strong.height or 'no'} strong head{'s' * (strong.height != 1)} of {count}{best}; " if limited else ""
         lines.append(f"{measure}: {kind}{exceed.height} above the null" + ("" if limited else f" of {count}{best}"))
     return lines

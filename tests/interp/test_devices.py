@@ -17,6 +17,7 @@ from untrained import untrained
 
 from copyscope.interp.ablation.attribution import attribute_heads
 from copyscope.interp.ablation.effects import sweep_heads, sweep_layers, sweep_pairs
+from copyscope.interp.ablation.function_vectors import function_vector, labels_prompts
 from copyscope.interp.ablation.hooks import METHODS, ablate_heads
 from copyscope.interp.ablation.path_patching import patch_paths
 from copyscope.interp.ablation.smallest_sets import sets_table, smallest_set
@@ -31,6 +32,7 @@ from copyscope.interp.measures.behavior import (
 )
 from copyscope.interp.measures.circuits import composition_table
 from copyscope.interp.measures.heads import MEASURES, ON_REQUEST, score_heads
+from copyscope.interp.measures.logit_lens import copied_token_layer
 from copyscope.interp.measures.precision import BF16_ERROR
 from copyscope.interp.measures.retrieval import retrieval_score
 from copyscope.interp.models.devices import Compute, check_room, dtype_named
@@ -47,6 +49,9 @@ SHORT = repeated_random_tokens(VOCAB, 20, 5, 0, 0, 2)
 LONG = repeated_random_tokens(VOCAB, 127, 3, 1, 0, 2)
 TEXT = torch.randint(1, 400, (4, 150), generator=torch.Generator().manual_seed(1))
 PROMPTS_OF_TASKS = draw_tasks(Source(vocab=VOCAB, n_ctx=256, bos_id=0, n_prompts=8), ["prefix", "markov"])
+
+
+LABELS = Source(vocab=VOCAB, n_ctx=64, bos_id=0, n_prompts=8)
 
 
 def hooked_accuracy(model: Any) -> Any:
@@ -67,6 +72,8 @@ def set_of_one(model: Any) -> pl.DataFrame:
 MEASURED: dict[str, Callable[[Any], Any]] = {
     "scores": lambda m: score_heads(m, vocab=VOCAB, bos_id=0, n_prompts=3),
     "scores on request": lambda m: score_heads(m, ON_REQUEST, vocab=VOCAB, bos_id=0, n_prompts=3),
+    "function vector": lambda m: function_vector(m, *labels_prompts(LABELS)).exact.value,
+    "copied token's layer": lambda m: copied_token_layer(m, SHORT).share,
     "retrieval": lambda m: retrieval_score(m, TEST)[1].value,
     "copying accuracy": lambda m: copying_accuracy(m, TEST).by_place,
     "copying loss": lambda m: copying_loss(m, SHORT),

@@ -127,6 +127,9 @@ def test_a_measure_without_a_range_is_symmetric_about_0() -> None:
     assert scale_words("zero:copying_loss", scale) == "−3 to 3 nats"
     assert scale_of("zero:copying_accuracy_token", np.array([[0.1]]))[:2] == (-1, 1)
     assert scale_of("zero:copying_loss", np.array([[np.nan]]))[:2] == (-1, 1)
+    entropy = scale_of("attention_entropy", np.array([[3.0, np.nan]]))  # no upper limit: as far as it goes
+    assert entropy[:2] == (0, 3)
+    assert scale_words("attention_entropy", entropy) == "0 to 3 nats"
     title = "Copying loss: change when the head is removed (zero), −3 to 3 nats"
     assert words(paper_map(heads, "zero:copying_loss")) == {title}
     notes: Any = formation_map_figure(heads, "zero:copying_loss").layout

@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from copyscope.analyses.commands.measuring import score_lines
 from copyscope.analyses.formation.nulls import above_null
 from copyscope.analyses.tables import scores
 from copyscope.analyses.tables.measure_names import ALL_MEASURES, DEFAULT_MEASURES, OF_MODEL, SUCCESSOR, chosen_measures
@@ -291,6 +292,25 @@ def test_all_measures_are_kept_where_fewer_are_asked_for_later(tmp_path: Path, m
         with pytest.raises(InputError, match=f"measure {name}: needs"):
             score(tmp_path, [name], samples=10)
     assert chosen_measures(["copied_token_layer"]) == [*DEFAULT_MEASURES, "copied_token_layer"]
+
+
+def test_no_head_is_strong_in_a_measure_without_an_upper_limit() -> None:
+    rows = [("induction_logit_attribution", 2.54), ("induction_logit_attribution_null", 0.1)]
+    rows += [("induction_logit_attribution_p", 0.001), ("retrieval_score", 0.8), ("retrieval_score_null", 0.0)]
+    table = pl.DataFrame(
+        [(5, 1, 0, *row) for row in [*rows, ("retrieval_score_p", 0.001)]],
+        schema=["step", "layer", "head", "measure", "value"],
+        orient="row",
+    )
+    above = above_null(table)
+    assert dict(above.select("measure", "strong").rows()) == {
+        "induction_logit_attribution": False,
+        "retrieval_score": True,
+    }
+    unlimited, limited = score_lines(above, table)
+    assert "L1H0 2.5" in unlimited
+    assert "strong" not in unlimited
+    assert "1 strong head of 1 (L1H0 0.80)" in limited
 
 
 def test_several_seeds_are_taken_together(tmp_path: Path) -> None:
