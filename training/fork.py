@@ -356,7 +356,7 @@ def _claim(
         accelerator.wait_for_everyone()
         return
     store = tokens_there(run)
-    text = None
+    text = text_of_fork(run)
     with accelerator.main_process_first():
         if any(field in TEXT for field in one.changes):
             check_corpus(one.config.data.corpus)

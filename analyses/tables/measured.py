@@ -1,7 +1,9 @@
 """How a series goes through a measurer: one checkpoint after another in this process, or by workers."""
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 from copyscope.analyses.tables.loading import measuring, measuring_together
 from copyscope.analyses.tables.measurer import Measurer, SeriesError, Tally
@@ -43,10 +45,11 @@ def _own(run: Run, measurer: Measurer, chosen: Sequence[Checkpoint]) -> list[Che
     own = [checkpoint for checkpoint in chosen if checkpoint in run.own]
     first = [checkpoint for checkpoint in chosen if checkpoint not in run.own]
     missing = [one for one in first if not _is_stored(run.of_step(one.step), measurer, one)]
-    if run.trunk is not None and missing:
+    of: dict[Path, int] = Counter(run.of_step(one.step).folder for one in missing)
+    for folder, count in of.items():
         logger.warning(
-            f"{run.folder}: {len(missing)} of its first checkpoints are measured where they are, by `copyscope "
-            f"{measurer.command} {run.trunk.folder}`, which was not done so yet"
+            f"{run.folder}: {count} of its first checkpoints are measured where they are, by `copyscope "
+            f"{measurer.command} {folder}`, which was not done so yet"
         )
     return own
 

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int
 
-from copyscope.analyses.tables.stored import scored_otherwise, steps_of
+from copyscope.analyses.tables.stored import prompts_otherwise, scored_otherwise, steps_of
 from copyscope.training.checkpoints.average import ABOUT
 from copyscope.training.checkpoints.series import Checkpoint, CheckpointSeries, Order
 from copyscope.training.checkpoints.trunk import read_trunk, tokens_of
@@ -156,17 +156,39 @@ def read_tables(run: Run, kind: str) -> pl.DataFrame:
     """All steps of a kind of table under results/, as `heads` or `ablations/pairs`; those of a fork's first steps are
     its parent's. Raises InputError if nothing was computed yet."""
     own = _own_tables(run, kind)
-    if run.trunk is None or not _has_tables(run.trunk, kind):
+    first = _first_tables(run, kind)
+    if first is None:
         return own
-    at = run.config.fork.at if run.config else 0
     not_these = {*own["step"].unique()} | changed_steps(run)
-    first = read_tables(run.trunk, kind).filter((pl.col("step") <= at) & ~pl.col("step").is_in(not_these))
-    if set(first.columns) != set(own.columns):
+    rows = first.rows.filter(~pl.col("step").is_in(not_these))
+    if set(rows.columns) != set(own.columns):
         raise InputError(
-            f"{run.trunk.folder}/results/{kind}: by another version than the tables of {run.folder}; run the command "
+            f"{first.folder}/results/{kind}: by another version than the tables of {run.folder}; run the command "
             "that computed them again there"
         )
-    return pl.concat([first.with_columns(run=pl.lit(run.name)).select(own.columns), own], how="vertical_relaxed")
+    paths = [max((folder / "results" / kind).glob("step*.parquet")) for folder in (first.folder, run.folder)]
+    if differ := prompts_otherwise(*paths):
+        raise InputError(
+            f"{run.folder}/results/{kind}: on other prompts than its first steps in {first.folder} ({differ}); run the "
+            "command again that computed the one or the other, with equal options"
+        )
+    return pl.concat([rows.with_columns(run=pl.lit(run.name)).select(own.columns), own], how="vertical_relaxed")
+
+
+class _First(NamedTuple):
+    """Tables of a fork's first steps."""
+
+    folder: Path
+    """Of the run that has the last of them."""
+    rows: pl.DataFrame
+
+
+def _first_tables(run: Run, kind: str) -> _First | None:
+    """The tables of the nearest run above a fork that has any, up to the step that they share; None where none has."""
+    at, above = run.config.fork.at if run.config else 0, run.trunk
+    while above is not None and not steps_of(above.folder / "results" / kind):
+        at, above = min(at, above.config.fork.at if above.config else 0), above.trunk
+    return None if above is None else _First(above.folder, read_tables(above, kind).filter(pl.col("step") <= at))
 
 
 def changed_steps(run: Run) -> set[int]:
@@ -175,10 +197,6 @@ def changed_steps(run: Run) -> set[int]:
     if recorded is None or run.trunk is None:
         return set()
     return recorded.checkpoints.keys() - {one.step for one in run.trunk.series.checkpoints}
-
-
-def _has_tables(run: Run, kind: str) -> bool:
-    return any((run.folder / "results" / kind).glob("step*.parquet"))
 
 
 def stored_steps(run: Run, kind: str) -> set[int]:

@@ -42,6 +42,17 @@ def computed_with(path: Path) -> dict[str, Any]:
     return json.loads(pl.read_parquet_metadata(path).get("computed_with", "{}"))
 
 
+PROMPTS = ("seed", "seeds", "copying_samples", "samples", "prompts", "head_prompts", "loss_prompts", "windows")
+"""What of `computed_with` says on which prompts values rest; values on others differ by chance."""
+
+
+def prompts_otherwise(path: Path, other: Path) -> str:
+    """How the prompts behind two tables differ, as `copying_samples 500 and 20`; empty where they do not."""
+    one, two = computed_with(path), computed_with(other)
+    names = [name for name in PROMPTS if name in one and name in two and one[name] != two[name]]
+    return ", ".join(f"{name} {one[name]} and {two[name]}" for name in names)
+
+
 def scored_otherwise(path: Path) -> bool:
     """Whether the scores at `path` are by the definitions of another version."""
     return computed_with(path).get("version", 2) != SCORES_VERSION  # tables without the fact: of 2 at the latest

@@ -4,10 +4,12 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
+from copyscope.analyses.tables.opening import open_run
 from copyscope.analyses.tables.run import Run
 from copyscope.analyses.tables.stored import result_key
 from copyscope.analyses.tables.text_read import FILE, TextRead, stored_text
@@ -16,12 +18,14 @@ from copyscope.interp.measures.behavior import natural_losses
 from copyscope.interp.models.devices import Compute, dtype_named
 from copyscope.interp.models.hooked import load_hooked
 from copyscope.training.checkpoints.keys import checkpoint_key
+from copyscope.training.checkpoints.trunk import read_trunk
 from copyscope.training.config import RunConfig
 from copyscope.training.data.batches import Order, batch, epoch_order, n_windows, sequence_starts, windows
 from copyscope.training.data.repeats import repeat_value
 from copyscope.training.data.shards import ShardedArray
 from copyscope.training.data.store import TokenStore, open_store
 from copyscope.training.files import write_json
+from copyscope.training.run_folder import text_of_fork
 from copyscope.training.schedule import order_of_data, window_at
 
 VERSION = 1
@@ -41,13 +45,10 @@ def measure_text(
     """Looks up what the run had read by its last checkpoint, takes two losses, and keeps both in results/text.json.
 
     `device`, `dtype` and `max_bytes` as for `score`. None for a series that copyscope did not train, or that keeps no
-    checkpoints, and for a fork that reads other text than its parent, or chooses its windows otherwise. Stored results
-    are not computed again. Raises InputError where the run's tokens are gone.
+    checkpoints, and for a fork that chooses its windows otherwise than its parent. Of one that reads other text it is
+    that text. Stored results are not computed again. Raises InputError where the run's tokens are gone.
     """
-    if not run.data or not run.config or not run.series.checkpoints:
-        return None
-    fork, one_in = run.config.fork, run.config.data.repeat_choice
-    if fork.window != fork.tokens // run.config.model.n_ctx * one_in:
+    if not run.data or not run.config or not run.series.checkpoints or not _chosen_alike(run):
         return None
     last, compute = run.series.checkpoints[-1], Compute(device=device, dtype=dtype, max_bytes=max_bytes)
     path, key = (
@@ -56,15 +57,28 @@ def measure_text(
     )
     if path.is_file() and json.loads(path.read_text("utf-8")).get("key") == key:
         return stored_text(run)
-    store = open_store(run.store)
+    store = text_of_fork(Path(run.series.source)) or open_store(run.store)
     read = share_read(run.config, store, last.step)
     losses = _losses(run, run.config, store, last.path, compute)
     write_json(path, {"key": key, **asdict(read), **losses})
     return stored_text(run)
 
 
+def _chosen_alike(run: Run) -> bool:
+    """Whether all windows of the text were chosen as now: each as one of so many."""
+    if run.config is None or not run.config.fork.window:
+        return True
+    parent = read_trunk(Path(run.series.source))
+    place = None if parent is None else parent.parent(Path(run.series.source))
+    before = None if place is None else open_run(place)
+    if before is None or before.config is None:  # then it can only be counted
+        fork = run.config.fork
+        return fork.window == fork.tokens // run.config.model.n_ctx * run.config.data.repeat_choice
+    return before.config.data.repeat_choice == run.config.data.repeat_choice and _chosen_alike(before)
+
+
 def share_read(config: RunConfig, store: TokenStore, step: int, positions: int = POSITIONS) -> TextRead:
-    """What updates 0 … `step` - 1 read of the training text, without the losses.
+    """What updates 0 … `step` - 1 read of the training text, without the losses; of other text those of the fork.
 
     Exact where no window can have come twice; else an estimate from `positions` tokens drawn at random, each looked up
     in every pass: in which group of `repeat_choice` windows it lay, and whether the window that was chosen holds it.

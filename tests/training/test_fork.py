@@ -216,6 +216,13 @@ def test_writing_down_more_is_still_the_null_fork(run: Path, tmp_path: Path) -> 
     assert (null.kind, null.compared, null.differs) == ("null", [12, 16, 20], [])
 
 
+def test_a_fork_of_a_fork_with_other_text_reads_that_text(run: Path, tmp_path: Path) -> None:
+    other = write_corpus(tmp_path / "other.jsonl", seed=1)
+    (first,) = fork(run, 8, {"data.corpus": str(other)}, tmp_path / "other")
+    (null,) = fork(first.folder, 12, out=tmp_path / "null")
+    assert (null.kind, null.compared, null.differs) == ("null", [16, 20], [])
+
+
 def test_a_fork_of_a_fork(run: Path, tmp_path: Path) -> None:
     (first,) = fork(run, 8, {"optimizer.lr": 2e-3}, tmp_path / "first")
     (second,) = fork(first.folder, 13, out=tmp_path / "second")

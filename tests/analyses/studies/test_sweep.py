@@ -17,7 +17,7 @@ from copyscope.analyses.studies import sweep as sweeps
 from copyscope.analyses.studies.cost import cost_of, operations, scored_tokens
 from copyscope.analyses.studies.scored_run import arguments, scored_run, scored_steps, work
 from copyscope.analyses.studies.sweep import outcome_table, sweep
-from copyscope.analyses.tables import scores
+from copyscope.analyses.tables import scores, watch
 from copyscope.analyses.tables.measure_names import DEFAULT_MEASURES
 from copyscope.analyses.tables.opening import open_run
 from copyscope.analyses.tables.run import score_tables
@@ -160,6 +160,7 @@ def test_scores_that_are_missing_are_said(root: Path, monkeypatch: pytest.Monkey
     settings = config(root, **{"train.steps": 2, "checkpoints.every": 2})
     folder = begin(root, "unscored", settings)
     monkeypatch.setattr(scores, "score", lambda *arguments, **more: None)
+    monkeypatch.setattr(watch, "Watch", lambda *arguments, **more: None)
     with pytest.raises(InputError, match="step 0 was trained without scores; delete the folder"):
         scored_run(settings, folder, 10)
 

@@ -16,6 +16,7 @@ from copyscope.analyses.tables.info import info, info_lines
 from copyscope.analyses.tables.opening import open_run
 from copyscope.analyses.tables.run import read_metrics, read_tables
 from copyscope.analyses.tables.scores import score
+from copyscope.analyses.tables.text_measured import measure_text
 from copyscope.training.errors import InputError
 from copyscope.training.fork import fork
 from copyscope.training.trainer import train
@@ -68,6 +69,38 @@ def test_a_fork_is_measured_from_its_step_on_and_read_through_before(run: Path, 
 
     judged = claims([run, one.folder])
     assert judged.runs["fork"].unique().len() == 2  # no two seeds of one recipe
+
+
+def test_scores_on_other_prompts_are_not_mixed(run: Path, tmp_path: Path) -> None:
+    (one,) = fork(run, 12, out=tmp_path / "fork")
+    with pytest.raises(InputError, match="copying_samples 4 and 5") as error:
+        score(one.folder, samples=5)
+    assert "\n" not in str(error.value)
+    assert score(one.folder, samples=4).heads["step"].max() == 16
+
+
+def test_a_fork_of_a_fork_that_was_not_scored_reads_what_is_above_it(run: Path, tmp_path: Path) -> None:
+    (middle,) = fork(run, 8, {"optimizer.lr": 5e-3}, tmp_path / "middle")
+    (last,) = fork(middle.folder, 12, {"optimizer.lr": 1e-3}, tmp_path / "last")
+    assert score(last.folder, samples=4).heads["step"].unique().to_list() == [0, 1, 2, 4, 8, 16]
+    score(middle.folder, samples=4)
+    assert open_run(last.folder).heads["step"].unique().to_list() == [0, 1, 2, 4, 8, 12, 16]
+
+
+def test_what_was_read_of_other_text_is_of_that_text(run: Path, tmp_path: Path) -> None:
+    other = write_corpus(tmp_path / "other", documents=100)
+    (one,) = fork(run, 8, {"data.corpus": str(other)}, tmp_path / "other-text")
+    (two,) = fork(one.folder, 12, out=tmp_path / "two")
+    (wide,) = fork(run, 8, {"data.repeat_choice": 2}, tmp_path / "wide")
+    assert two.differs == []
+    config = open_run(one.folder).config
+    assert config is not None
+    for folder in (one.folder, two.folder):
+        read = measure_text(open_run(folder))
+        assert read is not None
+        assert read.tokens == 8 * config.train.batch_size * config.model.n_ctx
+        assert read.loss_training_text is not None
+    assert measure_text(open_run(wide.folder)) is None
 
 
 def test_forks_without_their_parent(run: Path, tmp_path: Path, logged: list[str]) -> None:
