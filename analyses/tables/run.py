@@ -114,7 +114,9 @@ class Run:
         step on."""
         if self.config:
             return settings_at(self.config, update).intervention
-        return InterventionConfig.model_validate(self.data.get("intervention", {}))
+        later = self.data.get("later")  # of the means of a fork whose change ended
+        held = later if later and update >= later["from"] else self.data
+        return InterventionConfig.model_validate(held.get("intervention", {}))
 
     @property
     def store(self) -> Path:

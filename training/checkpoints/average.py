@@ -27,6 +27,7 @@ from copyscope.training.config import RunConfig
 from copyscope.training.errors import InputError
 from copyscope.training.files import MANIFEST, write_folder, write_json
 from copyscope.training.progress import Progress
+from copyscope.training.schedule import settings_at
 
 SHARE = 1 / 3
 """Of the steps so far, the last that a mean is taken over."""
@@ -199,5 +200,8 @@ def _label(target: Path, source: Path, share: float) -> None:
         if (source / "config.toml").is_file():  # which stays behind: the means are no run that could be trained on
             config = RunConfig.load(source / "config.toml")
             held |= {"eval_seed": config.seeds.eval, "intervention": config.intervention.model_dump(mode="json")}
+            if config.fork.until is not None:
+                after = settings_at(config, config.fork.until).intervention
+                held["later"] = {"from": config.fork.until, "intervention": after.model_dump(mode="json")}
         write_json(target / "data.json", held)
     write_json(target / ABOUT, {"of": source.resolve().name, "share": share})

@@ -84,6 +84,8 @@ def test_a_fork_holds_them_until_its_change_ends(corpus: Path, tmp_path: Path) -
     (window,) = fork(folder, 4, values, tmp_path / "window", lasting=4)
     run = open_run(window.folder)
     assert [one.step for one in run.series.checkpoints if held(run, one)] == [8]
+    means = open_run(average(window.folder).folder)
+    assert [bool(means.intervention(update).heads) for update in (7, 8)] == [True, False]
 
 
 def test_everything_that_looks_at_it_holds_them(corpus: Path, tmp_path: Path) -> None:
