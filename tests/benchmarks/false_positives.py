@@ -1,6 +1,6 @@
 """How often a `_p` of an untrained model is below 5 %: the table of docs/measures.md.
 
-python tests/benchmarks/false_positives.py [models]
+python tests/benchmarks/false_positives.py [models] [on-request]
 """
 
 import sys
@@ -9,13 +9,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 
-from untrained import LEVEL, false_positives
+from untrained import LEVEL, ON_REQUEST_P_VALUES, P_VALUES, false_positives
 
 if __name__ == "__main__":
     models = int(sys.argv[1]) if len(sys.argv) > 1 else 200
+    names = ON_REQUEST_P_VALUES if "on-request" in sys.argv[2:] else P_VALUES
     print(f"{models} untrained models of 4 × 4 heads: share with any head at p < {LEVEL}, ± standard error")
     for std in (0.02, 0.05):
         print(f"weights of standard deviation {std}")
-        for name, count in false_positives(models, std).items():
+        for name, count in false_positives(models, std, names=names).items():
             share = count / models
             print(f"  {name:32} {share:.3f} ± {sqrt(share * (1 - share) / models):.3f}", flush=True)

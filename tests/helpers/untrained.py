@@ -1,15 +1,17 @@
 """Models with random weights, and how often their heads seem to do something."""
 
 import warnings
+from collections.abc import Sequence
 
 import polars as pl
 import pytest
 import torch
 
-from copyscope.interp.measures.heads import MEASURES, score_heads
+from copyscope.interp.measures.heads import MEASURES, ON_REQUEST, score_heads
 from copyscope.interp.models.lens import HAS_HOOKED, HookedTransformer, HookedTransformerConfig
 
 P_VALUES = [name for name in MEASURES if name.endswith("_p")]
+ON_REQUEST_P_VALUES = [name for name in ON_REQUEST if name.endswith("_p")]
 LEVEL = 0.05
 
 
@@ -48,13 +50,15 @@ def untrained(
     return model
 
 
-def false_positives(n_models: int, std: float = 0.05, n_prompts: int = 16, **shape: int) -> dict[str, int]:
+def false_positives(
+    n_models: int, std: float = 0.05, n_prompts: int = 16, names: Sequence[str] = P_VALUES, **shape: int
+) -> dict[str, int]:
     """Of each p-value: in how many untrained models, each with weights and prompts of its own, any head is below 5 %.
     One in twenty should be, since p-values are corrected for the number of heads."""
-    counts = dict.fromkeys(P_VALUES, 0)
+    counts = dict.fromkeys(names, 0)
     for seed in range(n_models):
         model = untrained(seed, std, **shape)
-        table = score_heads(model, P_VALUES, seed, vocab=range(1, 400), bos_id=0, n_prompts=n_prompts)
+        table = score_heads(model, names, seed, vocab=range(1, 400), bos_id=0, n_prompts=n_prompts)
         smallest = table.group_by("measure").agg(pl.col("value").min())
         for name, p in smallest.iter_rows():
             counts[name] += p < LEVEL
