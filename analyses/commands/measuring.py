@@ -256,6 +256,14 @@ def tasks(
         str | None, typer.Option(help="Seed of the random tokens.  [default: seeds.eval of the run]")
     ] = None,
     prompts: Annotated[int, typer.Option(min=8, help="Independent contexts of a task's variant.")] = 256,
+    lm_eval: Annotated[
+        str | None,
+        typer.Option(
+            "--lm-eval",
+            help="Instead, run these tasks of lm-evaluation-harness (comma-separated names or .yaml files) at every "
+            "checkpoint; results/tasks/lm-eval. Needs copyscope[lm-eval].",
+        ),
+    ] = None,
     heads: Annotated[
         bool,
         typer.Option("--heads", help="Instead, grade what the induction heads are to each task, at the last step."),
@@ -293,6 +301,25 @@ def tasks(
     from copyscope.analyses.tables.tasks import tasks as run_tasks
 
     chosen = numbers(steps)
+    if lm_eval is not None:
+        if names_ is not None or heads or engine is not None or jobs is not None or seeds is not None:
+            from copyscope.training.errors import InputError
+
+            raise InputError("--lm-eval: not with --tasks, --heads, --seeds, --engine or --jobs")
+        from copyscope.analyses.tables.harness import KIND, harness, harness_lines
+
+        with Console(silent) as console:
+            run = series_of(series, out, order, tokenizer)
+            where = compute_options(device, dtype, memory)
+            table = harness(run, names(lm_eval) or [], chosen, console.advance, cache_limit=cache_limit, **where)
+        failed = {c.step for c in selected(run, chosen)} & read_failed(run, "tasks").keys()
+        if as_json:
+            last = table.filter(pl.col("step") == pl.col("step").max())
+            echo_json({"results": run.folder / "results" / KIND, "tasks": last, "not_measured": sorted(failed)})
+        else:
+            for line in [*harness_lines(table), f"{table.height:,} rows in {run.folder / 'results' / KIND}"]:
+                typer.echo(line)
+        raise typer.Exit(bool(failed))
     with Console(silent) as console:
         run = series_of(series, out, order, tokenizer)
         table = (task_heads if heads else run_tasks)(
