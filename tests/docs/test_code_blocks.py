@@ -28,6 +28,7 @@ ELSEWHERE = {
     r"make \w+": "targets of the Makefile",
     r"accelerate launch .*|torchrun .*": "several processes: tests/training/test_processes.py",
     r"copyscope ablate .*sets.*": "needs a model that copies: tests/analyses/tables/test_ablations.py",
+    r"copyscope tasks .*--lm-eval.*": "needs copyscope[lm-eval] and a data set: tests/analyses/tables/test_harness.py",
     r"copyscope tasks .*--heads.*": "needs induction heads: tests/analyses/tables/test_tasks.py",
     r"python tests/simulations/.*": "an hour of simulations: tests/analyses/claims/test_rates.py",
     r".*pip install .*": "installation: tests/packaging",
