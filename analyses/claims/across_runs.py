@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from copyscope.analyses.claims.batch_size import LAWS, batch_exponent
+from copyscope.analyses.claims.batch_size import LAWS, Exponent, batch_exponent
 from copyscope.analyses.claims.contrast import INTERVALS, contrast, step_effect
 from copyscope.analyses.claims.evidence import Evidence
 from copyscope.analyses.claims.factors import comparable, varied
@@ -57,33 +57,41 @@ def updates_not_tokens(runs: list[Evidence]) -> Verdict:
     used, notes = _comparable(runs, BATCH)
     if not used:
         return undecided(claim, 0, notes)
-    formed, late = parted(used)
-    notes += on_steps(used)
-    steps, low, high = np.array([(run.step, *run.copying.interval) for run in formed], dtype=float).reshape(-1, 3).T
-    fit = batch_exponent(
-        np.array([run.config[BATCH] for run in formed], dtype=float),
-        steps,
-        low,
-        high,
-        np.array([run.config[BATCH] for run in late], dtype=float),
-        np.array([run.last_step for run in late], dtype=float),
-    )
-    details = steps_table(used, "batch size", [run.config[BATCH] for run in used])
-    verdict = replace(
-        claim,
-        value=number(fit.exponent),
-        low=number(fit.low),
-        high=number(fit.high),
-        runs=len(used),
-        reason=fit.reason + notes,
-        details=details,
-    )
+    verdict, fit = on_size(claim, used, "batch size", [run.config[BATCH] for run in used], notes)
     if fit.law == LAWS[0.0]:
         return replace(verdict, verdict="supported")
     if fit.enough and not fit.low <= 0 <= fit.high:
         law = f"the {fit.law} law fits: " if fit.law else ""
         return replace(verdict, verdict="contradicted", reason=law + verdict.reason)
     return verdict
+
+
+def on_size(
+    claim: Verdict, runs: Sequence[Evidence], name: str, sizes: Sequence[int], notes: str = ""
+) -> tuple[Verdict, Exponent]:
+    """The claim, not decided yet, with the exponent of each run's size (> 0; called `name`) in the formation step."""
+    sized = list(zip(runs, sizes, strict=True))
+    formed = [(run, size) for run, size in sized if run.step is not None]
+    late = [(run, size) for run, size in sized if run.late]
+    steps, low, high = np.array([(run.step, *run.copying.interval) for run, _ in formed], dtype=float).reshape(-1, 3).T
+    fit = batch_exponent(
+        np.array([size for _, size in formed], dtype=float),
+        steps,
+        low,
+        high,
+        np.array([size for _, size in late], dtype=float),
+        np.array([run.last_step for run, _ in late], dtype=float),
+    )
+    verdict = replace(
+        claim,
+        value=number(fit.exponent),
+        low=number(fit.low),
+        high=number(fit.high),
+        runs=len(runs),
+        reason=fit.reason + notes + on_steps(runs),
+        details=steps_table(runs, name, sizes),
+    )
+    return verdict, fit
 
 
 def regularization(runs: list[Evidence]) -> Verdict:

@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 from scipy import stats
 
-from copyscope.analyses.claims.across_runs import BATCH, on_steps, parted, steps_table
-from copyscope.analyses.claims.batch_size import LAWS, batch_exponent
+from copyscope.analyses.claims.across_runs import BATCH, on_size, on_steps, parted
+from copyscope.analyses.claims.batch_size import LAWS
 from copyscope.analyses.claims.evidence import Evidence
-from copyscope.analyses.claims.verdict import MIN_RUNS, Verdict, blank, few, line_of, number, undecided
+from copyscope.analyses.claims.verdict import MIN_RUNS, Verdict, blank, few, line_of, undecided
 from copyscope.analyses.statistics.intervals import over_runs
 
 CONTEXT = "model.n_ctx"
@@ -41,22 +41,10 @@ def _root(runs: list[Evidence]) -> Verdict:
         "interval. Three products, the largest four times the smallest.",
         "The interval does not hold -0.5.",
     )
-    formed, late = parted(runs)
+    formed, _ = parted(runs)
     if len(formed) < MIN_RUNS:
         return undecided(claim, len(formed), few(len(formed)))
-    steps, low, high = np.array([(run.step, *run.copying.interval) for run in formed], dtype=float).T
-    sizes, others = ([float(_product(run)) for run in some] for some in (formed, late))
-    ends = np.array([float(run.last_step) for run in late])
-    fit = batch_exponent(np.array(sizes), steps, low, high, np.array(others), ends)
-    verdict = replace(
-        claim,
-        value=number(fit.exponent),
-        low=number(fit.low),
-        high=number(fit.high),
-        runs=len(runs),
-        reason=fit.reason + on_steps(runs),
-        details=steps_table(runs, "batch × context", [_product(run) for run in runs]),
-    )
+    verdict, fit = on_size(claim, runs, "batch × context", [_product(run) for run in runs])
     if fit.law == LAWS[SQUARE_ROOT]:
         return replace(verdict, verdict="supported")
     if fit.enough and not fit.low <= SQUARE_ROOT <= fit.high:

@@ -110,22 +110,22 @@ def _each_parent(axes: Axes, forks: pl.DataFrame, column: str) -> None:
 
 
 def _with_ends(axes: Axes, table: pl.DataFrame, name: str, label: str) -> None:
-    x, y, low, high = (
-        table[column].cast(pl.Float64).to_numpy()
-        for column in ("s / formation step", name, f"{name}, low", f"{name}, high")
-    )
+    x, y, low, high = _ends(table, name)
     axes.plot(x, y, color=VERMILLION, linewidth=1.6, label=label)
     axes.fill_between(x, low, high, color=VERMILLION, alpha=0.15, linewidth=0)
+
+
+def _ends(table: pl.DataFrame, name: str) -> list[np.ndarray]:
+    """Where forks begin, and a column with its interval there."""
+    columns = ("s / formation step", name, f"{name}, low", f"{name}, high")
+    return [table[column].cast(pl.Float64).to_numpy() for column in columns]
 
 
 def _moved(axes: Axes, table: pl.DataFrame) -> None:
     name = "relative change of the step"
     for number, change in enumerate(table["change"].unique(maintain_order=True)):
         own = table.filter(pl.col("change") == change)
-        x, y, low, high = (
-            own[column].cast(pl.Float64).to_numpy()
-            for column in ("s / formation step", name, f"{name}, low", f"{name}, high")
-        )
+        x, y, low, high = _ends(own, name)
         axes.errorbar(
             x + (number - 1) * 0.012,
             100 * y,
