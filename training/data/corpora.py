@@ -2,11 +2,13 @@
 
 import hashlib
 import logging
+import re
 import sysconfig
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import metadata
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -34,9 +36,10 @@ class Source:
 def open_source(name: str, position: Any = None, reading: Reading = Reading()) -> Source:
     """The corpus of this name, from `position` on (None: from its beginning).
 
-    `name` is `python` (the embedded default: the .py files of this Python installation and of the packages installed
-    beside copyscope), a file or folder of text files (`text_files.FORMATS`), or `hf:<data set>[:<subset>]` for the
-    split `train` of a Hugging Face data set, which is streamed. `reading` names the field and the encoding of the text.
+    `name` is `python` (the embedded default: the .py files of this Python's library and of the packages that
+    copyscope needs, whatever else is installed), a file or folder of text files (`text_files.FORMATS`), or `hf:<data
+    set>[:<subset>]` for the split `train` of a Hugging Face data set, which is streamed. `reading` names the field
+    and the encoding of the text.
     Hidden files and those of the operating system are skipped; what else is not read is logged. Taking texts raises
     InputError for a missing or unreadable source.
     """
@@ -109,12 +112,22 @@ def _log_unread(root: Path) -> None:
 
 
 def _python_paths() -> Iterator[Path]:
-    paths = sysconfig.get_paths()
-    for root in dict.fromkeys([paths["stdlib"], paths["purelib"], paths["platlib"]]):
-        for path in sorted(Path(root).rglob("*.py")):
-            if root == paths["stdlib"] and {"site-packages", "dist-packages"} & set(path.parts):
-                continue  # those of the interpreter that made this environment are not installed with copyscope
-            yield path
+    library = Path(sysconfig.get_paths()["stdlib"])
+    installed = {"site-packages", "dist-packages"}
+    yield from (path for path in sorted(library.rglob("*.py")) if not installed & set(path.parts))
+    try:
+        listed = [metadata.files(package) or [] for package in _needed_packages()]
+    except metadata.PackageNotFoundError as error:
+        raise InputError(f"corpus {EMBEDDED}: the package {error.name} is not installed; run pip install") from None
+    for files in listed:
+        kept = sorted(file for file in files if file.suffix == ".py" and ".." not in file.parts)  # no scripts of bin
+        yield from (Path(str(file.locate())) for file in kept)
+
+
+def _needed_packages() -> list[str]:
+    """Those that copyscope itself asks for, sorted: not those of extras, nor those that these packages bring."""
+    needs = [need for need in metadata.requires("copyscope") or [] if "extra ==" not in need]
+    return sorted({re.split(r"[^\w.-]", need, maxsplit=1)[0].lower() for need in needs})
 
 
 def _python_sources() -> Iterator[str]:

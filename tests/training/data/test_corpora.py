@@ -4,6 +4,7 @@ import gzip
 import json
 import lzma
 from collections.abc import Callable
+from importlib import metadata
 from itertools import islice
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import polars as pl
 import pytest
 import zstandard
 
-from copyscope.training.data.corpora import open_source
+from copyscope.training.data.corpora import _python_paths, file_signature, open_source
 from copyscope.training.data.text_files import Reading
 from copyscope.training.errors import InputError
 
@@ -74,6 +75,21 @@ def test_a_folder_of_nothing_that_is_read_is_refused(tmp_path: Path) -> None:
 
 def test_the_embedded_corpus_is_there() -> None:
     assert sum(len(text) for text in islice(open_source("python").texts, 50)) > 100_000
+
+
+def test_the_embedded_corpus_does_not_depend_on_what_else_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    needed = file_signature("python")
+    paths = {path.as_posix() for path in _python_paths()}
+    assert any(path.endswith("torch/nn/functional.py") for path in paths)
+    assert not [path for path in paths if "/pytest/" in path or "/copyscope/" in path]
+    asked = metadata.requires("copyscope") or []
+    monkeypatch.setattr(metadata, "requires", lambda _: [*asked, 'pytest>=8; extra == "dev"'])
+    assert file_signature("python") == needed
+    monkeypatch.setattr(metadata, "requires", lambda _: [*asked, "pytest>=8"])
+    assert file_signature("python") != needed
+    monkeypatch.setattr(metadata, "requires", lambda _: [*asked, "nowhere-to-be-found"])
+    with pytest.raises(InputError, match="nowhere-to-be-found"):
+        file_signature("python")
 
 
 def test_reading_goes_on_where_it_stopped(tmp_path: Path) -> None:
