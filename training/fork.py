@@ -19,7 +19,18 @@ from safetensors.torch import load_file
 
 from copyscope.training.checkpoints.manifest import check_files, read_manifest, weights_hash
 from copyscope.training.checkpoints.series import Checkpoint, CheckpointSeries, Source, step_folder
-from copyscope.training.checkpoints.trunk import TRUNK, Trunk, as_json, place_of, read_trunk
+from copyscope.training.checkpoints.trunk import (
+    CHANGED,
+    NULL,
+    ORDER,
+    PLACEBO,
+    RECORDING,
+    TRUNK,
+    Trunk,
+    as_json,
+    place_of,
+    read_trunk,
+)
 from copyscope.training.config import ForkConfig, RunConfig
 from copyscope.training.data.corpora import check_corpus
 from copyscope.training.data.store import token_store
@@ -44,18 +55,23 @@ FAMILY = "forks.json"
 """In the folder of several forks: which they are."""
 TEXT = frozenset({"data.corpus", "data.field", "data.encoding", "data.ascii_only", "data.max_megabytes"})
 """Which text is read; the tokenizer stays the parent's."""
-CHANGEABLE = TEXT | {
-    "model.attention_dropout",
-    "model.residual_dropout",
-    "data.repeat_choice",
-    "seeds.data",
-    *(f"optimizer.{name}" for name in ("lr", "weight_decay", "beta1", "beta2", "eps", "momentum", "clip")),
-    *(f"optimizer.{name}" for name in ("warmup_steps", "schedule", "decay_share", "final_lr_share")),
-    *(f"train.{name}" for name in ("steps", "batch_size", "gradient_accumulation", "precision", "compile", "threads")),
-    *(f"train.{name}" for name in ("log_every", "validate_every", "track")),
-    *(f"checkpoints.{name}" for name in ("every", "steps", "keep", "resume_every", "state_every")),
-    *(f"intervention.{name}" for name in ("heads", "mode", "skip_predictable", "from_step", "until_step")),
-}
+CHANGEABLE = (
+    TEXT
+    | RECORDING
+    | {
+        "model.attention_dropout",
+        "model.residual_dropout",
+        "data.repeat_choice",
+        ORDER,
+        *(f"optimizer.{name}" for name in ("lr", "weight_decay", "beta1", "beta2", "eps", "momentum", "clip")),
+        *(f"optimizer.{name}" for name in ("warmup_steps", "schedule", "decay_share", "final_lr_share")),
+        *(
+            f"train.{name}"
+            for name in ("steps", "batch_size", "gradient_accumulation", "precision", "compile", "threads")
+        ),
+        *(f"intervention.{name}" for name in ("heads", "mode", "skip_predictable", "from_step", "until_step")),
+    }
+)
 """What may differ from the parent. Shapes, vocabulary, optimiser and initial weights are in the state that a fork
 continues from; what is measured, and on which held-out text, has to be the same before and after."""
 LIMITED = {
@@ -65,14 +81,6 @@ LIMITED = {
     *(field for field in CHANGEABLE if field.startswith("optimizer.")),
 }
 """What may differ for some updates only: all that an update takes from its settings alone."""
-RECORDING = {
-    *(f"train.{name}" for name in ("log_every", "validate_every", "track")),
-    *(field for field in CHANGEABLE if field.startswith("checkpoints.")),
-}
-"""What is written down; with these alone a fork is still the null fork."""
-ORDER = "seeds.data"
-"""All that differs in a placebo."""
-NULL, PLACEBO, CHANGED = "null", "placebo", "changed"
 Watch = Callable[[Path, RunConfig], Callable[[Checkpoint], object]]
 
 
@@ -207,7 +215,7 @@ def _plan(
             raise InputError(f"--at {at}: not a step of {run}, which is trained to step {reached}")
         if at < config.fork.at:
             raise InputError(f"--at {at}: before step {config.fork.at}, where {run} itself was forked; fork its parent")
-    seeds = [{"seeds.data": config.seeds.data + number} for number in range(1, placebo + 1)]
+    seeds = [{ORDER: config.seeds.data + number} for number in range(1, placebo + 1)]
     wanted = [(one, "") for one in settings] + [(one, f"placebo{i}") for i, one in enumerate(seeds, 1)]
     planned: dict[str, _Planned] = {}
     for at in steps:

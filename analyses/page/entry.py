@@ -187,6 +187,8 @@ def _story(notes: list[str], run: Run, grid: Grid) -> dict[str, Any]:
                 "text": event.text,
                 "detail": event.detail,
                 "step": event.step,
+                "low": number(event.low, 7),
+                "high": number(event.high, 7),
                 "head": None if event.head is None or event.layer is None else event.layer * grid.n_heads + event.head,
                 "measure": event.measure,
             }

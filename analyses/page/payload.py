@@ -2,7 +2,7 @@
 
 import math
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -12,6 +12,7 @@ from copyscope.analyses.claims.judge import claims
 from copyscope.analyses.claims.verdict import Verdict, interval
 from copyscope.analyses.page.contents import Entry, Payload
 from copyscope.analyses.page.entry import run_entry
+from copyscope.analyses.page.family import family_entries, family_lines
 from copyscope.analyses.page.task_curves import TASK
 from copyscope.analyses.tables.run import Run
 from copyscope.analyses.words.glossary import describe
@@ -45,6 +46,7 @@ def payload(runs: Sequence[Run], live: bool = False) -> Payload:
     for entry, name in zip(entries, names, strict=True):
         entry.fields.update(name=name, prompts=[])
     several = len(runs) > 1
+    found = family_entries(runs, entries)
     verdicts, unclear = _claims(runs)
     notes = [
         f"{name}: {note}" if several else note
@@ -56,11 +58,12 @@ def payload(runs: Sequence[Run], live: bool = False) -> Payload:
         "live": live,
         "title": f"copyscope: {', '.join(names)}",
         "made": _made(),
-        "summary": _summary(names, entries),
+        "summary": _summary(names, entries, family_lines(names, found)),
         "left_out": [*notes, *unclear],
         "measures": {name: _words(name) for name in _measure_names(entries)},
         "claims": verdicts,
         "runs": [entry.fields for entry in entries],
+        "families": found,
     }
     return Payload(index, {name: data for entry in entries for name, data in entry.blocks.items()}, entries)
 
@@ -85,15 +88,17 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _summary(names: Sequence[str], entries: Sequence[Entry]) -> list[str]:
-    """The lines of a single run; of several, when copying formed in each."""
+def _summary(names: Sequence[str], entries: Sequence[Entry], forked: Mapping[int, str]) -> list[str]:
+    """The lines of a single run; of several, when copying formed in each. `forked`: of forks what they share."""
     if len(entries) == 1:
-        return entries[0].fields["summary"]
+        lines = entries[0].fields["summary"]
+        return [*lines, f"Fork: {forked[0]}."] if forked else lines
     out = []
-    for name, entry in zip(names, entries, strict=True):
+    for place, (name, entry) in enumerate(zip(names, entries, strict=True)):
         copying, steps = entry.fields["copying"], entry.fields["steps"]
         when = f"copying formed at step {copying['step']:,}" if copying else "copying has not formed"
-        out.append(f"{name}: {len(steps)} checkpoints to step {steps[-1]:,}; {when}.")
+        of = f"; {forked[place]}" if place in forked else ""
+        out.append(f"{name}: {len(steps)} checkpoints to step {steps[-1]:,}; {when}{of}.")
     return out
 
 

@@ -15,11 +15,11 @@ from copyscope.analyses.studies.scored_run import arguments, program
 from copyscope.analyses.tables.opening import open_run
 from copyscope.analyses.tables.run import read_tables
 from copyscope.interp.head_names import head_name
-from copyscope.training.checkpoints.trunk import read_trunk
+from copyscope.training.checkpoints.trunk import ORDER, read_trunk
 from copyscope.training.config import RunConfig
 from copyscope.training.engines.protocol import Engine
 from copyscope.training.errors import InputError
-from copyscope.training.fork import LIMITED, ORDER, fork
+from copyscope.training.fork import LIMITED, fork
 from copyscope.training.progress import Progress
 from copyscope.training.sweeps.driver import Outcome
 from copyscope.training.sweeps.plan import PlannedRun, Sweep

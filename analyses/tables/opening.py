@@ -11,8 +11,8 @@ from pathlib import Path
 
 from copyscope.analyses.tables.run import Run
 from copyscope.training.checkpoints.average import ABOUT
-from copyscope.training.checkpoints.series import CheckpointSeries, Order, Source
-from copyscope.training.checkpoints.trunk import TRUNK, Trunk, read_trunk
+from copyscope.training.checkpoints.series import CheckpointSeries, Order, Source, trunk_checkpoints
+from copyscope.training.checkpoints.trunk import Trunk, read_trunk
 from copyscope.training.config import RunConfig
 from copyscope.training.errors import InputError
 from copyscope.training.files import write_json
@@ -44,8 +44,9 @@ def open_run(
     order = order or about.order
     tokenizer = Path(tokenizer) if tokenizer else about.tokenizer
     config = RunConfig.load(path / "config.toml") if (path / "config.toml").is_file() else None
-    is_fork = (path / TRUNK).is_file()
-    if config and config.checkpoints.keep == "none" and not is_fork and not any((path / "checkpoints").glob("step*")):
+    trunk = read_trunk(path)
+    bare = config and config.checkpoints.keep == "none" and not any((path / "checkpoints").glob("step*"))
+    if bare and (trunk is None or not trunk_checkpoints(path, trunk)[0]):
         series = CheckpointSeries(str(source), ())  # scored while it was trained; what is left is tables
     else:
         series = CheckpointSeries.open(source, order, tokenizer)
@@ -60,7 +61,6 @@ def open_run(
     if (path / ABOUT).is_file():
         name = f"{path.resolve().parent.name}-{name}"
     run = Run(name=name, folder=place, series=series, config=config, data=data, order=order, tokenizer=tokenizer)
-    trunk = read_trunk(path) if path.is_dir() else None
     return run if trunk is None else replace(run, trunk=_trunk_of(run, trunk, path))
 
 

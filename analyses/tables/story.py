@@ -40,6 +40,9 @@ class Event:
     """With its interval and remarks, as `step_text` has them; empty where there is none."""
     step: int | None = None
     """When it formed, or the checkpoint at which the head was removed; None for what did not form."""
+    low: float | None = None
+    high: float | None = None
+    """95 % interval of the step at which it formed; None where there is none."""
     layer: int | None = None
     head: int | None = None
     measure: str = ""
@@ -122,6 +125,8 @@ def _formed(row: dict[str, Any]) -> Event:
         text=f"{who} {'by' if detail.startswith('by') else 'at'} {step:,}",
         detail=detail,
         step=step,
+        low=row["low"],
+        high=row["high"],
         layer=row["layer"],
         head=row["head"],
         measure=row["measure"],

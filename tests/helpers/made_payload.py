@@ -97,6 +97,59 @@ def made(
     return Made(index, blocks, scores, attention)
 
 
+def made_family() -> Made:
+    """A run (0) with what is forked from it at step 64: a change that ends at step 512 and has a hostile label (1), two
+    placebos (2, 3); a fork of the change at step 512 (4); and a fork at step 448 of a run that is not here (5).
+
+    All are made alike, but that the copying accuracy of fork n is n / 100 lower from its fork's step on.
+    """
+    found = made(runs=6, hostile=False)
+    words = [("run", None, 0), (f"lr × 2 {HOSTILE[1]}", 0, 64), ("placebo 1", 0, 64), ("placebo 2", 0, 64)]
+    words += [("null fork", 1, 512), ("gone", None, 0), ("warmup steps 50 → 20", 5, 448)]
+    kinds = ["run", "changed", "placebo", "placebo", "null", "run", "changed"]
+    branches = []
+    for place, ((label, parent, at), kind) in enumerate(zip(words, kinds, strict=True)):
+        run = None if place == 5 else place - (place > 5)
+        title = f"{words[parent][0]}, then {label}" if place == 4 and parent is not None else label
+        until = 512 if place == 1 else None
+        if run is not None and parent is not None:
+            fields = found.index["runs"][run]
+            fields["name"] = f"fork {run}"
+            curve = fields["curves"]["copying_accuracy_token"]
+            last = zip(curve["steps"], curve["values"], strict=True)
+            curve["values"] = [value - run / 100 * (step > at) for step, value in last]
+        name = "gone" if run is None else found.index["runs"][run]["name"]
+        branches.append(
+            {
+                "run": run,
+                "name": name,
+                "parent": parent,
+                "at": at,
+                "until": until,
+                "kind": kind,
+                "label": label,
+                "title": title,
+            }
+        )
+    order = [0, 1, 4, 2, 3]
+    first = [branches[place] | {"parent": {None: None, 0: 0, 1: 1}[branches[place]["parent"]]} for place in order]
+    second = [branches[5], branches[6] | {"parent": 0}]
+    formed = {"title": "", "columns": ["branch", "from step"]}
+    chance = formed | {
+        "columns": ["branch", "from step", "what", "value", "verdict"],
+        "rows": [[branches[1]["title"], 64, "copying", 448, "within chance"]],
+    }
+    found.index["families"] = [
+        {
+            "branches": family,
+            "formed": formed | {"rows": [[one["title"], one["at"]] for one in family]},
+            "chance": chance if family is first else chance | {"rows": []},
+        }
+        for family in (first, second)
+    ]
+    return found
+
+
 def checkpoints(count: int) -> list[int]:
     doubling = [0, *(2**i for i in range(min(count - 1, 9)))]
     return doubling + [256 + 64 * (i + 1) for i in range(count - len(doubling))]

@@ -11,6 +11,17 @@ from copyscope.training.checkpoints.manifest import weights_hash
 from copyscope.training.errors import InputError
 
 TRUNK = "fork.json"
+NULL, PLACEBO, CHANGED = "null", "placebo", "changed"
+"""The kinds of forks: in which nothing differs, the order of the text, or something else."""
+ORDER = "seeds.data"
+"""All that differs in a placebo."""
+RECORDING = frozenset(
+    {
+        *(f"train.{name}" for name in ("log_every", "validate_every", "track")),
+        *(f"checkpoints.{name}" for name in ("every", "steps", "keep", "resume_every", "state_every")),
+    }
+)
+"""Fields of what is written down; with these alone a fork is still the null fork."""
 
 
 class Unfit(NamedTuple):
@@ -41,7 +52,7 @@ class Trunk:
     until: int | None
     """The first update at which what can be limited (`schedule.settings_at`) is the parent's again; None: none is."""
     kind: str
-    """`null` (nothing differs), `placebo` (the order of the text does) or `changed`."""
+    """`NULL`, `PLACEBO` or `CHANGED`."""
     label: str
     """What differs, in a word or two."""
     state: str | None

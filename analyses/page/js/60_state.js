@@ -1,7 +1,7 @@
 "use strict";
 // What is being looked at, as one flat object; it lives in the address, so that a link brings the view back.
 (function (C) {
-  C.VIEWS = [["map", "Training"], ["attention", "Attention"], ["compare", "Compare"], ["circuit", "Circuit"], ["heads", "Heads"], ["report", "Report"]];
+  C.VIEWS = [["family", "Forks"], ["map", "Training"], ["attention", "Attention"], ["compare", "Compare"], ["circuit", "Circuit"], ["heads", "Heads"], ["report", "Report"]];
   C.SORTS = [["layer", "layer and head"], ["now", "score at this step"], ["final", "final score"], ["formation", "formation step"], ["effect", "effect of removal"]];
   C.FILTERS = [["all", "all heads"], ["formed", "formed"], ["null", "above chance at the end"], ["pinned", "pinned"]];
   C.ROWS = [["heads", "every head"], ["layers", "layers (highest head)"]];
@@ -16,6 +16,9 @@
 
   let state = {};
   C.state = () => state;
+
+  /** The views of this page: the first is of forks, where there are any. */
+  C.views = () => C.VIEWS.filter(([view]) => view !== "family" || C.hasFamily());
 
   /** The number of head 3.1, which may also be written L3H1; null if the model has none such. */
   C.headNumber = function (run, text) {
@@ -70,7 +73,7 @@
     const run = index.runs[s.run];
     const { scores, effects } = C.choices(run);
     pick("measure", [...scores, ...effects], C.defaultMeasure(run));
-    pick("view", C.VIEWS.map(([v]) => v), "map");
+    pick("view", C.views().map(([v]) => v), C.hasFamily() && index.runs.length > 1 ? "family" : "map");
     pick("axis", C.AXES.map(([v]) => v), "log");
     if (s.axis === "tokens" && !C.hasTokens(run)) {
       said.push("This series does not record tokens; showing steps.");
@@ -80,7 +83,7 @@
     const pair = (run.story || {}).maps || [];
     pick("beside", ["none", ...scores, ...effects], (pair.includes(s.measure) && pair.find((m) => m !== s.measure && scores.includes(m))) || "none");
     pick("theme", ["", "light", "dark"], "");
-    pick("align", ["step", "tokens", "formation"], "step");
+    pick("align", C.ALIGN().map(([key]) => key), "step");
     pick("flip", ["", "1"], "");
     pick("without", ["", "1"], "");
     pick("pool", C.POOLS.map(([key]) => key), "");

@@ -5,7 +5,9 @@
   const FEW = 80; // points that still get a mark each
   const MOST = 600; // points of a line
   const FONT = "system-ui, sans-serif";
-  C.lineColor = (i) => LOOKS[i % LOOKS.length][0];
+  /** Colour, mark and dashes of the line number i of a panel. */
+  C.look = (i) => LOOKS[i % LOOKS.length];
+  C.lineColor = (i) => C.look(i)[0];
 
   const pen = document.createElement("canvas").getContext("2d");
   const widthOf = function (text, size, weight = 400) {
@@ -71,9 +73,9 @@
   }
 
   /** Where title and legend of a panel go: {items: [{x, line}], lines}. The title and its legend share a line where they fit. */
-  function legend(panel, frame, size) {
+  function legend(panel, named, frame, size) {
     const title = widthOf(panel.title, 12, 600) + 18;
-    const widths = panel.lines.map((line) => widthOf(line.name, size) + 30);
+    const widths = named.map((line) => widthOf(line.name, size) + 30);
     const total = widths.reduce((a, b) => a + b, 0);
     const items = [];
     if (title + total <= frame.plot) {
@@ -95,12 +97,15 @@
 
   /** A chart as an <svg> with `tops`, the upper edges of its panels, and `inner`, their height.
    *
-   * panels: [{title, lines: [{name, steps, values, se}], low, high}], low and high optional; axis and frame as for maps; height of a panel;
+   * panels: [{title, lines: [{name, steps, values, se, look, silent}], low, high}], low and high optional; look: as of C.look, by default that
+   * of the line's number; silent: not in the legend; axis and frame as for maps; height of a panel;
    * band: two positions or null; marks: [{at, dash}]; labels: whether the axis gets its labels and title. */
   C.lineChart = function ({ panels, axis, frame, height, band = null, marks = [], labels = true, name }) {
     const size = 11;
     const [ink, soft, grid, paper] = ["ink", "soft", "line", "paper"].map(C.color);
-    const plans = panels.map((panel) => legend(panel, frame, size));
+    const looks = panels.map((panel) => panel.lines.map((line, i) => line.look || C.look(i)));
+    const named = panels.map((panel, p) => panel.lines.map((line, i) => ({ ...line, look: looks[p][i] })).filter((line) => !line.silent));
+    const plans = panels.map((panel, p) => legend(panel, named[p], frame, size));
     const tops = [];
     let y = 0;
     for (const plan of plans) {
@@ -125,7 +130,7 @@
         );
       // A nested <svg> cuts off what lies outside it, without an id that other charts could clash with.
       const inside = C.svg("svg", { x: frame.left - 4, y: top - 3, width: frame.plot + 8, height: height + 6, viewBox: `${frame.left - 4} ${top - 3} ${frame.plot + 8} ${height + 6}` });
-      panel.lines.forEach((line, i) => draw(inside, thin(line, axis), LOOKS[i % LOOKS.length], axis, x, py));
+      panel.lines.forEach((line, i) => draw(inside, thin(line, axis), looks[p][i], axis, x, py));
       svg.append(inside);
       if (band)
         for (const at of band) svg.append(C.svg("line", { x1: x(at).toFixed(1), x2: x(at).toFixed(1), y1: top, y2: bottom, stroke: "#d55e00", "stroke-dasharray": "5 4" }));
@@ -134,12 +139,12 @@
       const first = top - 4 - (plans[p].rows - 1) * 15;
       svg.append(C.svg("text", { x: frame.left, y: first, "font-size": 12, "font-weight": 600, fill: ink }, panel.title));
       plans[p].items.forEach((item, i) => {
-        const [color, kind, dash] = LOOKS[i % LOOKS.length];
+        const [color, kind, dash] = named[p][i].look;
         const at = first + item.row * 15;
         svg.append(
           C.svg("line", { x1: item.x, x2: item.x + 18, y1: at - 4, y2: at - 4, stroke: color, "stroke-width": 1.8, "stroke-dasharray": dash || null }),
           C.svg("path", { d: mark(kind, item.x + 9, at - 4), fill: color }),
-          C.svg("text", { x: item.x + 22, y: at, fill: soft }, panel.lines[i].name)
+          C.svg("text", { x: item.x + 22, y: at, fill: soft }, named[p][i].name)
         );
       });
     });

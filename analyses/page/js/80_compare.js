@@ -3,7 +3,7 @@
 (function (C) {
   const stepsOf = (run) => run.steps.map((step) => [step, C.number(step)]);
 
-  /** Puts B where A is in its own run, by what the runs are aligned by: step, tokens, or their own formation of copying. */
+  /** Puts B where A is in its own run, by what the runs are aligned by: step, tokens, their fork, or their own formation of copying. */
   C.likeA = function () {
     const s = C.state();
     const [runA, runB] = [C.data.index.runs[s.run], C.data.index.runs[s.runb]];
@@ -12,6 +12,7 @@
       const far = (i) => (runB.tokens[i] === null ? Infinity : Math.abs(runB.tokens[i] - tokens));
       return C.go({ b: runB.steps[[...runB.steps.keys()].sort((x, y) => far(x) - far(y))[0]] });
     }
+    if (s.align === "fork") return C.go({ b: C.data.nearest(runB.steps, C.sinceFork(s.run, s.runb, s.a)) });
     const [formA, formB] = [runA, runB].map((run) => (run.copying && run.copying.step) || null);
     const target = s.align === "formation" && formA && formB ? (s.a / formA) * formB : s.a;
     return C.go({ b: C.data.nearest(runB.steps, target) });
@@ -33,10 +34,12 @@
     C.byId("headb-control").hidden = same;
     const headsB = [...Array(runB.n_layers * runB.n_heads).keys()];
     if (!same) C.options(C.byId("headb"), [["", headsB.map((h) => [C.headText(runB, h), C.data.headName(runB, h)])]], s.headb);
+    const shared = C.sharedWords(s.run, s.runb, s.a, stepB);
+    C.byId("compare-shared").hidden = !shared;
+    C.byId("compare-shared").textContent = shared;
     scores(s, runA, stepB, names, same);
     attention(s, runA, runB, stepB, names, same, other);
-    C.byId("compare-runs").hidden = runs.length < 2;
-    if (runs.length > 1) C.drawRuns();
+    C.drawRuns(C.byId("view-compare"));
   };
 
   /** The score of every head at A and B as layer × head tables of colour and number. */

@@ -3,7 +3,7 @@
 (function (C) {
   const KEYS = [
     ["← →", "previous or next checkpoint (Shift: ten)"], ["Home End", "first, last checkpoint"], ["Space", "play or stop"], ["↑ ↓", "on a map: next head; on the attention matrix: next query token"], ["[ ]", "previous, next query token"],
-    ["j k", "next, previous head"], ["/", "type a head's name"], ["p", "pin or unpin the head"], ["m", "next measure"], ["1 … 6", "the views"], ["Enter", "on a map: its attention"], ["Ctrl Enter", "in a prompt: show it"], ["?", "this list"],
+    ["j k", "next, previous head"], ["/", "type a head's name"], ["p", "pin or unpin the head"], ["m", "next measure"], ["1, 2, …", "the views"], ["Enter", "on a map: its attention"], ["Ctrl Enter", "in a prompt: show it"], ["?", "this list"],
   ];
   let playing = null;
   let following = false;
@@ -70,12 +70,13 @@
     const place = C.byId("tabs");
     C.fill(place, C.VIEWS.map(([view, title]) => C.el("button", { type: "button", role: "tab", id: "tab-" + view, "aria-controls": "view-" + view, onclick: () => C.go({ view }) }, title)));
     place.addEventListener("keydown", (event) => {
-      const at = C.VIEWS.findIndex(([view]) => view === C.state().view);
-      const to = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: C.VIEWS.length - 1 }[event.key];
+      const views = C.views();
+      const at = views.findIndex(([view]) => view === C.state().view);
+      const to = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: views.length - 1 }[event.key];
       if (to === undefined) return;
       event.preventDefault();
       event.stopPropagation();
-      const view = C.VIEWS[(to + C.VIEWS.length) % C.VIEWS.length][0];
+      const view = views[(to + views.length) % views.length][0];
       C.go({ view });
       C.byId("tab-" + view).focus();
     });
@@ -135,7 +136,7 @@
       "/": () => C.byId("head").focus(),
       "?": () => C.byId("keys").showModal(),
     };
-    C.VIEWS.forEach(([view], i) => (actions[String(i + 1)] = () => C.go({ view })));
+    C.views().forEach(([view], i) => (actions[String(i + 1)] = () => C.go({ view })));
     if (!actions[event.key]) return;
     event.preventDefault();
     actions[event.key]();
@@ -194,6 +195,7 @@
       if (chosen && tab.getAttribute("aria-selected") !== "true") C.byId("tabs").scrollLeft = tab.offsetLeft - 60; // a narrow page
       tab.setAttribute("aria-selected", String(chosen));
       tab.tabIndex = chosen ? 0 : -1;
+      tab.hidden = view === "family" && !C.hasFamily();
       C.byId("view-" + view).hidden = !chosen;
     }
   };

@@ -38,6 +38,7 @@
   }
 
   const VIEWS = {
+    family: () => C.drawFamily(),
     map() {
       const [s, run] = [C.state(), C.run()];
       C.drawStory();
@@ -111,6 +112,7 @@
     C.byId("matrix").after(group("this attention", button("CSV", () => C.saveAttention("csv")), button("JSON", () => C.saveAttention("json")), button("SVG", () => C.saveAttention("svg")), button("PNG", () => C.saveAttention("png"))));
     C.byId("positions-figure").after(group("loss-by-position", button("SVG", () => C.saveSvg(C.byId("positions-figure"), "loss-by-position"))));
     const saver = (id, name) => C.byId(id).after(group(name, button("SVG", () => C.saveSvg(C.byId(id), name))));
+    saver("family-figure", "forks");
     saver("order-figure", "formation-order");
     saver("circuit-figure", "circuit");
     C.byId("made").textContent = `copyscope ${(index.made || {}).copyscope || ""}${source.live ? ", live" : ", offline copy (no network requests)"}`;
