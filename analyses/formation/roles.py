@@ -16,6 +16,8 @@ ROLES = {
     "retrieval_score": "retrieval head",
     "copy_suppression": "copy-suppression head",
     "function_vector": "function-vector head",
+    "token_copying": "token-copying head",
+    "concept_copying": "concept-copying head",
     "bos_sink": "attention sink",
 }
 """Measures of heads that make a kind, and what such a head is called."""

@@ -12,7 +12,10 @@ FUNCTION_VECTOR = (*names_of("function_vector"), "function_vector_estimate")
 OF_MODEL = ("copied_token_layer", "natural_kl_unigram", "natural_kl_bigram")
 """Of the whole model, each with its standard error."""
 SUCCESSOR = names_of("successor_score")
-ALL_MEASURES = (*DEFAULT_MEASURES, *ON_REQUEST, *FUNCTION_VECTOR, *SUCCESSOR, *OF_MODEL)
+TOKEN_COPYING, CONCEPT_COPYING = names_of("token_copying"), names_of("concept_copying")
+OF_PASSES = (*FUNCTION_VECTOR, *SUCCESSOR, *TOKEN_COPYING, *CONCEPT_COPYING)
+"""Of heads, on request, each from prompts of its own that a series may have nothing for."""
+ALL_MEASURES = (*DEFAULT_MEASURES, *ON_REQUEST, *OF_PASSES, *OF_MODEL)
 """Those and the ones that take passes of their own: `all`."""
 
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,7 +13,15 @@ from torch import Tensor
 from copyscope.analyses.tables.as_trained import as_trained
 from copyscope.analyses.tables.corpus_rules import CorpusRules
 from copyscope.analyses.tables.loading import SeriesModels
-from copyscope.analyses.tables.measure_names import FUNCTION_VECTOR, OF_MODEL, SUCCESSOR, chosen_measures
+from copyscope.analyses.tables.measure_names import (
+    CONCEPT_COPYING,
+    FUNCTION_VECTOR,
+    OF_MODEL,
+    OF_PASSES,
+    SUCCESSOR,
+    TOKEN_COPYING,
+    chosen_measures,
+)
 from copyscope.analyses.tables.measured import measure_series
 from copyscope.analyses.tables.measurer import Measurer, SeriesError
 from copyscope.analyses.tables.opening import open_run
@@ -20,6 +29,11 @@ from copyscope.analyses.tables.run import Run, Scores, gone, labelled, read_tabl
 from copyscope.analyses.tables.run_prompts import COPYING_SAMPLES, LOSS_PROMPTS, Prompts
 from copyscope.analyses.tables.stored import SCORES_VERSION, computed_with, is_stored, scored_otherwise, store_table
 from copyscope.analyses.tables.workers import workers_of
+from copyscope.interp.ablation.causal_copying import (
+    causal_copying,
+    concept_copying_prompts,
+    token_copying_prompts,
+)
 from copyscope.interp.ablation.function_vectors import function_vector, labels_prompts
 from copyscope.interp.measures.behavior import (
     CopyingAccuracy,
@@ -45,7 +59,6 @@ from copyscope.interp.models.devices import Compute
 from copyscope.interp.models.hooked import logit_difference
 from copyscope.interp.models.lens import HookedModel
 from copyscope.interp.tasks.questions import Source as TaskSource
-from copyscope.interp.tasks.questions import TaskPrompts
 from copyscope.interp.tasks.registry import encoder
 from copyscope.training.checkpoints.series import Checkpoint, Source, step_folder
 from copyscope.training.engines.protocol import Engine
@@ -57,6 +70,8 @@ T = TypeVar("T")
 
 LABEL_PROMPTS = 128
 """For the function-vector score: half of them with examples, a quarter with shuffled ones."""
+COPYING_PROMPTS = 64
+"""Pairs of them, for the token- and the concept-copying score each."""
 LENS_PROMPTS = 8
 """Prompts of the copying loss that the logit lens reads: it takes the logits after every layer."""
 KINDS = ("heads", "model", "pairs", "positions", "copying")
@@ -212,32 +227,38 @@ class Scorer(Measurer):
     def _of_heads(self, model: HookedModel, prompts: Prompts) -> tuple[pl.DataFrame, CopyingAccuracy, dict[str, float]]:
         """The table of heads; copying accuracy, whose passes some measures of heads are taken from; and what measures
         of heads say of the model."""
-        kinds = (RETRIEVAL, FUNCTION_VECTOR, SUCCESSOR)
-        of_copying, of_labels, of_lists = ([n for n in self._measures if n in kind] for kind in kinds)
-        others = [n for n in self._measures if n not in (*RETRIEVAL, *FUNCTION_VECTOR, *SUCCESSOR, *OF_MODEL)]
+        layers, dtype, more = range(model.cfg.n_layers), model.cfg.dtype, dict[str, float]()
+        others = [n for n in self._measures if n not in (*RETRIEVAL, *OF_PASSES, *OF_MODEL)]
         tables = []
         if others:
             tables.append(score_heads(model, others, prompts.seeds, vocab=prompts.vocab, bos_id=prompts.bos_id))
-        if of_copying:
+        if wanted := self._wanted(RETRIEVAL):
             hits, retrieval = retrieval_score(model, prompts.test, prompts.seed)
-            scores = above_rounding(retrieval.named("retrieval_score"), model.cfg.dtype)
-            tables.append(head_table(scores, of_copying, range(model.cfg.n_layers)))
+            tables.append(head_table(above_rounding(retrieval.named("retrieval_score"), dtype), wanted, layers))
         else:
             hits = copying_hits(model, prompts.test)
-        more: dict[str, float] = {}
-        lists = self._if_there("successor_score", lambda: _lists(prompts)) if of_lists else None
-        if lists is not None:
-            scores = above_rounding(
-                successor_score(model, lists, prompts.seed).named("successor_score"), model.cfg.dtype
-            )
-            tables.append(head_table(scores, of_lists, range(model.cfg.n_layers)))
-        labels = self._if_there("function_vector", lambda: _labels(prompts)) if of_labels else None
-        if labels is not None:
-            vector = function_vector(model, *labels)
-            scores = vector.exact.named("function_vector") | {"function_vector_estimate": vector.estimate}
-            tables.append(head_table(above_rounding(scores, model.cfg.dtype), of_labels, range(model.cfg.n_layers)))
-            more["function_vector_correlation"] = vector.correlation
+        if wanted := self._wanted(SUCCESSOR):
+            lists = self._if_there("successor_score", lambda: _lists(prompts))
+            if lists is not None:
+                scores = successor_score(model, lists, prompts.seed).named("successor_score")
+                tables.append(head_table(above_rounding(scores, dtype), wanted, layers))
+        if wanted := self._wanted(FUNCTION_VECTOR):
+            labels = self._if_there("function_vector", lambda: labels_prompts(_task_source(prompts, LABEL_PROMPTS)))
+            if labels is not None:
+                vector = function_vector(model, *labels)
+                scores = vector.exact.named("function_vector") | {"function_vector_estimate": vector.estimate}
+                tables.append(head_table(above_rounding(scores, dtype), wanted, layers))
+                more["function_vector_correlation"] = vector.correlation
+        for names, draw in ((TOKEN_COPYING, token_copying_prompts), (CONCEPT_COPYING, concept_copying_prompts)):
+            if wanted := self._wanted(names):
+                pairs = self._if_there(names[0], partial(draw, _task_source(prompts, COPYING_PROMPTS)))
+                if pairs is not None:
+                    scores = causal_copying(model, pairs).named(names[0])
+                    tables.append(head_table(above_rounding(scores, dtype), wanted, layers))
         return pl.concat(tables), accuracy_of(hits, prompts.test), more
+
+    def _wanted(self, kind: Sequence[str]) -> list[str]:
+        return [name for name in self._measures if name in kind]
 
     def _on_request(self, run: Run, model: HookedModel, prompts: Prompts) -> dict[str, float]:
         """Measures of the whole model that take passes of their own."""
@@ -272,11 +293,15 @@ class Scorer(Measurer):
         return {kind: results / kind / name for kind in KINDS}
 
 
-def _labels(prompts: Prompts) -> tuple[TaskPrompts, TaskPrompts]:
-    """The prompts of the function-vector score; InputError where they have no room."""
-    vocab, n_ctx, bos_id = prompts.vocab, prompts.n_ctx, prompts.bos_id
-    return labels_prompts(
-        TaskSource(vocab=vocab, n_ctx=n_ctx, bos_id=bos_id, n_prompts=LABEL_PROMPTS, seed=prompts.seed)
+def _task_source(prompts: Prompts, n_prompts: int) -> TaskSource:
+    """What prompts of measures that are taken from tasks are drawn from."""
+    return TaskSource(
+        vocab=prompts.vocab,
+        n_ctx=prompts.n_ctx,
+        bos_id=prompts.bos_id,
+        n_prompts=n_prompts,
+        seed=prompts.seed,
+        encode=encoder(prompts.tokenizer),
     )
 
 

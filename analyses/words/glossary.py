@@ -260,6 +260,27 @@ MEASURES: dict[str, Measure] = {
         source="control of the estimate",
         cannot_tell="which heads the estimate gets wrong; a few strong heads can make it high alone",
     ),
+    "token_copying": Measure(
+        title="Token-copying score",
+        low=None,
+        high=None,
+        unit="nats",
+        meaning="Random tokens, some of which come again: rise of the right next token's log-probability when the "
+        "head's output is put into a prompt in which they had not come before.",
+        source="after Feucht et al. 2025 (arXiv 2504.03022)",
+        cannot_tell="heads that only work together, or a copy that another head makes too",
+    ),
+    "concept_copying": Measure(
+        title="Concept-copying score",
+        low=None,
+        high=None,
+        unit="nats",
+        meaning="The same of names of several tokens, for the second token after the first, with the head's output put "
+        "in one token earlier: the head tells of more than the next token.",
+        source="after Feucht et al. 2025 (arXiv 2504.03022)",
+        cannot_tell="whether the head knows the name as a unit: our names are two words joined, which the model may "
+        "know only apart",
+    ),
     "induction_logit_attribution": Measure(
         title="Induction logit attribution",
         low=None,

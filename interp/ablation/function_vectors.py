@@ -1,22 +1,21 @@
 """Which heads carry what a task is: their mean output where it is asked, put into prompts that do not tell."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from copyscope.interp.ablation.attribution import gradients_of_outputs
-from copyscope.interp.forward.layers import Layer, Layout, can_run, embed, slices
-from copyscope.interp.forward.memory import ablation_bytes, logit_elements, within_memory
-from copyscope.interp.forward.residual import Hook, batches, final_residual, logits_of
+from copyscope.interp.ablation.put_outputs import Rows, changes, logprobs, outputs_at
+from copyscope.interp.forward.layers import Layout, can_run, slices
+from copyscope.interp.forward.memory import within_memory
+from copyscope.interp.forward.residual import batches
 from copyscope.interp.measures.behavior import check_tokens
 from copyscope.interp.measures.head_score import HeadScore
 from copyscope.interp.models.devices import device_of
-from copyscope.interp.models.lens import HookedModel, HookedTransformer
+from copyscope.interp.models.lens import HookedModel
 from copyscope.interp.tasks.lookups import draw_labels
 from copyscope.interp.tasks.questions import Questions, Source, TaskPrompts
 
@@ -62,17 +61,12 @@ def function_vector(model: HookedModel, clean: TaskPrompts, shuffled: TaskPrompt
     return FunctionVector(exact, estimate, torch.corrcoef(both)[0, 1].item())
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Batch:
+class _Batch(NamedTuple):
     """Some contexts with all questions about them, packed as rows or, for other models, one prompt after the other."""
 
-    rows: slice
-    tokens: Int[Tensor, "row pos"]
+    contexts: slice
+    rows: Rows
     answer: Int[Tensor, "context question"]
-    layout: Layout | None
-    """None where each question is a row of its own."""
-    read: Int[Tensor, " read"]
-    """Where each row's queries end."""
 
 
 def _batches(model: HookedModel, group: TaskPrompts) -> Iterator[_Batch]:
@@ -84,14 +78,14 @@ def _batches(model: HookedModel, group: TaskPrompts) -> Iterator[_Batch]:
         tokens = torch.cat([group.context, questions.query.flatten(1)], dim=1)
         layout = Layout.of(model, length, block, tokens.shape[1])
         read = length + block * torch.arange(1, many + 1, device=device) - 1
-        for rows in slices(model, *tokens.shape):
-            yield _Batch(rows=rows, tokens=tokens[rows], answer=questions.answer[rows], layout=layout, read=read)
+        for some in slices(model, *tokens.shape):
+            yield _Batch(some, Rows(tokens=tokens[some], layout=layout, read=read), questions.answer[some])
         return
     whole = _whole(group)
-    for rows in batches(model, n, length + block):
-        prompts = whole[rows].flatten(0, 1)
-        read = torch.tensor([prompts.shape[1] - 1], device=device)
-        yield _Batch(rows=rows, tokens=prompts, answer=questions.answer[rows], layout=None, read=read)
+    read = torch.tensor([length + block - 1], device=device)
+    for some in batches(model, n, length + block):
+        rows = Rows(tokens=whole[some].flatten(0, 1), layout=None, read=read)
+        yield _Batch(some, rows, questions.answer[some])
 
 
 def _whole(group: TaskPrompts) -> Int[Tensor, "context question pos"]:
@@ -103,45 +97,11 @@ def _mean_outputs(model: HookedModel, group: TaskPrompts) -> Float[Tensor, "laye
     """z where questions end, averaged over contexts and questions."""
     total, count = torch.zeros(0), 0
     for batch in _batches(model, group):
-        zs = torch.stack(_outputs(model, batch)).float()  # (layer, row, read, head, d_head)
-        part = zs.sum(dim=(1, 2))
+        z = outputs_at(model, batch.rows).float()
+        part = z.sum(dim=(1, 2))
         total = part if not count else total + part
-        count += zs.shape[1] * zs.shape[2]
+        count += z.shape[1] * z.shape[2]
     return total / count
-
-
-def _outputs(model: HookedModel, batch: _Batch) -> list[Float[Tensor, "row read head d_head"]]:
-    if batch.layout is not None and can_run(model):
-        return [at.z for at in _clean_run(model, batch, batch.layout)[0]]
-    kept: list[Tensor] = []
-    hooks: list[Hook] = [
-        (f"blocks.{i}.attn.hook_z", lambda z, hook: kept.append(z[:, batch.read].clone()))
-        for i in range(model.cfg.n_layers)
-    ]
-    final_residual(model, batch.tokens, hooks)
-    return kept
-
-
-class _At(NamedTuple):
-    """What a clean run leaves of a layer."""
-
-    k: Float[Tensor, "row head pos d_head"]
-    v: Float[Tensor, "row head pos d_head"]
-    resid_pre: Float[Tensor, "row read d_model"]
-    z: Float[Tensor, "row read head d_head"]
-
-
-def _clean_run(model: HookedTransformer, batch: _Batch, layout: Layout) -> tuple[list[_At], Tensor]:
-    """Each layer, and the final residual stream where questions end."""
-    left, x = [], embed(model, batch.tokens, layout)
-    for i in range(model.cfg.n_layers):
-        layer = Layer(model, i, layout)
-        normed = layer.normed(x)
-        k, v = layer.keys(normed), layer.values(normed)
-        z = layer.attend(layer.queries(normed, None), k, v).transpose(1, 2)
-        left.append(_At(k, v, x[:, batch.read], z[:, batch.read]))
-        x = layer.resid_post(x, z)
-    return left, x[:, batch.read]
 
 
 def _patched(
@@ -149,80 +109,14 @@ def _patched(
 ) -> Float[Tensor, "which context layer head"]:
     """Change of the log-probability of the answers, averaged over each context's questions."""
     c = model.cfg
-    changes = torch.zeros(len(means), len(group.context), c.n_layers, c.n_heads, device=means.device)
+    effects = torch.zeros(len(means), len(group.context), c.n_layers, c.n_heads, device=means.device)
     for batch in _batches(model, group):
-        run = (
-            partial(_patched_packed, model, batch)
-            if batch.layout is not None
-            else partial(_patched_whole, model, batch)
-        )
-        changes[:, batch.rows] = run(means)
-    return changes
 
+        def of(residual: Tensor, answer: Tensor = batch.answer) -> Float[Tensor, " context"]:
+            return logprobs(model, residual.flatten(0, 1), answer.view(-1, 1)).view(answer.shape).mean(dim=1)
 
-def _patched_packed(model: HookedModel, batch: _Batch, means: Tensor) -> Tensor:
-    assert batch.layout is not None
-    assert isinstance(model, HookedTransformer)
-    n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
-    left, final = _clean_run(model, batch, batch.layout)
-    clean = _logprob(model, final, batch.answer)
-    n, n_pos = batch.tokens.shape
-    # Keys and values of every layer above are held for each row of each variant.
-    size = max(1, ablation_bytes(model) // (16 * n * n_pos * n_heads * model.cfg.d_head))
-    variants = [(which, head) for which in range(len(means)) for head in range(n_heads)]
-    changes = clean.new_zeros(len(means), n, n_layers, n_heads)
-    layers = [Layer(model, i, batch.layout) for i in range(n_layers)]
-    for i, at in enumerate(left):
-        for start in range(0, len(variants), size):
-            some = variants[start : start + size]
-            z = at.z.repeat(len(some), 1, 1, 1).unflatten(0, (len(some), n))
-            for number, (which, head) in enumerate(some):
-                z[number, :, :, head] = means[which, i, head].to(z)
-            x = layers[i].resid_post(at.resid_pre.repeat(len(some), 1, 1), z.flatten(0, 1))
-            for layer, above in zip(layers[i + 1 :], left[i + 1 :], strict=True):
-                normed = layer.normed(x)
-                k, v = (held.repeat(len(some), 1, 1, 1) for held in (above.k, above.v))
-                k[:, :, batch.read], v[:, :, batch.read] = layer.keys(normed, batch.read), layer.values(normed)
-                out = layer.attend(layer.queries(normed, batch.read), k, v, batch.read)
-                x = layer.resid_post(x, out.transpose(1, 2))
-            logprob = _logprob(model, x, batch.answer.repeat(len(some), 1)).unflatten(0, (len(some), n))
-            for number, (which, head) in enumerate(some):
-                changes[which, :, i, head] = logprob[number] - clean
-    return changes
-
-
-def _patched_whole(model: HookedModel, batch: _Batch, means: Tensor) -> Tensor:
-    """The same for any model: a hooked pass a head."""
-    many = batch.answer.shape[1]
-
-    def answer(hooks: Sequence[Hook]) -> Tensor:
-        final = final_residual(model, batch.tokens, hooks)[:, batch.read]
-        return _logprob(model, final.view(-1, many, final.shape[-1]), batch.answer)
-
-    def patch(z: Tensor, hook: Any, head: int, mean: Tensor) -> Tensor:
-        z = z.clone()
-        z[:, -1, head] = mean.to(z)
-        return z
-
-    clean = answer([])
-    changes = clean.new_zeros(len(means), len(clean), *means.shape[1:3])
-    for which, layer, head in torch.cartesian_prod(*map(torch.arange, changes.shape[:1] + changes.shape[2:])).tolist():
-        hook = partial(patch, head=head, mean=means[which, layer, head])
-        changes[which, :, layer, head] = answer([(f"blocks.{layer}.attn.hook_z", hook)]) - clean
-    return changes
-
-
-def _logprob(
-    model: HookedModel, residual: Float[Tensor, "row question d_model"], answer: Int[Tensor, "row question"]
-) -> Float[Tensor, " row"]:
-    """Mean log-probability of the answers to each row's questions."""
-    rows, wanted = residual.flatten(0, 1), answer.flatten().to(residual.device)
-    size = max(1, logit_elements(model) // model.cfg.d_vocab)
-    parts = [
-        -torch.nn.functional.cross_entropy(logits_of(model, some), right, reduction="none")
-        for some, right in zip(rows.split(size), wanted.split(size), strict=True)
-    ]
-    return torch.cat(parts).view(answer.shape).mean(dim=1)
+        effects[:, batch.contexts] = changes(model, batch.rows, means[:, :, None, None], of).movedim(-1, 1)
+    return effects
 
 
 def _estimated(

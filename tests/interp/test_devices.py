@@ -16,6 +16,7 @@ from pretend_gpu import OnGpu, PretendGpu, to_pretended_gpu
 from untrained import untrained
 
 from copyscope.interp.ablation.attribution import attribute_heads
+from copyscope.interp.ablation.causal_copying import causal_copying, token_copying_prompts
 from copyscope.interp.ablation.effects import sweep_heads, sweep_layers, sweep_pairs
 from copyscope.interp.ablation.function_vectors import function_vector, labels_prompts
 from copyscope.interp.ablation.hooks import METHODS, ablate_heads
@@ -73,6 +74,7 @@ MEASURED: dict[str, Callable[[Any], Any]] = {
     "scores": lambda m: score_heads(m, vocab=VOCAB, bos_id=0, n_prompts=3),
     "scores on request": lambda m: score_heads(m, ON_REQUEST, vocab=VOCAB, bos_id=0, n_prompts=3),
     "function vector": lambda m: function_vector(m, *labels_prompts(LABELS)).exact.value,
+    "token copying": lambda m: causal_copying(m, token_copying_prompts(LABELS)).value,
     "copied token's layer": lambda m: copied_token_layer(m, SHORT).share,
     "retrieval": lambda m: retrieval_score(m, TEST)[1].value,
     "copying accuracy": lambda m: copying_accuracy(m, TEST).by_place,

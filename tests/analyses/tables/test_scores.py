@@ -19,7 +19,14 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from copyscope.analyses.commands.measuring import score_lines
 from copyscope.analyses.formation.nulls import above_null
 from copyscope.analyses.tables import scores
-from copyscope.analyses.tables.measure_names import ALL_MEASURES, DEFAULT_MEASURES, OF_MODEL, SUCCESSOR, chosen_measures
+from copyscope.analyses.tables.measure_names import (
+    ALL_MEASURES,
+    CONCEPT_COPYING,
+    DEFAULT_MEASURES,
+    OF_MODEL,
+    SUCCESSOR,
+    chosen_measures,
+)
 from copyscope.analyses.tables.opening import open_run, write_about
 from copyscope.analyses.tables.run import read_failed, read_tables
 from copyscope.analyses.tables.run_prompts import run_prompts
@@ -278,7 +285,8 @@ def test_all_measures_are_kept_where_fewer_are_asked_for_later(tmp_path: Path, m
     run = open_run(tmp_path)
     whole = score(tmp_path, ["all"], samples=10)
     names = set(whole.heads["measure"])
-    assert names == {*ALL_MEASURES} - {*OF_MODEL, *SUCCESSOR} > {*DEFAULT_MEASURES}  # there is no tokenizer
+    no_tokenizer = {*SUCCESSOR, *CONCEPT_COPYING}
+    assert names == {*ALL_MEASURES} - {*OF_MODEL, *no_tokenizer} > {*DEFAULT_MEASURES}
     assert not (whole.model["measure"] == "natural_kl_bigram").any()  # its text is not known
     assert whole.model.filter(measure="copying_mean_rank")["value"].item() >= 1
     fewer = Scorer(None, samples=10)
@@ -288,7 +296,7 @@ def test_all_measures_are_kept_where_fewer_are_asked_for_later(tmp_path: Path, m
     assert fewer.todo(run, run.series.checkpoints)
     assert Scorer(["previous_token", "retrieval_score"], samples=11).todo(run, run.series.checkpoints)
     assert copyscope(monkeypatch, "score", str(tmp_path), "--measures", "retrieval") == 2
-    for name in ("successor_score", "natural_kl_bigram"):
+    for name in ("successor_score", "concept_copying", "natural_kl_bigram"):
         with pytest.raises(InputError, match=f"measure {name}: needs"):
             score(tmp_path, [name], samples=10)
     assert chosen_measures(["copied_token_layer"]) == [*DEFAULT_MEASURES, "copied_token_layer"]
