@@ -24,7 +24,9 @@ from copyscope.analyses.claims.across_runs import (
     regularization,
     updates_not_tokens,
 )
+from copyscope.analyses.claims.events import FUNCTION_VECTOR, SINKS, TOKEN_COPYING, WHOLE_COPYING, Step
 from copyscope.analyses.claims.evidence import CopyingStep, Evidence
+from copyscope.analyses.claims.order import induction_before_function_vector, sinks_after_induction, token_before_whole
 from copyscope.analyses.claims.verdict import Verdict
 from copyscope.analyses.claims.within_runs import delayed_emergence, shallow_to_deep, stage_after_stage
 from copyscope.analyses.formation.emergence import Emergence
@@ -46,6 +48,7 @@ def run(
     heads: pl.DataFrame | None = None,
     order: list[float] | None = None,
     accuracy: float = 0.5,
+    events: dict[str, Step | None] | None = None,
 ) -> Evidence:
     """The evidence of one run in which copying forms at `step`, or later than the last checkpoint."""
     formed = step < LAST
@@ -122,6 +125,7 @@ def run(
         final={"copying_accuracy_token": accuracy + 0.03 * rng.normal()},
         rates=np.full(LAST, config["optimizer.lr"]),
         tokens_per_step=2048.0,
+        events=events or {},
         last_step=LAST,
     )
 
@@ -180,6 +184,30 @@ def _rates(kind: str, rng: np.random.Generator) -> list[Evidence]:
     return [run(i, rng, step, {"optimizer.lr": rate}) for i, (rate, step) in enumerate(zip(rates, steps, strict=True))]
 
 
+def _two(first: str | None, second: str) -> Callable[[str, np.random.Generator], list[Evidence]]:
+    """Studies of five runs in which `second` forms 1.65 times as late as `first` (None: the induction head), each
+    event scattering for itself; what would form after the last checkpoint has not formed."""
+
+    def plant(kind: str, rng: np.random.Generator) -> list[Evidence]:
+        runs = []
+        for i in range(5):
+            one, other = ((at, at / 1.1, at * 1.1) if at < LAST else None for at in _steps(kind, [0.0, 0.5], rng))
+            events = {second: other} if first is None else {first: one, second: other}
+            runs.append(run(i, rng, heads=_induction(one if first is None else None), events=events))
+        return runs
+
+    return plant
+
+
+def _induction(step: Step | None) -> pl.DataFrame:
+    """One induction head that formed at this step, or none."""
+    rows = [] if step is None else [(0, 0, True, False, False, 0.9, *step)]
+    columns = ["layer", "head", "formed", "fell_back", "began_earlier", "peak", "estimate", "low", "high"]
+    types = [*[pl.Int64] * 2, *[pl.Boolean] * 3, *[pl.Float64] * 4]
+    table = pl.DataFrame(rows, schema=dict(zip(columns, types, strict=True)), orient="row")
+    return table.with_columns(step=pl.col("estimate").cast(pl.Int64))
+
+
 @dataclass(frozen=True)
 class Claim:
     """One claim, how its studies are planted, and which verdicts would be wrong."""
@@ -194,6 +222,7 @@ class Claim:
 
 BOTH = ("supported", "contradicted")
 USUAL = {"no effect": BOTH, "real": ("contradicted",), "drowned": ("contradicted",)}
+ORDER = "the second 1.65 times as late, 5 runs"
 CLAIMS = (
     Claim("copying after the loss settled", delayed_emergence, _late, "twice as late, 4 runs", USUAL),
     Claim(
@@ -220,6 +249,21 @@ CLAIMS = (
         "the same summed rate, 12 runs",
         {"no effect": ("supported",), "real": ("contradicted",), "drowned": ("contradicted",)},
     ),
+    Claim(
+        "token copying before whole-entity copying",
+        token_before_whole,
+        _two(TOKEN_COPYING, WHOLE_COPYING),
+        ORDER,
+        USUAL,
+    ),
+    Claim(
+        "induction before function-vector heads",
+        induction_before_function_vector,
+        _two(None, FUNCTION_VECTOR),
+        ORDER,
+        USUAL,
+    ),
+    Claim("sinks after induction heads", sinks_after_induction, _two(None, SINKS), ORDER, USUAL),
 )
 
 
