@@ -47,6 +47,10 @@ def study_figure(name: str, runs: list[StudyRun], title: str) -> Figure:
             left, right = figure.subplots(1, 2, width_ratios=[1.2, 1])
             _cells(figure, left, known, measure)
             _law_errors(right, known, measure)
+        elif name == "settling":
+            left, right = figure.subplots(1, 2)
+            _by_eye(left, known, measure)
+            _settled(right, known, measure)
         elif name == "intensity":
             left, right = figure.subplots(1, 2, width_ratios=[1.3, 1])
             _heatmap(figure, left, known, measure)
@@ -264,6 +268,47 @@ def _law_errors(axes: Axes, runs: list[StudyRun], measure: str) -> None:
     axes.set_ylim(len(LAWS_OF_BOTH) - 0.5, -0.5)
     axes.set_xlabel("error on cells left out (factor)")
     plain_axes(axes)
+
+
+def _by_eye(axes: Axes, runs: list[StudyRun], measure: str) -> None:
+    """Loss and copying as the paper shows them: on linear axes, with nothing to say when the loss has settled."""
+    beside = axes.twinx()
+    for run in runs:
+        steps = run.curves["step"].to_numpy()
+        axes.plot(steps, run.curves["validation_loss"].to_numpy(), color=COLOURS[0], linewidth=1, alpha=0.8)
+        shown = value_of(run.curves, measure)
+        beside.plot(steps, shown, color=VERMILLION, linewidth=1, linestyle="--", alpha=0.8)
+    axes.set_title("as read by eye: linear steps", fontsize=7.5)
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss on held-out text (—)", color=COLOURS[0])
+    beside.set_ylabel(f"{NAMES[measure]} (- -)", color=VERMILLION)
+    plain_axes(axes)
+    beside.spines["top"].set_visible(False)
+
+
+def _settled(axes: Axes, runs: list[StudyRun], measure: str) -> None:
+    """The loss on a log axis of steps, with where both rules say it settled and where copying formed."""
+    for number, (run, one) in enumerate(zip(runs, evidence_of(runs, measure == COPYING_LOSS), strict=True)):
+        shown = run.curves.filter(pl.col("step") >= FIRST_STEP).drop_nulls("validation_loss")
+        steps, losses = shown["step"].to_numpy(), shown["validation_loss"].to_numpy()
+        axes.plot(steps, losses, color=COLOURS[0], linewidth=1, alpha=0.8)
+        found = [(one.step, "D", VERMILLION, "copying formed")]
+        if one.emergence:
+            found += [
+                (one.emergence.settled.step, "o", "black", "loss settled"),
+                (one.emergence.settled_leniently.step, "s", "0.55", "loss settled, lenient rule"),
+            ]
+        for step, marker, colour, label in found:
+            if step is not None and len(steps):
+                height, first = np.interp(np.log(step), np.log(steps), losses), None if number else label
+                axes.plot(step, height, marker, color=colour, markeredgecolor="white", markersize=5.5, label=first)
+    _steps(axes)
+    axes.set_title("as dated by the rules: steps on a log scale", fontsize=7.5)
+    axes.set_xlabel("step (log scale)")
+    axes.set_ylabel("loss on held-out text")
+    plain_axes(axes)
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(fontsize=6, frameon=False)
 
 
 def _heatmap(figure: Figure, axes: Axes, runs: list[StudyRun], measure: str) -> None:

@@ -233,6 +233,21 @@ def test_copying_is_dated_by_the_loss_where_accuracy_says_nothing(tmp_path: Path
         assert rendered(study_figure(name, runs, "A question"), "png").startswith(b"\x89PNG")
 
 
+def test_settling_is_shown_by_eye_and_by_the_rules(tmp_path: Path) -> None:
+    sweep = planted("settling", tmp_path, lambda run: 2500.0, one_seed)
+    runs = gather_study(outcomes(sweep, tmp_path))
+    by_eye, by_rule, beside = study_figure("settling", runs, "A question").axes
+    assert (by_eye.get_xscale(), by_rule.get_xscale()) == ("linear", "log")
+    (run,) = runs
+    assert run.evidence is not None
+    assert by_eye.lines[0].get_ydata() == pytest.approx(run.curves["validation_loss"].to_numpy())
+    assert beside.lines[0].get_ydata() == pytest.approx(run.curves["copying_accuracy_token"].to_numpy())
+    settled = run.evidence.emergence and run.evidence.emergence.settled.step
+    steps = {line.get_label(): line.get_xdata()[0] for line in by_rule.lines[1:]}
+    assert steps["copying formed"] == run.evidence.step
+    assert steps.get("loss settled") == settled
+
+
 @pytest.mark.parametrize("name", [name for name in QUESTIONS if name not in OF_FORKS])
 @pytest.mark.parametrize("size", SIZES)
 def test_every_preset_is_sound(name: str, size: str) -> None:
@@ -289,7 +304,7 @@ def test_names_of_corpora_are_all_that_is_passed_on() -> None:
 def test_context(batch: float, context: float, verdicts: tuple[str, ...], tmp_path: Path) -> None:
     def at(run: PlannedRun) -> float:
         config = run.config
-        return 1200 * (config.train.batch_size / 8) ** batch * (config.model.n_ctx / 256) ** context
+        return 600 * (config.train.batch_size / 8) ** batch * (config.model.n_ctx / 256) ** context
 
     root, same, constant, every = judged("context", tmp_path, at)
     assert root.value is not None
@@ -343,7 +358,7 @@ def test_passes(tmp_path: Path) -> None:
 )
 def test_rate_and_batch(rate: float, batch: float, verdict: str, best: str, tmp_path: Path) -> None:
     def at(run: PlannedRun) -> float:
-        return 1200 * (run.config.optimizer.lr / 2e-3) ** rate * (run.config.train.batch_size / 12) ** batch
+        return 900 * (run.config.optimizer.lr / 4e-3) ** rate * (run.config.train.batch_size / 4) ** batch
 
     sweep = planted("rate-and-batch", tmp_path, at, one_seed)
     runs = gather_study(outcomes(sweep, tmp_path))
@@ -352,5 +367,5 @@ def test_rate_and_batch(rate: float, batch: float, verdict: str, best: str, tmp_
     assert best in found.details["law"].head(2).to_list()  # fitted exponents can always come as close
     if verdict != "undecided":
         assert found.verdict == verdict
-    assert found.runs == 12
+    assert found.runs == 9
     assert rendered(study_figure("rate-and-batch", runs, "A question"), "png").startswith(b"\x89PNG")
