@@ -5,7 +5,8 @@
 Copying is dated from `curves.csv`, which holds it at every checkpoint; what follows from it (runs.csv, verdicts,
 figure) is written anew. Steps of single heads stay as they are in `heads.csv`: of the heads' curves only the highest
 was kept, so they cannot be dated again. Of single runs (laptop, batch32, three-layers) all curves of the scores were
-kept, and formation.json is written anew; of the loss, when it had settled. Nothing is trained.
+kept, and formation.json is written anew; of the loss, when it had settled. Studies of forks (commitment, window) are
+judged from runs.csv alone, which has a row a fork with its first induction head, dated as it was. Nothing is trained.
 """
 
 import json
@@ -26,8 +27,10 @@ from copyscope.analyses.formation.heads import formation_json
 from copyscope.analyses.formation.loss import LossSettled
 from copyscope.analyses.formation.order import ordered
 from copyscope.analyses.formation.step_text import step_text
+from copyscope.analyses.studies import OF_FORKS
 from copyscope.analyses.studies.evidence import MODEL_CURVES, StudyRun
-from copyscope.analyses.studies.study import write_study
+from copyscope.analyses.studies.forked import SCHEMA
+from copyscope.analyses.studies.study import write_forks, write_study
 from copyscope.analyses.tables.run import COMMON_SHARE
 from copyscope.analyses.words.json_values import plain
 from copyscope.training.config import RunConfig
@@ -58,15 +61,31 @@ STAGES = {"previous-token head": "previous_token", "induction head": "prefix_mat
 
 def judge_again(folder: Path) -> list[str]:
     """Writes runs.csv, verdicts and figure of a study again; returns the verdicts, a line each."""
+    study = STUDY_OF.get(folder.name, folder.name)
+    if study in OF_FORKS:
+        return judge_forks_again(study, folder)
     table = pl.read_csv(folder / "runs.csv", infer_schema_length=None)
     curves, heads = (pl.read_csv(folder / f"{name}.csv", infer_schema_length=None) for name in ("curves", "heads"))
     shares = _predictable(folder)
     runs = [_run(folder, row, curves, heads, shares) for row in table.iter_rows(named=True)]
     with tempfile.TemporaryDirectory() as place:
-        result = write_study(STUDY_OF.get(folder.name, folder.name), runs, Path(place))
-        for name in ("runs.csv", "verdicts.txt", "verdicts.json", "figure.png"):
-            shutil.copy(Path(place) / name, folder / name)
+        result = write_study(study, runs, Path(place))
+        _keep(Path(place), folder)
     return result.lines()
+
+
+def judge_forks_again(study: str, folder: Path) -> list[str]:
+    """The same for a study of forks, whose own table (commitment.csv, window.csv) is written again too."""
+    forks = pl.read_csv(folder / "runs.csv", schema=SCHEMA)
+    with tempfile.TemporaryDirectory() as place:
+        result = write_forks(study, forks, Path(place))
+        _keep(Path(place), folder, f"{study}.csv")
+    return result.lines()
+
+
+def _keep(made: Path, folder: Path, *more: str) -> None:
+    for name in ("runs.csv", "verdicts.txt", "verdicts.json", "figure.png", *more):
+        shutil.copy(made / name, folder / name)
 
 
 def date_again(folder: Path) -> list[str]:
@@ -152,6 +171,7 @@ def _predictable(folder: Path) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    for name in sys.argv[1:] or (*STUDIES, *RUNS):
+    of_forks = [name for name in OF_FORKS if (HERE / name).is_dir()]
+    for name in sys.argv[1:] or (*STUDIES, *of_forks, *RUNS):
         again = date_again if name in RUNS else judge_again
         print(f"{name}:", *again(HERE / name), sep="\n  ", flush=True)

@@ -11,6 +11,10 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
+from copyscope.analyses.studies import OF_FORKS
+from copyscope.analyses.studies.forked import SCHEMA
+from copyscope.analyses.studies.study import write_forks
+
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 
 
@@ -49,6 +53,38 @@ def test_a_study_is_judged_by_the_present_rules(again: ModuleType, tmp_path: Pat
     assert_frame_equal(now, before, rel_tol=1e-3)
     stored, judged = (json.loads((place / "verdicts.json").read_text()) for place in (RESULTS / "seeds-short", folder))
     assert [one["verdict"] for one in judged["claims"]] == [one["verdict"] for one in stored["claims"]]
+
+
+@pytest.mark.parametrize("study", OF_FORKS)
+def test_a_study_of_forks_is_judged_again_from_its_forks(again: ModuleType, tmp_path: Path, study: str) -> None:
+    """What is not in the study's table, a fork that has not formed anything and why one failed, is left as it is."""
+    rows = [
+        {"parent": f"seed={seed}", "parent_id": str(seed), "run_id": f"{seed} {change} {share} {order}"}
+        | {"change": change, "share": share, "at": round(1000 * share), "order": order, "state": "finished"}
+        | {"step": step, "low": step, "high": step, "head": "L1H0", "last_step": 3000}
+        for seed in range(3)
+        for change, share, order, step in [
+            ("parent", 0.0, 0, 1000.0),
+            *(
+                (change, share, order, (1000 + 300 * moved) * (1 + (order - 2) * (0.9 - share)))
+                for change, moved in (("other order", 0), ("a change", 1))
+                for share in (0.2, 0.8)
+                for order in (1, 2, 3)
+            ),
+        ]
+    ]
+    rows[-1] |= {"step": None, "low": None, "high": None, "head": None}
+    rows.append(rows[-2] | {"run_id": "lost", "order": 4, "state": "failed", "reason": "stopped, by itself"})
+    folder = tmp_path / study
+    lines = write_forks(study, pl.DataFrame(rows, schema=SCHEMA), folder).lines()
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    for name in ("verdicts.txt", "verdicts.json", "figure.png", f"{study}.csv"):
+        (folder / name).unlink()
+    assert again.judge_again(folder) == lines
+    for name in ("runs.csv", "verdicts.txt", f"{study}.csv"):
+        assert (folder / name).read_bytes() == before[name]
+    assert (folder / "figure.png").is_file()
+    assert json.loads((folder / "verdicts.json").read_text())["claims"]
 
 
 def test_a_single_run_is_dated_by_the_present_rules(again: ModuleType, tmp_path: Path) -> None:
