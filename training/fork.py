@@ -21,6 +21,7 @@ from copyscope.training.checkpoints.manifest import check_files, read_manifest, 
 from copyscope.training.checkpoints.series import Checkpoint, CheckpointSeries, Source, step_folder
 from copyscope.training.checkpoints.trunk import (
     CHANGED,
+    FAMILY,
     NULL,
     ORDER,
     PLACEBO,
@@ -51,8 +52,6 @@ from copyscope.training.tracking import check_trackers
 from copyscope.training.trainer import Plan, reader, run_updates
 
 logger = logging.getLogger(__name__)
-FAMILY = "forks.json"
-"""In the folder of several forks: which they are."""
 TEXT = frozenset({"data.corpus", "data.field", "data.encoding", "data.ascii_only", "data.max_megabytes"})
 """Which text is read; the tokenizer stays the parent's."""
 CHANGEABLE = (
@@ -135,7 +134,7 @@ def fork(
     state is kept in `out`. Several forks run one after the other, or `jobs` at a time on an `engine` (`local`, `ray`,
     `slurm`; `options` as the engine's own), which starts the module `child[0]` with the fork's folder and the rest of
     `child`. Without an engine `watch(folder, config)` gives what is called with each checkpoint of a fork. Safe to
-    interrupt: call it again to resume; `out` may get more forks of the same run.
+    interrupt: call it again to resume; an `out` with several forks may get more of the same run, also a single one.
 
     Raises InputError before anything is written: a step that the run has not reached, no state to start from, a field
     that cannot change, an `out` that is something else. A single fork that diverges raises InputError too; one of
@@ -151,7 +150,7 @@ def fork(
     config = _parent_config(run)
     out = Path(out) if out is not None else run.parent / f"{run.name}-fork"
     planned = _plan(run, config, steps, settings or ([] if placebo else [{}]), lasting, placebo, out)
-    several = len(planned) > 1 or placebo > 0
+    several = len(planned) > 1 or placebo > 0 or (out / FAMILY).is_file()
     _check_out(planned, run, config, out, several)
     accelerator = accelerator_of(config, out, track=False)
     if several and accelerator.is_main_process:
@@ -190,8 +189,15 @@ class _Planned:
 
 
 def _parent_config(run: Path) -> RunConfig:
+    if not run.is_dir():
+        raise InputError(f"{run}: no such folder; give the folder of a run that `copyscope train` made")
+    if (run / FAMILY).is_file():
+        raise InputError(f"{run}: holds several forks; give one of them")
     if not (run / "config.toml").is_file() or not (run / "data.json").is_file():
-        raise InputError(f"{run}: not a run that copyscope trained, which alone can be forked; give its folder")
+        raise InputError(
+            f"{run}: no run of `copyscope train` (it lacks config.toml or data.json); only such a run can be "
+            "forked, so give its folder"
+        )
     return RunConfig.load(run / "config.toml")
 
 
@@ -207,6 +213,8 @@ def _plan(
     """Every fork that is asked for, each checked."""
     if not steps:
         raise InputError("at: give the step to fork at")
+    if twice := [at for place, at in enumerate(steps) if at in steps[:place]]:
+        raise InputError(f"--at: step {twice[0]} is given twice; take one out")
     known = [checkpoint.step for checkpoint in CheckpointSeries.open(run).checkpoints]
     known += [int(path.name.removeprefix("step")) for path in states(run / "resume")]
     reached = max(known, default=0)
@@ -235,10 +243,10 @@ def _plan(
                 raise InputError(
                     f"--at {at}: nothing is left to train, as train.steps is {own.train.steps}; set train.steps too"
                 )
-            alone = len(steps) * len(wanted) == 1 and not placebo
+            alone = len(steps) * len(wanted) == 1 and not placebo and not (out / FAMILY).is_file()
             folder = out if alone else out / re.sub(r"\b(at|for) ", r"\1", label).replace(" ", "-").replace("/", "_")
             if own.run_id in planned:
-                raise InputError(f"{label}: the same fork as {planned[own.run_id].label}; take one out")
+                raise InputError(f"{label}: asked for twice; take one out")
             if any(folder == other.folder for other in planned.values()):
                 folder = folder.with_name(f"{folder.name}-{own.run_id}")
             planned[own.run_id] = _Planned(folder=folder, at=at, kind=kind, label=label, changes=changed, config=own)
@@ -250,7 +258,7 @@ def _until(config: RunConfig, at: int, lasting: int, fields: Set[str]) -> int:
     endless = sorted(fields - LIMITED - {ORDER})
     if endless:
         raise InputError(
-            f"--for {lasting}: {endless[0]} cannot change for some updates only; what can: {', '.join(sorted(LIMITED))}"
+            f"--for {lasting}: {endless[0]} cannot change for some updates only; what can: {_listed(LIMITED)}"
         )
     if not fields & LIMITED:
         raise InputError(f"--for {lasting}: nothing differs that could end; give --set, or leave --for out")
@@ -271,7 +279,7 @@ def _changed(config: RunConfig, values: Mapping[str, Any]) -> dict[str, tuple[An
         if field not in CHANGEABLE:
             raise InputError(
                 f"{field}: cannot change in a fork, which continues from its parent's weights, optimiser and tokenizer "
-                f"and is measured like it; what can: {', '.join(sorted(CHANGEABLE))}"
+                f"and is measured like it; what can: {_listed(CHANGEABLE)}"
             )
     old, new = config.model_dump(mode="json"), after.model_dump(mode="json")
     parts = [field.split(".") for field in values]
@@ -280,6 +288,14 @@ def _changed(config: RunConfig, values: Mapping[str, Any]) -> dict[str, tuple[An
         for section, name in parts
         if old[section][name] != new[section][name]
     }
+
+
+def _listed(fields: Set[str]) -> str:
+    """Dotted fields, section by section."""
+    sections: dict[str, list[str]] = {}
+    for section, name in sorted(field.split(".") for field in fields):
+        sections.setdefault(section, []).append(name)
+    return "; ".join(f"{section}.{{{', '.join(names)}}}" for section, names in sections.items())
 
 
 def replace_fork(config: RunConfig, values: Mapping[str, Any], at: int, until: int | None = None) -> RunConfig:
@@ -332,6 +348,8 @@ def _check_out(planned: Sequence[_Planned], run: Path, config: RunConfig, out: P
 def _check_new(folder: Path) -> None:
     if folder.is_file() or any(parent.is_file() for parent in folder.parents):
         raise InputError(f"--out {folder}: is a file or lies under one, not a folder; choose another")
+    if (folder / TRUNK).is_file():
+        raise InputError(f"--out {folder}: is a single fork; several go into a folder above theirs, so choose another")
     if folder.is_dir() and any(entry.name[:1] != "." for entry in folder.iterdir()):
         raise InputError(f"--out {folder}: exists and is no fork of this run; choose another")
 
@@ -436,8 +454,9 @@ def _reach(
     if accelerator.is_main_process:
         if differs:
             logger.warning(
-                f"the replay of {run} differs from it at step {differs[0]}: this machine, its threads or the number of "
-                "processes are not those of the run, so its forks here share its first steps only nearly"
+                f"the replay of {run} differs from it at step {differs[0]}: this machine, its threads, the number of "
+                "processes, or the version of PyTorch or copyscope is not that of the run, so its forks here share its "
+                "first steps only nearly"
             )
         write_json(home / f"replay{at}.json", facts)
         if not (home / name).is_dir():

@@ -72,9 +72,9 @@ def tokens_there(run: Path) -> TokenStore:
     """The tokens of a run. Raises InputError where they are gone."""
     store = run_store(run)
     if store is None:
-        raise InputError(
-            f"{run}: its tokens are not in {run.parent / 'tokens'} any more; put that folder back beside the run"
-        )
+        trunk = read_trunk(run)
+        place = run.parent / "tokens" if trunk is None else Path(trunk.store["absolute"]).parent
+        raise InputError(f"{run}: its tokens are not in {place} any more; put that folder back there")
     return store
 
 

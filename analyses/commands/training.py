@@ -184,11 +184,15 @@ def fork(
         typer.Option(
             "--set",
             help="What differs, as in --set optimizer.lr=6e-3; may be repeated. Several values of one field make a "
-            "fork each, and several fields every combination.  [default: nothing, the null fork]",
+            "fork each, and several fields every combination. Fields: optimizer.* but name, train.*, intervention.*, "
+            "data.corpus and how it is read, dropout, seeds.data.  [default: nothing, the null fork]",
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the fork; of several the one above them.  [default: RUN-fork]")
+        Path | None,
+        typer.Option(
+            help="Folder of the fork; of several the one above them, which may get more later.  [default: RUN-fork]"
+        ),
     ] = None,
     lasting: Annotated[
         int | None,
@@ -199,7 +203,11 @@ def fork(
         ),
     ] = None,
     placebo: Annotated[
-        int, typer.Option(min=0, help="Number of further forks that differ in the order of the text alone.")
+        int,
+        typer.Option(
+            min=0,
+            help="Number of further forks at each step that differ in the order of the text alone: what chance does.",
+        ),
     ] = 0,
     score: Annotated[bool, typer.Option("--score", help="Score each checkpoint as it is written.")] = False,
     engine: Annotated[
@@ -225,8 +233,8 @@ def fork(
     from copyscope.training.errors import InputError
 
     steps = [part.strip() for part in at.split(",")]
-    if not all(step.isdecimal() for step in steps):
-        raise InputError(f"--at {at}: give a step, or several as in 500,1000")
+    if not all(step.isdecimal() and step == str(int(step)) for step in steps):
+        raise InputError(f"--at {at or '(empty)'}: give a step, or several as in 500,1000; thousands have no comma")
     settings = grid_of(assignments)
     quiet()
     from copyscope.analyses.commands.console import Console

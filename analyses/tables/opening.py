@@ -68,11 +68,11 @@ def _trunk_of(fork: Run, trunk: Trunk, path: Path) -> Run | None:
     """The parent of a fork with the checkpoints that are the fork's as well; None where it is gone, which is said."""
     place = trunk.parent(path)
     if place is None:
-        _warn_once(" ".join([*trunk.gone()]))
+        _warn_once(": ".join(trunk.gone(path)))
         return None
     try:
         parent = open_run(place)
-    except InputError as error:
+    except (InputError, RecursionError) as error:
         _warn_once(f"{fork.folder}: the tables of its parent cannot be read: {error}")
         return None
     there = {checkpoint.path for checkpoint in fork.series.checkpoints}

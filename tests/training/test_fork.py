@@ -355,5 +355,24 @@ def test_folders_that_are_something_else_are_refused(run: Path, tmp_path: Path) 
     with pytest.raises(InputError, match="holds a fork"):
         train(RunConfig.load(run / "config.toml"), tmp_path / "fork")
     os.mkdir(tmp_path / "nothing")
-    with pytest.raises(InputError, match="not a run"):
+    with pytest.raises(InputError, match="copyscope train"):
         fork(tmp_path / "nothing", 1, out=tmp_path / "out")
+    with pytest.raises(InputError, match="no such folder"):
+        fork(tmp_path / "nowhere", 1, out=tmp_path / "out")
+    with pytest.raises(InputError, match="single fork"):
+        fork(run, [18, 19], out=tmp_path / "fork")
+    for steps, values in (([18, 18], {}), (18, [{"optimizer.lr": 1.0}, {"optimizer.lr": 1}])):
+        with pytest.raises(InputError, match="twice"):
+            fork(run, steps, values, out=tmp_path / "out")
+
+
+def test_a_single_fork_joins_those_that_are_there(run: Path, tmp_path: Path) -> None:
+    family = tmp_path / "family"
+    fork(run, 18, placebo=1, out=family)
+    (one,) = fork(run, 18, {"optimizer.lr": 2e-3}, family)
+    assert one.folder == family / "lr=0.002"
+    listed = json.loads((family / "forks.json").read_text())["forks"]
+    assert [row["folder"] for row in listed] == ["placebo1", "lr=0.002"]
+    for read in (CheckpointSeries.open, lambda folder: fork(folder, 18)):
+        with pytest.raises(InputError, match="several forks"):
+            read(family)

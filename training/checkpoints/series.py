@@ -13,7 +13,7 @@ from typing import Any, Literal
 from copyscope.training.checkpoints.manifest import read_manifest
 from copyscope.training.checkpoints.names import COPY, AmbiguousError, Named, Unit, arrange, natural, read_name
 from copyscope.training.checkpoints.tokenizer_files import has_tokenizer
-from copyscope.training.checkpoints.trunk import Trunk, Unfit, read_trunk, why_changed
+from copyscope.training.checkpoints.trunk import FAMILY, Trunk, Unfit, read_trunk, why_changed
 from copyscope.training.errors import InputError
 from copyscope.training.files import MANIFEST, tidy
 
@@ -134,6 +134,8 @@ def _local(source: str, path: Path, order: Order) -> CheckpointSeries:
     if _is_checkpoint(path) and not any(read_name(name).number is not None for name in folders):
         return CheckpointSeries(source, (_checkpoint(path, read_name(path.name)),))  # else it is the last of a training
     left = [f"{entry} ({why})" for entry in visible if entry.name not in folders and (why := _empty_checkpoint(entry))]
+    if not folders and (path / FAMILY).is_file():
+        raise InputError(f"{path}: holds several forks; give one of them, or all as {path}/*/")
     if not folders:
         raise InputError(
             f"{path}: no checkpoint in it{_pickled(path.iterdir()) or (f' ({left[0]})' if left else '')}; give a run "
@@ -163,15 +165,15 @@ def trunk_checkpoints(path: Path, trunk: Trunk) -> tuple[list[Checkpoint], list[
     began with, each with why; one line where the parent is gone."""
     parent = trunk.parent(path)
     if parent is None:
-        return [], [trunk.gone()]
+        return [], [trunk.gone(path)]
     try:
         there = {checkpoint.step: checkpoint for checkpoint in CheckpointSeries.open(parent).checkpoints}
     except (InputError, RecursionError) as error:
-        return [], [Unfit(str(parent), f"the parent of this fork, cannot be read: {error}")]
+        return [], [Unfit(str(parent), f"the parent of {path} cannot be read: {error}")]
     fit, unfit = [], []
     for step, digest in trunk.checkpoints.items():
         if step not in there:
-            unfit.append(Unfit(str(parent), f"the parent of this fork, has no checkpoint of step {step} any more"))
+            unfit.append(Unfit(str(parent), f"the parent of {path} has no checkpoint of step {step} any more"))
         elif why := why_changed(Path(there[step].path), digest):
             unfit.append(Unfit(there[step].path, why))
         else:

@@ -11,6 +11,8 @@ from copyscope.training.checkpoints.manifest import weights_hash
 from copyscope.training.errors import InputError
 
 TRUNK = "fork.json"
+FAMILY = "forks.json"
+"""In the folder of several forks: which they are."""
 NULL, PLACEBO, CHANGED = "null", "placebo", "changed"
 """The kinds of forks: in which nothing differs, the order of the text, or something else."""
 ORDER = "seeds.data"
@@ -67,11 +69,11 @@ class Trunk:
         """The parent's folder; None where it is not there any more."""
         return next((place for place in places(fork, self.place) if place.is_dir()), None)
 
-    def gone(self) -> Unfit:
-        """Says that there is no parent any more."""
+    def gone(self, fork: Path) -> Unfit:
+        """Says that the fork in folder `fork` has no parent any more."""
         what = (
-            f"the parent of this fork, is not there any more (moved or deleted), so steps 0 to {self.step} are left "
-            f'out; put it back, or write where it is into "parent" of {TRUNK}'
+            f"the parent of {fork} is not there any more (moved or deleted), so steps 0 to {self.step} are left out; "
+            f'put it back, or write where it is now as "absolute" under "parent" into {fork / TRUNK}'
         )
         return Unfit(self.place["absolute"], what)
 

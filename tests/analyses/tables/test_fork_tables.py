@@ -17,6 +17,7 @@ from copyscope.analyses.tables.opening import open_run
 from copyscope.analyses.tables.run import read_metrics, read_tables
 from copyscope.analyses.tables.scores import score
 from copyscope.analyses.tables.text_measured import measure_text
+from copyscope.analyses.tables.watch import Watch
 from copyscope.training.errors import InputError
 from copyscope.training.fork import fork
 from copyscope.training.trainer import train
@@ -111,6 +112,17 @@ def test_forks_without_their_parent(run: Path, tmp_path: Path, logged: list[str]
     heads = score(one.folder, samples=4).heads
     assert heads["step"].unique().to_list() == [16]
     assert any("not there any more" in line for line in logged)
+
+
+def test_tables_of_a_fork_that_kept_no_checkpoints_outlive_its_parent(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run.parent / "tokens", tmp_path / "tokens")
+    shutil.copytree(run, tmp_path / "run")
+    kept = {"checkpoints.keep": "none"}
+    (one,) = fork(
+        tmp_path / "run", 12, kept, tmp_path / "fork", watch=lambda folder, config: Watch(folder, config, samples=4)
+    )
+    shutil.rmtree(tmp_path / "run")
+    assert open_run(one.folder).heads["step"].unique().to_list() == [16]
 
 
 def test_the_command(
