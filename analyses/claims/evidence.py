@@ -12,7 +12,7 @@ from jaxtyping import Float
 from copyscope.analyses.claims.events import Step, events_of
 from copyscope.analyses.claims.factors import flat
 from copyscope.analyses.formation.emergence import Emergence, emergence
-from copyscope.analyses.formation.heads import copying_formation, formation_steps, order_of_appearance
+from copyscope.analyses.formation.heads import copying_formation, formation_steps, stages_in_order
 from copyscope.analyses.formation.step_rule import middle
 from copyscope.analyses.tables.opening import open_run
 from copyscope.analyses.tables.run import Run, chance, read_metrics, read_tables, score_tables, stored_steps
@@ -159,8 +159,9 @@ def gather(source: Source) -> Evidence:
         known = set(heads["measure"].to_list())
         induction = next((measure for measure in INDUCTION if measure in known), INDUCTION[0])
         formed = formation_steps(heads, induction)
-        has_previous = "previous_token" in known
-        rows = copying_formation(model, at_chance).rows_by_key("measure", named=True, unique=True)
+        previous = formation_steps(heads, "previous_token") if "previous_token" in known else None
+        copying = copying_formation(model, at_chance)
+        rows = copying.rows_by_key("measure", named=True, unique=True)
         if COPYING not in rows:
             raise InputError(f"model table: no {COPYING}; score the series again")
         most = heads["tokens"].max()  # None: a third-party series, which does not say
@@ -173,11 +174,11 @@ def gather(source: Source) -> Evidence:
             config=flat(run.config) if run.config else {},
             n_layers=heads["layer"].n_unique(),
             induction=formed,
-            previous=formation_steps(heads, "previous_token") if has_previous else None,
-            order=order_of_appearance(heads, model, induction, at_chance) if has_previous else pl.DataFrame(),
+            previous=previous,
+            order=pl.DataFrame() if previous is None else stages_in_order(previous, formed, copying),
             copying=CopyingStep.of(COPYING, rows[COPYING]),
             copying_loss=CopyingStep.of(COPYING_LOSS, rows[COPYING_LOSS]) if COPYING_LOSS in rows else None,
-            emergence=None if metrics.is_empty() else emergence(model, metrics, at_chance, COPYING),
+            emergence=None if metrics.is_empty() else emergence(model, metrics, at_chance, COPYING, copying),
             final=dict(final.iter_rows()),
             rates=learning_rates(run),
             events=events_of(heads, read_tables(run, "tasks") if stored_steps(run, "tasks") else None),

@@ -49,16 +49,20 @@ class Emergence:
 
 
 def emergence(
-    model: pl.DataFrame, metrics: pl.DataFrame, chance: float = 0.0, measure: str = "copying_accuracy_token"
+    model: pl.DataFrame,
+    metrics: pl.DataFrame,
+    chance: float = 0.0,
+    measure: str = "copying_accuracy_token",
+    formed: pl.DataFrame | None = None,
 ) -> Emergence:
     """Did copying surge after the loss had settled? One run; tables and errors as for its parts.
 
-    `copying_formation` says when `measure` rose, `loss_settled` when the loss had settled. The verdict is given if the
-    95 % interval of the ratio lies on one side of 1 by the rule and by one twice as lenient; a loss that had not
-    settled by half of the run counts as settling after that. Cannot tell: that settling and copying have to do with
-    each other, nor what another seed would do.
+    `copying_formation` says when `measure` rose (`formed`: what it said, if that is at hand), `loss_settled` when the
+    loss had settled. The verdict is given if the 95 % interval of the ratio lies on one side of 1 by the rule and by
+    one twice as lenient; a loss that had not settled by half of the run counts as settling after that. Cannot tell:
+    that settling and copying have to do with each other, nor what another seed would do.
     """
-    return copying_beside(loss_settled(metrics), loss_settled(metrics, OTHER_SHARE), model, chance, measure)
+    return copying_beside(loss_settled(metrics), loss_settled(metrics, OTHER_SHARE), model, chance, measure, formed)
 
 
 def copying_beside(
@@ -67,9 +71,11 @@ def copying_beside(
     model: pl.DataFrame,
     chance: float = 0.0,
     measure: str = "copying_accuracy_token",
+    formed: pl.DataFrame | None = None,
 ) -> Emergence:
     """The same where it is known when the loss had settled, by the rule and by the lenient one."""
-    table = copying_formation(model, chance).filter(pl.col("measure") == measure)
+    table = copying_formation(model, chance) if formed is None else formed
+    table = table.filter(pl.col("measure") == measure)
     rows = measure_rows(model, "model", measure, ())
     rise = table.row(0, named=True)
     dip, dip_step = deepest_dip(rows["step"].to_numpy(), np.abs(rows["value"].to_numpy().astype(float)))

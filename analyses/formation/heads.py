@@ -213,15 +213,20 @@ def order_of_appearance(
     are too far apart to tell), compared with the stage before that formed; null where there is none. Raises
     InputError as `formation_steps` and `copying_formation` do. Cannot tell: that one stage causes the next.
     """
+    previous, induced = formation_steps(heads, "previous_token"), formation_steps(heads, induction)
+    return stages_in_order(previous, induced, copying_formation(model, chance))
+
+
+def stages_in_order(previous: pl.DataFrame, induction: pl.DataFrame, copying: pl.DataFrame) -> pl.DataFrame:
+    """`order_of_appearance` from what `formation_steps` says of both kinds of heads, and `copying_formation`."""
     events: list[dict[str, Any]] = []
-    for stage, measure in (("previous-token head", "previous_token"), ("induction head", induction)):
-        formed = formation_steps(heads, measure).filter(pl.col("formed") & ~pl.col("fell_back"))
+    for stage, table in (("previous-token head", previous), ("induction head", induction)):
+        formed = table.filter(pl.col("formed") & ~pl.col("fell_back"))
         if formed.is_empty():
-            events.append({"stage": stage, "measure": measure, "status": "not yet"})
+            events.append({"stage": stage, "measure": table["measure"][0], "status": "not yet"})
         else:
             strong = formed.filter(pl.col("peak") >= pl.col("peak").max() / 2).sort("step", "layer", "head")
             events.append({"stage": stage, **strong.row(0, named=True)})
-    copying = copying_formation(model, chance)
     stages = (("copying (loss)", "copying_loss_difference"), ("copying (accuracy)", "copying_accuracy_token"))
     for stage, measure in stages:
         for row in copying.filter(pl.col("measure") == measure).iter_rows(named=True):
@@ -251,7 +256,13 @@ def formation_json(
     induction = next(
         (m for m in ("prefix_matching_sum", "induction_score", "induction_attention") if m in present), used[-1]
     )
-    order = order_of_appearance(heads, model, induction, chance).to_dicts() if "previous_token" in present else []
+    copying = copying_formation(model, chance)
+    if "previous_token" in present:
+        previous = tables["previous_token"] if "previous_token" in tables else formation_steps(heads, "previous_token")
+        formed = tables[induction] if induction in tables else formation_steps(heads, induction)
+        order = stages_in_order(previous, formed, copying).to_dicts()
+    else:
+        order = []
     known = set(model["measure"].to_list())
     accuracy = next((m for m in ("copying_accuracy_token", "copying_loss_difference") if m in known), None)
     return plain(
@@ -270,8 +281,10 @@ def formation_json(
                 measure: depth_trend(table, tables.get("previous_token") if measure != "previous_token" else None)
                 for measure, table in tables.items()
             },
-            "copying": copying_formation(model, chance).to_dicts(),
-            "emergence": emergence(model, metrics, chance, accuracy) if accuracy and not metrics.is_empty() else None,
+            "copying": copying.to_dicts(),
+            "emergence": emergence(model, metrics, chance, accuracy, copying)
+            if accuracy and not metrics.is_empty()
+            else None,
             "order": order,
             "carriers": {measure: carriers(heads, measure).to_dicts() for measure in used},
         }

@@ -274,10 +274,11 @@ def _by_eye(axes: Axes, runs: list[StudyRun], measure: str) -> None:
     """Loss and copying as the paper shows them: on linear axes, with nothing to say when the loss has settled."""
     beside = axes.twinx()
     for run in runs:
-        steps = run.curves["step"].to_numpy()
-        axes.plot(steps, run.curves["validation_loss"].to_numpy(), color=COLOURS[0], linewidth=1, alpha=0.8)
-        shown = value_of(run.curves, measure)
-        beside.plot(steps, shown, color=VERMILLION, linewidth=1, linestyle="--", alpha=0.8)
+        losses = run.curves.drop_nulls("validation_loss")
+        axes.plot(losses["step"], losses["validation_loss"], color=COLOURS[0], linewidth=1, alpha=0.8)
+        beside.plot(
+            run.curves["step"], value_of(run.curves, measure), color=VERMILLION, linewidth=1, linestyle="--", alpha=0.8
+        )
     axes.set_title("as read by eye: linear steps", fontsize=7.5)
     axes.set_xlabel("step")
     axes.set_ylabel("loss on held-out text (—)", color=COLOURS[0])
