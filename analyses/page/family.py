@@ -56,11 +56,14 @@ def family_entries(runs: Sequence[Run], entries: Sequence[Entry]) -> list[dict[s
     found = []
     for branches in families(runs):
         fields = [None if one.run is None else entries[one.run].fields for one in branches]
+        chance = chance_table(branches, fields)
         found.append(
             {
                 "branches": [asdict(branch) for branch in branches],
-                "formed": table("What formed when", _formed_table(branches, fields)),
-                "chance": table("Changes held against chance", chance_table(branches, fields)),
+                "formed": _formed_table(branches, fields),
+                "chance": table(
+                    "Changes held against chance", chance, chance.rename(lambda name: name.replace(" ", "_"))
+                ),
             }
         )
     return found
@@ -193,24 +196,33 @@ def _accuracy(run: Mapping[str, Any]) -> dict[int, tuple[float, float]]:
     }
 
 
-def _formed_table(branches: Sequence[Branch], fields: Sequence[Mapping[str, Any] | None]) -> pl.DataFrame:
-    """A row a branch: from which step on, how it ended, when each stage formed, and in which head."""
+def _formed_table(branches: Sequence[Branch], fields: Sequence[Mapping[str, Any] | None]) -> dict[str, Any]:
+    """A row a branch: from which step on, how far it went, when each stage formed, and in which head."""
     rows = []
     for branch, run in zip(branches, fields, strict=True):
+        events: dict[str, Any] = {} if run is None else {event["kind"]: event for event in run["story"]["events"]}
+        accuracy = {} if run is None else _accuracy(run)
         row: dict[str, Any] = {
             "branch": branch.title,
-            "from step": None if branch.kind == RUN else branch.at,
-            "last step": None if run is None else run["steps"][-1],
+            "from_step": None if branch.kind == RUN else branch.at,
+            "last_step": None if run is None else run["steps"][-1],
         }
-        events: dict[str, Any] = {} if run is None else {event["kind"]: event for event in run["story"]["events"]}
-        n_heads = 1 if run is None else run["n_heads"]
-        for kind, words in STAGES.items():
+        for kind in STAGES:
             event = events.get(kind, {})
-            row[words] = event.get("step")
+            row[f"{kind.replace('-', '_')}_step"] = event.get("step")
             if kind != "copying":
-                head = event.get("head")
-                row[f"{kind} head is"] = None if head is None else head_name(*divmod(head, n_heads))
-        accuracy = {} if run is None else _accuracy(run)
-        row["copying accuracy at the end"] = accuracy[max(accuracy)][0] if accuracy else None
+                head, name = event.get("head"), f"{kind.replace('-', '_')}_head"
+                row[name] = None if head is None or run is None else head_name(*divmod(head, run["n_heads"]))
+        row["final_copying_accuracy"] = accuracy[max(accuracy)][0] if accuracy else None
         rows.append(row)
-    return pl.DataFrame(rows, infer_schema_length=None)
+    frame = pl.DataFrame(rows, infer_schema_length=None)
+    out = table("What formed when", frame, frame)
+    return out | {"columns": [_words(name) for name in frame.columns]}
+
+
+def _words(column: str) -> str:
+    """A column's name for readers, who see the heads beside their stages."""
+    for kind, words in STAGES.items():
+        if column == f"{kind.replace('-', '_')}_step":
+            return f"{words} at"
+    return "which" if column.endswith("_head") else column.replace("_", " ")

@@ -15,6 +15,12 @@
     return pen.measureText(text).width;
   };
   C.textWidth = widthOf;
+  /** Text cut off where it does not fit a width. */
+  C.fitText = function (text, width, size, weight = 400) {
+    let most = text.length;
+    while (most > 2 && widthOf(C.shortText(text, most), size, weight) > width) most--;
+    return C.shortText(text, most);
+  };
 
   const around = (x, y, points) => "M" + points.map(([dx, dy]) => `${(x + dx).toFixed(1)},${(y + dy).toFixed(1)}`).join("L") + "Z";
   function mark(kind, x, y, r = 2.6) {
@@ -137,7 +143,7 @@
       for (const { at, panel: which } of marks)
         if (which === p && at >= axis.low && at <= axis.high) svg.append(C.svg("line", { x1: x(at).toFixed(1), x2: x(at).toFixed(1), y1: top, y2: bottom, stroke: ink, "stroke-dasharray": "1 3", "stroke-width": 1.5 }));
       const first = top - 4 - (plans[p].rows - 1) * 15;
-      svg.append(C.svg("text", { x: frame.left, y: first, "font-size": 12, "font-weight": 600, fill: ink }, panel.title));
+      svg.append(C.svg("text", { x: frame.left, y: first, "font-size": 12, "font-weight": 600, fill: ink }, C.fitText(panel.title, frame.width - frame.left, 12, 600)));
       plans[p].items.forEach((item, i) => {
         const [color, kind, dash] = named[p][i].look;
         const at = first + item.row * 15;

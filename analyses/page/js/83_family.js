@@ -1,7 +1,7 @@
 "use strict";
 // Forks: the tree of each family on a step axis (a trunk, then branches, each with what formed in it), and where runs are still one.
 (function (C) {
-  const SIGNS = { "previous-token": ["○", "previous-token head", () => "#0072b2"], induction: ["◆", "induction head", () => "#d55e00"], copying: ["★", "copying", () => C.color("ink")] };
+  const SIGNS = { "previous-token": ["○", "previous-token head", () => (C.isDark() ? "#56b4e9" : "#0072b2")], induction: ["◆", "induction head", () => "#d55e00"], copying: ["★", "copying", () => C.color("ink")] };
   const [WIDE_ROW, NARROW_ROW, INDENT] = [34, 54, 14]; // pixels
   const MAX_LABEL = 0.36; // of the width
   const FONT = 12.5;
@@ -169,14 +169,6 @@
 
   const nameOf = (branch) => (branch.run === null ? branch.name : branch.parent === null ? C.data.index.runs[branch.run].name : branch.label);
 
-  /** Text that fits a width, cut off where it does not. */
-  function fitting(text, width, weight) {
-    if (C.textWidth(text, FONT, weight) <= width) return text;
-    let most = text.length;
-    while (most > 2 && C.textWidth(C.shortText(text, most), FONT, weight) > width) most--;
-    return C.shortText(text, most);
-  }
-
   function tree(s, width) {
     const { runs } = C.data.index;
     const narrow = width < 640;
@@ -226,7 +218,7 @@
         const indent = INDENT * depth(branches, place);
         const weight = chosen ? 700 : branch.parent === null ? 600 : 400;
         const text = { x: 4 + indent, y: narrow ? y(place) - 22 : y(place) + 4, fill: run ? ink : soft, "font-size": FONT, "font-weight": weight, ...halo(paper) };
-        group.append(C.svg("text", run ? { ...text, tabindex: "0", role: "button", "data-run": branch.run, "aria-label": `Open ${branch.title}`, "aria-current": chosen ? "true" : null } : text, fitting(label(branch), (narrow ? width : left) - indent - 14, weight)));
+        group.append(C.svg("text", run ? { ...text, tabindex: "0", role: "button", "data-run": branch.run, "aria-label": `Open ${branch.title}`, "aria-current": chosen ? "true" : null } : text, C.fitText(label(branch), (narrow ? width : left) - indent - 14, FONT, weight)));
         svg.append(group);
         marked(svg, found[place], y(place), x, paper, soft);
       });
@@ -247,7 +239,8 @@
       const head = event.head === null || event.head === undefined ? null : C.headText(run, event.head);
       const node = C.svg("g", { class: "node", tabindex: "0", role: "button", "data-run": event.run, "data-step": event.step, "data-head": head, "data-measure": event.measure || null, "aria-label": `${event.text}: open it` });
       node.append(C.svg("title", {}, event.detail ? `${event.text} (${event.detail})` : event.text), C.svg("circle", { cx: at, cy: y, r: 11, fill: "transparent" }));
-      node.append(C.svg("text", { x: at, y: y + 4.5, "text-anchor": "middle", "font-size": 14, fill: color(), ...halo(paper) }, sign));
+      if (sign === "○") node.append(C.svg("circle", { cx: at, cy: y, r: 7, fill: paper }), C.svg("circle", { cx: at, cy: y, r: 4.2, fill: paper, stroke: color(), "stroke-width": 2 }));
+      else node.append(C.svg("text", { x: at, y: y + 4.5, "text-anchor": "middle", "font-size": 14, fill: color(), ...halo(paper) }, sign));
       const half = C.textWidth(number, 10) / 2 + 3;
       if (at - half >= free) {
         node.append(C.svg("text", { x: at, y: y - 9, "text-anchor": "middle", "font-size": 10, fill: soft, ...halo(paper) }, number));
@@ -263,13 +256,13 @@
       const place = C.byId(id);
       const shown = families().filter((family) => family[key] && family[key].rows.length);
       C.once(place, JSON.stringify([shown.length, C.generation]), () => C.fill(place, shown.length ? C.el("h2", {}, title) : null, shown.map(() => C.el("div", {}))));
-      shown.forEach((family, i) => C.table(place.querySelectorAll(":scope > div")[i], { ...family[key], title: shown.length > 1 ? nameOf(family.branches[0]) : "", name: `forks ${key}`, ...options(family) }));
+      shown.forEach((family, i) => C.table(place.querySelectorAll(":scope > div")[i], { ...family[key], title: shown.length > 1 ? nameOf(family.branches[0]) : "", tidy: family[key].tidy && (() => family[key].tidy), name: `forks ${key}`, ...options(family) }));
       return shown.length;
     };
     const note = "By chance: between these values one more run without the change would lie in 95 of 100 cases, judged from the placebo forks and their parent. Of twenty comparisons one lies outside by chance.";
     const held = fill("family-chance", "chance", "Changes held against chance", () => ({ note, words: true }));
     const alone = !held && families().some(({ branches }) => branches.some((one) => one.kind === "changed"));
-    if (alone) C.fill(C.byId("family-chance"), C.el("p", { class: "note" }, "There are no placebo forks here, so nothing tells how far chance alone would have moved these steps; `copyscope fork … --placebo 3` adds some."));
+    if (alone) C.fill(C.byId("family-chance"), C.el("p", { class: "note" }, "There are no placebo forks here, so nothing tells how far chance alone would have moved these steps; add some with ", C.el("code", {}, "copyscope fork … --placebo 3"), "."));
     C.byId("family-chance").copyscopeKey = alone ? null : C.byId("family-chance").copyscopeKey;
     fill("family-formed", "formed", "What formed when", (family) => ({
       links: (i) => family.branches[i].run !== null && C.go({ run: family.branches[i].run, view: "map" }),

@@ -116,6 +116,11 @@ def test_the_index_has_the_families(grown: list[Run]) -> None:
     assert [one["run"] for one in family["branches"]] == [1, None, 0]
     last = family["formed"]["columns"].index("last step")
     assert [row[last] is None for row in family["formed"]["rows"]] == [False, True, False]
+    tidy = family["formed"]["tidy"]["columns"]
+    assert len(tidy) == len(set(tidy)) == len(family["formed"]["columns"])
+    first = dict(zip(tidy, family["formed"]["rows"][0], strict=True))
+    assert (first["previous_token_head"], first["induction_head"]) == ("L0H1", "L1H0")
+    assert first["final_copying_accuracy"] == pytest.approx(0.6, abs=0.05)
     assert any("the first 700 steps are shared with lr, then placebo 1" in line for line in found["summary"])
     assert family["chance"]["rows"] == []  # no change is on the page
 
