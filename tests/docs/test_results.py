@@ -32,8 +32,9 @@ def again() -> ModuleType:
     return script("judge_again")
 
 
-def test_the_page_is_what_the_tables_say() -> None:
-    assert (RESULTS / "README.md").read_text() == script("write_readme").write_readme()
+@pytest.mark.parametrize("folder", [".", "tasks"])
+def test_the_page_is_what_the_tables_say(folder: str) -> None:
+    assert (RESULTS / folder / "README.md").read_text() == script(f"{folder}/write_readme").write_readme()
 
 
 def test_the_readme_repeats_the_page() -> None:
