@@ -29,7 +29,7 @@ from copyscope.analyses.tables.run import Run, Scores, gone, labelled, read_tabl
 from copyscope.analyses.tables.run_prompts import COPYING_SAMPLES, LOSS_PROMPTS, Prompts
 from copyscope.analyses.tables.stored import SCORES_VERSION, computed_with, is_stored, scored_otherwise, store_table
 from copyscope.analyses.tables.workers import workers_of
-from copyscope.interp.ablation.causal_copying import (
+from copyscope.interp.ablation.entity_copying import (
     causal_copying,
     concept_copying_prompts,
     token_copying_prompts,

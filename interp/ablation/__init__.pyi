@@ -1,12 +1,12 @@
 from .attribution import agreement as agreement
 from .attribution import attribute_heads as attribute_heads
-from .causal_copying import EntityPrompts as EntityPrompts
-from .causal_copying import causal_copying as causal_copying
-from .causal_copying import concept_copying_prompts as concept_copying_prompts
-from .causal_copying import token_copying_prompts as token_copying_prompts
 from .effects import sweep_heads as sweep_heads
 from .effects import sweep_layers as sweep_layers
 from .effects import sweep_pairs as sweep_pairs
+from .entity_copying import EntityPrompts as EntityPrompts
+from .entity_copying import causal_copying as causal_copying
+from .entity_copying import concept_copying_prompts as concept_copying_prompts
+from .entity_copying import token_copying_prompts as token_copying_prompts
 from .function_vectors import FunctionVector as FunctionVector
 from .function_vectors import function_vector as function_vector
 from .function_vectors import labels_prompts as labels_prompts

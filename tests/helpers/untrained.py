@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 import torch
 
-from copyscope.interp.ablation.causal_copying import causal_copying, concept_copying_prompts, token_copying_prompts
+from copyscope.interp.ablation.entity_copying import causal_copying, concept_copying_prompts, token_copying_prompts
 from copyscope.interp.ablation.function_vectors import function_vector, labels_prompts
 from copyscope.interp.measures.behavior import copying_test
 from copyscope.interp.measures.head_score import HeadScore

@@ -16,8 +16,8 @@ from pretend_gpu import OnGpu, PretendGpu, to_pretended_gpu
 from untrained import untrained
 
 from copyscope.interp.ablation.attribution import attribute_heads
-from copyscope.interp.ablation.causal_copying import causal_copying, token_copying_prompts
 from copyscope.interp.ablation.effects import sweep_heads, sweep_layers, sweep_pairs
+from copyscope.interp.ablation.entity_copying import causal_copying, token_copying_prompts
 from copyscope.interp.ablation.function_vectors import function_vector, labels_prompts
 from copyscope.interp.ablation.hooks import METHODS, ablate_heads
 from copyscope.interp.ablation.path_patching import patch_paths

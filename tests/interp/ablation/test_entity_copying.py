@@ -6,7 +6,7 @@ import pytest
 import torch
 from handmade import ahead_model, induction_model, llama, saved
 
-from copyscope.interp.ablation.causal_copying import (
+from copyscope.interp.ablation.entity_copying import (
     HALF,
     REPEATED,
     EntityPrompts,
