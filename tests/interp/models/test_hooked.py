@@ -19,7 +19,13 @@ from transformers import (
     OlmoForCausalLM,
 )
 
-from copyscope.interp.models.hooked import load_hooked, load_weights_into, prove_conversion
+from copyscope.interp.models.hooked import (
+    LOGIT_TOLERANCE,
+    load_hooked,
+    load_weights_into,
+    logit_difference,
+    prove_conversion,
+)
 from copyscope.training.errors import InputError
 
 LLAMA3 = {
@@ -106,6 +112,25 @@ def test_proof_fails_on_other_weights(tmp_path):
     model = load_hooked(first)
     with pytest.raises(InputError, match="logits differ"):
         prove_conversion(model, second)
+
+
+@needs_hooked
+def test_rounding_alone_is_no_difference(tmp_path):
+    """Queries and keys so large that the last digit of a rotation shows in the logits."""
+    model: Any = llama(0)
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.self_attn.q_proj.weight *= 80
+            layer.self_attn.k_proj.weight *= 80
+    sharp = saved(model, tmp_path / "a")
+    loaded: Any = load_hooked(sharp)
+    difference = logit_difference(loaded)
+    assert difference is not None
+    assert difference > LOGIT_TOLERANCE[torch.float32]
+    with torch.no_grad():
+        loaded.blocks[0].attn.W_O *= 2
+    with pytest.raises(InputError, match="logits differ"):
+        prove_conversion(loaded, sharp)
 
 
 def test_series_with_differing_configs(tmp_path):
