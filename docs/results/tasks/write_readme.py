@@ -3,6 +3,7 @@ against them.
 
     python docs/results/tasks/write_readme.py
     python docs/results/tasks/write_readme.py keep RUN NAME     # tables of another run, asked and graded already
+    python docs/results/tasks/write_readme.py keep-model OUT    # of a single model
 """
 
 import shutil
@@ -25,7 +26,8 @@ from copyscope.analyses.tables.run import read_tables
 
 HERE = Path(__file__).parent
 KEPT = ("choice_accuracy", "choice_accuracy_se", "accuracy", "control_choice", "chance", "chance_uniform", "prompts")
-MINUS = "\N{MINUS SIGN}"
+OF_MODEL = ("accuracy", "choice_accuracy", "control_choice", "chance", "gain", "prompts")
+MODEL, N_HEADS = "smollm2.csv", 270
 INDUCTION = "induction head"
 DATED, NEAR = 3.0, 0.05
 """Intervals up to this factor wide date a task, others come behind; what is as close to chance is called so."""
@@ -99,6 +101,19 @@ def keep(source: str, name: str) -> None:
     shutil.copy(run.folder / "config.toml", folder / "config.toml")
 
 
+def keep_model(out: str) -> None:
+    """Adds the tables of a single model, written by `copyscope tasks MODEL --out OUT`, to `MODEL`; a variant that is
+    there already is replaced."""
+    long = pl.concat([pl.read_parquet(path) for path in sorted(Path(out).glob("results/tasks/*.parquet"))])
+    index, columns = ["task", "variant"], [*OF_MODEL[:2], "accuracy_se", "choice_accuracy_se", *OF_MODEL[2:]]
+    wide = long.pivot("measure", index=index, values="value", maintain_order=True).select(*index, *columns)
+    graded = pl.concat([pl.read_parquet(path) for path in sorted(Path(out).glob("results/tasks/heads/*.parquet"))])
+    table = wide.join(graded.select(*index, "heads", "grade", "without"), on=index, how="left", maintain_order="left")
+    table = table.with_columns(pl.col(pl.Float64).round(4)).cast({"prompts": pl.Int64})
+    before = pl.read_csv(HERE / MODEL, schema=table.schema).join(table, on=index, how="anti", maintain_order="left")
+    pl.concat([table, before]).write_csv(HERE / MODEL)
+
+
 def read(folder: Path) -> Run:
     """The run that is kept in a folder."""
     wide = pl.read_csv(folder / "tasks.csv")
@@ -127,7 +142,7 @@ def write_readme() -> str:
     """The page."""
     runs = [read(path.parent) for path in sorted(HERE.glob("*/tasks.csv"))]
     parts = ["# In-context tasks: which form, when, and on which heads they rest\n", *_opening(runs), *_found(runs)]
-    parts += [*_tasks(runs), *_orders(runs), *_each(runs), *_limits(runs), *_words()]
+    parts += [*_tasks(runs), *_orders(runs), *_each(runs), *_limits(runs), *_real_model()]
     return "\n".join(parts) + "\n"
 
 
@@ -301,27 +316,40 @@ def _limits(runs: list[Run]) -> list[str]:
     ]
 
 
-def _words() -> list[str]:
-    table = pl.read_csv(HERE / "words.csv")
-    rows = ["| variant | accuracy | choice accuracy | its control | chance | gained over no context, nats |"]
-    rows.append("|---|---|---|---|---|---|")
+def _real_model() -> list[str]:
+    table = pl.read_csv(HERE / MODEL)
+    rows = ["| task | accuracy | choice accuracy | its control | chance | nats over no context | induction heads |"]
+    rows.append("|---|---|---|---|---|---|---|")
     for row in table.iter_rows(named=True):
         cells = [_with_error(row, "accuracy"), _with_error(row, "choice_accuracy")]
         cells += [f"{row[name]:.2f}" for name in ("control_choice", "chance")] + [f"{row['gain']:.1f}"]
-        rows.append(f"| {row['variant']} | " + " | ".join(cells) + " |")
+        cells.append("–" if row["grade"] is None else f"{row['grade']} (without them {row['without']:.2f})")
+        rows.append(f"| {NAMES.get((row['task'], row['variant']), row['variant'])} | " + " | ".join(cells) + " |")
+    graded = table.drop_nulls("grade")
+    heads = graded["heads"].unique().to_list()
     return [
-        "## Words, on a real model\n",
+        "## On a real model\n",
         _filled(
-            "The demo's tokenizer has too few of the words. SmolLM2-135M-Instruct (4-bit GGUF; "
-            f"{int(table['prompts'][0])} contexts a variant, `--tasks words --prompts 64`; `words.csv`):"
+            f"SmolLM2-135M-Instruct ([how to get it](../../smollm2.md)), {table['prompts'].min()} to "
+            f"{table['prompts'].max()} contexts of a variant. The last column, where it was asked, is of eight strong "
+            f"induction heads removed together ({'; '.join(heads)}), with half as many contexts; `{MODEL}`."
         ),
         "",
         *rows,
         "",
-        _filled(
-            "This table is older than the rest of the page. The model's weights were not on the machine that ran the "
-            "rest, so the other tasks and `--heads` have not been run on it; [how to get it](../../smollm2.md)."
-        ),
+        *[_filled(line) for line in _of_model(table)],
+    ]
+
+
+def _of_model(table: pl.DataFrame) -> list[str]:
+    """What the table comes to."""
+    graded = table.drop_nulls("grade")
+    counts = graded.group_by("grade", maintain_order=True).len()
+    grades = ", ".join(f"{count} {grade}" for grade, count in counts.iter_rows())
+    clear = table.filter(pl.col("choice_accuracy") - 2 * pl.col("choice_accuracy_se") > pl.col("chance"))
+    return [
+        f"It is two standard errors above chance in {len(clear)} of {len(table)} variants. Grades of the eight heads: "
+        f"{grades}. There are {N_HEADS} heads, and those that are left may do part of what these do.",
     ]
 
 
@@ -357,5 +385,7 @@ def _filled(text: str, indent: str = "") -> str:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["keep"]:
         keep(*sys.argv[2:])
+    elif sys.argv[1:2] == ["keep-model"]:
+        keep_model(sys.argv[2])
     else:
         (HERE / "README.md").write_text(write_readme())
