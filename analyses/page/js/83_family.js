@@ -61,8 +61,8 @@
   /** How the lines of a family look: the first run dark, null and placebo forks grey, changes in colours. By run. */
   function looks() {
     const out = new Map();
+    let changed = 0;
     for (const { branches } of families()) {
-      let changed = 0;
       for (const branch of branches) {
         const grey = [C.color("soft"), "circle", branch.kind === "null" ? "2 3" : "6 3"];
         out.set(branch, branch.parent === null ? [C.color("ink"), "circle", ""] : branch.kind === "changed" ? C.look(changed++) : grey);
@@ -91,7 +91,8 @@
           if (branch.run === null) return;
           if (branch.parent !== null) out.push({ ...part, run: branch.run, shift: branch.at });
           const steps = [...new Set(children.map((one) => one.at))].filter((at) => branch.parent === null || at !== branch.at);
-          for (const at of steps) out.push({ ...part, run: branch.run, from: at, shift: at, silent: false, name: steps.length > 1 || branch.parent !== null ? `${name} from ${C.number(at)}` : name });
+          const [color, mark] = part.look;
+          for (const at of steps) out.push({ ...part, run: branch.run, from: at, shift: at, silent: false, look: branch.parent === null && steps.length === 1 ? part.look : [color, mark, "1 3"], name: steps.length > 1 || branch.parent !== null ? `${name} from ${C.number(at)}` : name });
         } else if (branch.run !== null) out.push({ ...part, run: branch.run });
         else if (children.length) {
           let lender = children[0];
