@@ -62,6 +62,16 @@ def test_curves_share_the_trunk_up_to_the_fork(tab: Tab, written: Callable[[Made
     assert all(len(y) == len(x) for x, y in lines.values())
 
 
+def test_runs_that_have_no_fork_are_named_where_forks_are_aligned(tab: Tab, written: Callable[[Made], str]) -> None:
+    bare = made_family()
+    del bare.index["families"][1]  # now run 5 is no fork
+    tab.open(written(bare) + "#view=compare&align=fork")
+    assert "fork 5" in tab.text("#runs-table .note")
+    assert all(name != "fork 5" for name, *_ in drawn(tab))
+    tab.go(align="step")
+    assert [name for name, *_ in drawn(tab)].count("fork 5") == 1
+
+
 def test_compare_says_what_two_runs_share_and_aligns_them_at_the_fork(
     tab: Tab, written: Callable[[Made], str], family: Made
 ) -> None:

@@ -27,7 +27,9 @@
   /** The lines drawn: {name, steps, values, look, silent}; `left` collects the runs that cannot be aligned. */
   function lines(runs, align, left) {
     const out = [];
-    for (const part of C.branchParts(align)) {
+    const parts = C.branchParts(align);
+    left.push(...runs.filter((_, i) => !parts.some((part) => part.run === i)).map((run) => run.name));
+    for (const part of parts) {
       const run = runs[part.run];
       const line = (run.curves || {})[curve];
       const x = line && (part.shift === null ? places(run, line, align) : line.steps.map((step) => step - part.shift));

@@ -58,7 +58,7 @@
     return `A (${titles[0]}) and B (${titles[1]}): the first ${C.number(shared)} steps are shared, the same checkpoints.${same}`;
   };
 
-  /** How the lines of a family look: the first run dark, null and placebo forks grey, changes in colours. By run. */
+  /** How the lines of a family look: the first run dark, null and placebo forks grey, changes in colours; by branch. */
   function looks() {
     const out = new Map();
     let changed = 0;
@@ -101,8 +101,8 @@
         }
       });
     }
-    runs.forEach((_, i) => drawn.has(i) || out.push({ ...whole(i), ...(align === "fork" ? { shift: null } : {}) }));
-    return align === "fork" ? out.filter((part) => part.shift !== null) : out;
+    if (align !== "fork") runs.forEach((_, i) => drawn.has(i) || out.push(whole(i)));
+    return out;
   };
 
   /** What formed in a branch: [{kind, step, head, measure}]. */
