@@ -2,7 +2,9 @@
 
 import hashlib
 import math
+import os
 import shutil
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
@@ -18,6 +20,7 @@ from copyscope.training.config import RunConfig
 from copyscope.training.data.batches import batch, windows
 from copyscope.training.data.prefetch import batches_on
 from copyscope.training.data.store import TokenStore
+from copyscope.training.engines.locks import Busy, held
 from copyscope.training.environment import environment, note_environment
 from copyscope.training.errors import InputError, Stopped
 from copyscope.training.files import write_folder
@@ -117,6 +120,29 @@ def run_updates(
     step = load_state([*states(out / "resume"), *plan.start_from], run.model, run.optimizers)
     if step < plan.begin:
         raise InputError(f"{out}: no sound full state of step {plan.begin} or later to continue from")
+    with _alone(out) if run.main and step < plan.last else nullcontext():
+        _updates(run, plan, step, on_checkpoint, progress)
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Two processes in one folder would write over each other's files. Raises InputError for the second."""
+    try:
+        with held(out / "resume" / "lock", lost=lambda: os.kill(os.getpid(), signal.SIGTERM)):
+            yield
+    except Busy as busy:
+        raise InputError(f"{out}: {busy} is training this run; wait for it, or name another folder") from None
+
+
+def _updates(
+    run: "_Run",
+    plan: Plan,
+    step: int,
+    on_checkpoint: Callable[[Checkpoint], object] | None,
+    progress: Progress | None,
+) -> None:
+    """Those from `step` on; `run` is as it was then."""
+    config, out, store = run.config, run.out, run.store
     now = _use_settings(run, step)
     if run.main and step < plan.last:
         facts = environment(run.device, run.accelerator.num_processes, run.loss_of.dtype, config.train.compile)

@@ -14,6 +14,7 @@ from copyscope.training import trainer
 from copyscope.training.checkpoints.series import Checkpoint, CheckpointSeries, step_folder
 from copyscope.training.checkpoints.verify import verify
 from copyscope.training.config import RunConfig
+from copyscope.training.engines.locks import held
 from copyscope.training.errors import InputError, Stopped
 from copyscope.training.files import sha256_of
 from copyscope.training.schedule import checkpoint_steps
@@ -143,6 +144,20 @@ def test_a_damaged_full_state_is_passed_over_and_said(
     assert hashes(tmp_path / "run") == hashes(whole[1])
 
 
+def test_a_run_that_another_process_trains_is_refused(whole: tuple[RunConfig, Path], tmp_path: Path) -> None:
+    config, reference = whole
+    out = tmp_path / "run"
+    with (
+        held(out / "resume" / "lock", lost=lambda: None),
+        pytest.raises(InputError, match=rf"process {os.getpid()} .* is training this run"),
+    ):
+        train(config, out)
+    assert not (out / "metrics.jsonl").exists()
+    assert not (out / "checkpoints").exists()
+    train(config, out)
+    assert hashes(out) == hashes(reference)
+
+
 def test_a_finished_run_is_left_as_it_is(whole: tuple[RunConfig, Path]) -> None:
     before = {path: path.stat().st_mtime_ns for path in (whole[1] / "checkpoints").rglob("*")}
     train(whole[0], whole[1])
@@ -197,7 +212,7 @@ def test_divergence_seen_late_is_the_same_divergence(
     assert hashes(late) == hashes(once)
     assert (late / "diverged.json").read_text() == (once / "diverged.json").read_text()
     assert [line["step"] for line in lines(late)] == [line["step"] for line in lines(once)]
-    assert not list(late.glob("resume/*"))
+    assert not list(late.glob("resume/step*"))
 
 
 def test_compiling_is_refused_where_there_is_no_gpu(
@@ -242,7 +257,7 @@ def test_every_checkpoint_is_seen_and_those_kept_stay(corpus: Path, tmp_path: Pa
 
 def test_full_states_are_kept_for_good_where_asked(corpus: Path, tmp_path: Path) -> None:
     run = train(config(corpus, **{"checkpoints.resume_every": 2, "checkpoints.state_every": 4}), tmp_path / "run")
-    assert sorted(path.name for path in (run / "resume").glob("*")) == [step_folder(s) for s in (4, 8, 10, 12)]
+    assert sorted(path.name for path in (run / "resume").glob("step*")) == [step_folder(s) for s in (4, 8, 10, 12)]
 
 
 def test_residual_dropout_changes_training_and_not_validation(corpus: Path, tmp_path: Path) -> None:
