@@ -163,7 +163,7 @@ def _found(runs: list[Run]) -> list[str]:
         "**What one token tells comes with the induction head**: recall of four pairs forms at "
         f"{after(('recall', 'pairs=4'))} times its step, labels with ten examples at {after(('labels', 'shots=10'))}, "
         f"the last token of a random string at {after(('identifiers', 'strings token'))}.",
-        "**What takes more than one token comes later**: the copying test at "
+        "**What takes more than one token comes later than that head**: the copying test at "
         f"{after(('fuzzy', 'changed=0'))}, a prefix of two tokens at {after(('prefix', 'order=2'))} "
         f"(in {formed(('prefix', 'order=2'))}), the string that came next at "
         f"{after(('identifiers', 'strings whole'))} (in {formed(('identifiers', 'strings whole'))}).",
@@ -279,8 +279,8 @@ def _orders(runs: list[Run]) -> list[str]:
     return [
         "## In what order\n",
         _filled(
-            "Pairs were chosen with the demo's steps known and the others' not. Student's interval of the mean log "
-            "ratio over runs, no narrower than the runs' own; no correction for the number of pairs."
+            "Pairs were chosen on an earlier run, which is not among these. Student's interval of the mean log ratio "
+            "over runs, no narrower than the runs' own; no correction for the number of pairs."
         ),
         "",
         *rows,
