@@ -54,6 +54,7 @@ STUDIES = (
     "corpus",
     "corpus-long",
     "scale",
+    "optimizer",
 )
 RUNS = ("laptop", "batch32", "three-layers")
 STAGES = {"previous-token head": "previous_token", "induction head": "prefix_matching_sum"}

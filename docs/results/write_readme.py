@@ -56,6 +56,19 @@ QUESTIONS = (
         "Batch size and rate varied together, half of the cells foretelling the other half.",
     ),
     Question(
+        "Does Muon bring copying on?",
+        "optimizer",
+        "Formation step and final copying accuracy by optimizer and rate, and curves",
+        (
+            ("Muon makes copying earlier than AdamW", "change of the step {}", "optimizer", 0),
+            ("Muon at twice the rate", "change of the step {}", "optimizer", 2),
+            ("AdamW at twice the rate", "change of the step {}", "optimizer", 1),
+        ),
+        "Three seeds a setting cannot tell. Every run by Muon forms copying within these updates, at steps that lie "
+        "close together; AdamW's are further apart, and at twice the rate one has not formed it by the end.",
+        "Ten seeds a setting.",
+    ),
+    Question(
         "In what order do heads and copying form?",
         "seeds",
         "Formation step and final copying accuracy of six seeds, and their curves",
