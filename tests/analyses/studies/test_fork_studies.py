@@ -13,6 +13,7 @@ from copyscope.analyses.figures.paper import rendered
 from copyscope.analyses.studies import OF_FORKS, SIZES, forked
 from copyscope.analyses.studies.fork_figures import fork_figure
 from copyscope.analyses.studies.fork_verdicts import (
+    MIN_FORKS,
     commitment,
     commitment_table,
     paired,
@@ -227,7 +228,8 @@ def test_every_preset_forks_enough(name: str, size: str) -> None:
     plan, sweep = study_forks(name, size), study_sweep(name, size)
     assert plan is not None
     assert len(sweep.runs) >= 3
-    assert plan.orders >= 8
+    assert plan.orders >= MIN_FORKS
+    assert plan.orders * (1 + len(plan.changes)) >= 8
     assert len(plan.at) >= 3
     for run in sweep.runs:
         assert run.config.checkpoints.keep == "all"
