@@ -28,6 +28,7 @@ from copyscope.analyses.tables.opening import open_run
 from copyscope.analyses.tables.run import Run, Scores, gone, labelled, read_tables, selected
 from copyscope.analyses.tables.run_prompts import COPYING_SAMPLES, LOSS_PROMPTS, Prompts
 from copyscope.analyses.tables.stored import SCORES_VERSION, computed_with, is_stored, scored_otherwise, store_table
+from copyscope.analyses.tables.tasks import task_source
 from copyscope.analyses.tables.workers import workers_of
 from copyscope.interp.ablation.entity_copying import (
     causal_copying,
@@ -58,7 +59,6 @@ from copyscope.interp.measures.text_rules import copy_rule_losses, unigram_share
 from copyscope.interp.models.devices import Compute
 from copyscope.interp.models.hooked import logit_difference
 from copyscope.interp.models.lens import HookedModel
-from copyscope.interp.tasks.questions import Source as TaskSource
 from copyscope.interp.tasks.registry import encoder
 from copyscope.training.checkpoints.series import Checkpoint, Source, step_folder
 from copyscope.training.engines.protocol import Engine
@@ -243,7 +243,7 @@ class Scorer(Measurer):
                 scores = successor_score(model, lists, prompts.seed).named("successor_score")
                 tables.append(head_table(above_rounding(scores, dtype), wanted, layers))
         if wanted := self._wanted(FUNCTION_VECTOR):
-            labels = self._if_there("function_vector", lambda: labels_prompts(_task_source(prompts, LABEL_PROMPTS)))
+            labels = self._if_there("function_vector", lambda: labels_prompts(task_source(prompts, LABEL_PROMPTS)))
             if labels is not None:
                 vector = function_vector(model, *labels)
                 scores = vector.exact.named("function_vector") | {"function_vector_estimate": vector.estimate}
@@ -251,7 +251,7 @@ class Scorer(Measurer):
                 more["function_vector_correlation"] = vector.correlation
         for names, draw in ((TOKEN_COPYING, token_copying_prompts), (CONCEPT_COPYING, concept_copying_prompts)):
             if wanted := self._wanted(names):
-                pairs = self._if_there(names[0], partial(draw, _task_source(prompts, COPYING_PROMPTS)))
+                pairs = self._if_there(names[0], partial(draw, task_source(prompts, COPYING_PROMPTS)))
                 if pairs is not None:
                     scores = causal_copying(model, pairs).named(names[0])
                     tables.append(head_table(above_rounding(scores, dtype), wanted, layers))
@@ -291,18 +291,6 @@ class Scorer(Measurer):
     def _paths(run: Run, checkpoint: Checkpoint) -> dict[str, Path]:
         results, name = run.folder / "results", f"{step_folder(checkpoint.step)}.parquet"
         return {kind: results / kind / name for kind in KINDS}
-
-
-def _task_source(prompts: Prompts, n_prompts: int) -> TaskSource:
-    """What prompts of measures that are taken from tasks are drawn from."""
-    return TaskSource(
-        vocab=prompts.vocab,
-        n_ctx=prompts.n_ctx,
-        bos_id=prompts.bos_id,
-        n_prompts=n_prompts,
-        seed=prompts.seed,
-        encode=encoder(prompts.tokenizer),
-    )
 
 
 def _lists(prompts: Prompts) -> list[Tensor]:
