@@ -257,12 +257,11 @@ def formation_json(
         (m for m in ("prefix_matching_sum", "induction_score", "induction_attention") if m in present), used[-1]
     )
     copying = copying_formation(model, chance)
+    order = []
     if "previous_token" in present:
-        previous = tables["previous_token"] if "previous_token" in tables else formation_steps(heads, "previous_token")
-        formed = tables[induction] if induction in tables else formation_steps(heads, induction)
+        kinds = ("previous_token", induction)
+        previous, formed = (tables[one] if one in tables else formation_steps(heads, one) for one in kinds)
         order = stages_in_order(previous, formed, copying).to_dicts()
-    else:
-        order = []
     known = set(model["measure"].to_list())
     accuracy = next((m for m in ("copying_accuracy_token", "copying_loss_difference") if m in known), None)
     return plain(
