@@ -5,6 +5,7 @@ from contextlib import suppress
 import polars as pl
 
 from copyscope.analyses.formation.copying import accuracy_rise
+from copyscope.analyses.formation.heads import first_formed
 from copyscope.analyses.formation.roles import role_steps
 from copyscope.analyses.formation.sinks import sink_fraction
 from copyscope.analyses.formation.step_rule import middle
@@ -55,6 +56,5 @@ def _sinks(heads: pl.DataFrame) -> Step | None:
 
 
 def _first_vector(heads: pl.DataFrame) -> Step | None:
-    formed = role_steps(heads, VECTOR_MEASURE).filter(pl.col("formed") & ~pl.col("fell_back"))
-    strong = formed.filter(pl.col("peak") >= pl.col("peak").max() / 2).sort("step", "high")
-    return None if strong.is_empty() else _step(strong.row(0, named=True))
+    first = first_formed(role_steps(heads, VECTOR_MEASURE))
+    return None if first is None else _step(first)

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from copyscope.analyses.claims.events import Step, events_of
 from copyscope.analyses.claims.factors import flat
 from copyscope.analyses.formation.emergence import Emergence, emergence
-from copyscope.analyses.formation.heads import copying_formation, formation_steps, stages_in_order
+from copyscope.analyses.formation.heads import copying_formation, first_formed, formation_steps, stages_in_order
 from copyscope.analyses.formation.step_rule import middle
 from copyscope.analyses.tables.opening import open_run
 from copyscope.analyses.tables.run import Run, chance, read_metrics, read_tables, score_tables, stored_steps
@@ -126,14 +126,6 @@ class Evidence:
             return None
         low, high = self.copying.interval
         return (math.log(high) - math.log(low)) / (2 * 1.96)
-
-
-def first_formed(table: pl.DataFrame) -> dict[str, Any] | None:
-    """Of `formation_steps` the row of the first strong head: formed for good, and at its peak at least half as high as
-    the highest of these. None where none has formed."""
-    stays = table.filter(pl.col("formed") & ~pl.col("fell_back"))
-    strong = stays.filter(pl.col("peak") >= pl.col("peak").max() / 2).sort("step", "high")
-    return None if strong.is_empty() else strong.row(0, named=True)
 
 
 def learning_rates(run: Run) -> Float[np.ndarray, " update"] | None:

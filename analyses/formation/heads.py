@@ -217,16 +217,20 @@ def order_of_appearance(
     return stages_in_order(previous, induced, copying_formation(model, chance))
 
 
+def first_formed(table: pl.DataFrame) -> dict[str, Any] | None:
+    """Of `formation_steps` the row of the first strong head: formed for good, and at its peak at least half as high as
+    the highest of these; of several at one checkpoint that whose interval ends first. None where none has formed."""
+    stays = table.filter(pl.col("formed") & ~pl.col("fell_back"))
+    strong = stays.filter(pl.col("peak") >= pl.col("peak").max() / 2).sort("step", "high", "layer", "head")
+    return None if strong.is_empty() else strong.row(0, named=True)
+
+
 def stages_in_order(previous: pl.DataFrame, induction: pl.DataFrame, copying: pl.DataFrame) -> pl.DataFrame:
     """`order_of_appearance` from what `formation_steps` says of both kinds of heads, and `copying_formation`."""
     events: list[dict[str, Any]] = []
     for stage, table in (("previous-token head", previous), ("induction head", induction)):
-        formed = table.filter(pl.col("formed") & ~pl.col("fell_back"))
-        if formed.is_empty():
-            events.append({"stage": stage, "measure": table["measure"][0], "status": "not yet"})
-        else:
-            strong = formed.filter(pl.col("peak") >= pl.col("peak").max() / 2).sort("step", "layer", "head")
-            events.append({"stage": stage, **strong.row(0, named=True)})
+        first = first_formed(table)
+        events.append({"stage": stage, **(first or {"measure": table["measure"][0], "status": "not yet"})})
     stages = (("copying (loss)", "copying_loss_difference"), ("copying (accuracy)", "copying_accuracy_token"))
     for stage, measure in stages:
         for row in copying.filter(pl.col("measure") == measure).iter_rows(named=True):

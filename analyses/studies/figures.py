@@ -14,6 +14,7 @@ from copyscope.analyses.claims.batch_size import LAWS
 from copyscope.analyses.claims.evidence import COPYING_LOSS
 from copyscope.analyses.figures.axis import step_label
 from copyscope.analyses.figures.paper import STYLE, VERMILLION, WIDTH
+from copyscope.analyses.formation.step_rule import middle as step_of
 from copyscope.analyses.studies.evidence import StudyRun, by_loss, conditions, evidence_of
 from copyscope.analyses.studies.rate_and_batch import LAWS as LAWS_OF_BOTH
 from copyscope.analyses.studies.rate_and_batch import fitted, laws_on_cells
@@ -51,6 +52,10 @@ def study_figure(name: str, runs: list[StudyRun], title: str) -> Figure:
             left, right = figure.subplots(1, 2)
             _by_eye(left, known, measure)
             _settled(right, known, measure)
+        elif name == "depth":
+            left, right = figure.subplots(1, 2, sharey=True)
+            _by_layer(left, known, "induction heads", [run.evidence.induction for run in known if run.evidence])
+            _by_layer(right, known, "previous-token heads", [run.evidence.previous for run in known if run.evidence])
         elif name == "intensity":
             left, right = figure.subplots(1, 2, width_ratios=[1.3, 1])
             _heatmap(figure, left, known, measure)
@@ -310,6 +315,37 @@ def _settled(axes: Axes, runs: list[StudyRun], measure: str) -> None:
     plain_axes(axes)
     if axes.get_legend_handles_labels()[1]:
         axes.legend(fontsize=6, frameon=False)
+
+
+def _by_layer(axes: Axes, runs: list[StudyRun], title: str, tables: list[pl.DataFrame | None]) -> None:
+    """Layer against formation step of every head that formed, a marker a run."""
+    for number, (run, table) in enumerate(zip(runs, tables, strict=True)):
+        seed, colour = run.outcome.run.config.seeds.init, COLOURS[number % len(COLOURS)]
+        axes.plot([], [], MARKERS[number % len(MARKERS)], color=colour, markersize=4, label=f"seed {seed}")
+        aside = ((number + 0.5) / len(runs) - 0.5) * 0.6  # heads of several runs would lie on one another
+        for row in () if table is None else table.iter_rows(named=True):
+            step = step_of(row)
+            if step is None:
+                continue
+            axes.errorbar(
+                step,
+                row["layer"] + aside,
+                xerr=[[step - min(row["low"], step)], [max(row["high"], step) - step]],
+                fmt=MARKERS[number % len(MARKERS)],
+                color=colour,
+                markersize=3.5,
+                linewidth=0.6,
+                alpha=0.85,
+            )
+    _steps(axes)
+    layers = max((run.evidence.n_layers for run in runs if run.evidence), default=1)
+    axes.set_ylim(-0.5, layers - 0.5)
+    axes.set_yticks(range(layers))
+    axes.set_ylabel("layer")
+    axes.set_xlabel("formation step")
+    axes.set_title(title, fontsize=7.5)
+    plain_axes(axes)
+    axes.legend(fontsize=6, frameon=False)
 
 
 def _heatmap(figure: Figure, axes: Axes, runs: list[StudyRun], measure: str) -> None:

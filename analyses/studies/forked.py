@@ -8,8 +8,8 @@ from typing import Any
 
 import polars as pl
 
-from copyscope.analyses.claims.evidence import INDUCTION, first_formed
-from copyscope.analyses.formation.heads import formation_steps
+from copyscope.analyses.claims.evidence import INDUCTION
+from copyscope.analyses.formation.heads import first_formed, formation_steps
 from copyscope.analyses.formation.step_rule import middle
 from copyscope.analyses.studies.scored_run import arguments, program
 from copyscope.analyses.tables.opening import open_run

@@ -23,7 +23,7 @@ from copyscope.analyses.claims.evidence import COPYING, COPYING_LOSS, CopyingSte
 from copyscope.analyses.claims.factors import flat
 from copyscope.analyses.formation.copying import copying_formation
 from copyscope.analyses.formation.emergence import copying_beside, emergence
-from copyscope.analyses.formation.heads import formation_json
+from copyscope.analyses.formation.heads import first_formed, formation_json
 from copyscope.analyses.formation.loss import LossSettled
 from copyscope.analyses.formation.order import ordered
 from copyscope.analyses.formation.step_text import step_text
@@ -55,6 +55,7 @@ STUDIES = (
     "corpus-long",
     "scale",
     "optimizer",
+    "depth",
 )
 RUNS = ("laptop", "batch32", "three-layers")
 STAGES = {"previous-token head": "previous_token", "induction head": "prefix_matching_sum"}
@@ -137,10 +138,7 @@ def _evidence(row: dict[str, Any], config: RunConfig, curves: pl.DataFrame, head
     of_kind = {stage: dated.filter(pl.col("measure") == measure) for stage, measure in STAGES.items()}
     stages: list[dict[str, Any]] = []
     for stage, kind in of_kind.items():
-        formed = kind.filter(pl.col("formed") & ~pl.col("fell_back"))
-        strong = formed.filter(pl.col("peak") >= pl.col("peak").max() / 2).sort("step", "layer", "head")
-        first = strong.row(0, named=True) if strong.height else {"status": "not yet"}
-        stages.append({"stage": stage, **first})
+        stages.append({"stage": stage, **(first_formed(kind) or {"status": "not yet"})})
     stages += [
         {"stage": stage, **copying[measure]}
         for stage, measure in (("copying (loss)", COPYING_LOSS), ("copying (accuracy)", COPYING))
