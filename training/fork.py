@@ -73,6 +73,7 @@ CHANGEABLE = (
 )
 """What may differ from the parent. Shapes, vocabulary, optimiser and initial weights are in the state that a fork
 continues from; what is measured, and on which held-out text, has to be the same before and after."""
+LENGTH = "train.steps"
 LIMITED = {
     "model.attention_dropout",
     "model.residual_dropout",
@@ -126,7 +127,8 @@ def fork(
     the run is never written to. `values`: dotted fields as in `{"optimizer.lr": 6e-3}`, those of `CHANGEABLE`; none is
     the null fork, which must end with the run's weights. Several steps, and a sequence of such mappings, make a fork
     for each combination in a folder of `out`. `lasting`: after so many updates all fields of `LIMITED` are the run's
-    again; only those and the order of the text (`seeds.data`, which stays) may then differ. `placebo`: so many further
+    again; only those may then differ, and what stays: the order of the text (`seeds.data`) and, at a constant learning
+    rate, `train.steps`. `placebo`: so many further
     forks at each step that differ in the order of the text alone (`seeds.data`), as a measure of chance; without
     `values` there is then no null fork.
 
@@ -232,7 +234,8 @@ def _plan(
             matters = changed.keys() - RECORDING
             named = matters or changed.keys()
             kind = PLACEBO if matters == {ORDER} else CHANGED if matters else NULL
-            until = None if lasting is None or name else _until(config, at, lasting, matters)
+            ends = changed.get(LENGTH, (0, config.train.steps))[1]
+            until = None if lasting is None or name else _until(config, at, lasting, matters, ends)
             label = name or " ".join(
                 f"{field.split('.')[-1]}={_short(changed[field][1])}" for field in changed if field in named
             )
@@ -253,9 +256,11 @@ def _plan(
     return list(planned.values())
 
 
-def _until(config: RunConfig, at: int, lasting: int, fields: Set[str]) -> int:
-    """The update at which a change that lasts so long is over. Raises InputError for one that cannot end."""
-    endless = sorted(fields - LIMITED - {ORDER})
+def _until(config: RunConfig, at: int, lasting: int, fields: Set[str], ends: int) -> int:
+    """The update at which a change that lasts so long is over, in a fork that `ends` at that step. Raises InputError for
+    one that cannot end."""
+    lasts = {ORDER, LENGTH} if config.optimizer.schedule == "constant" else {ORDER}  # else all rates hang on the length
+    endless = sorted(fields - LIMITED - lasts)
     if endless:
         raise InputError(
             f"--for {lasting}: {endless[0]} cannot change for some updates only; what can: {_listed(LIMITED)}"
@@ -267,8 +272,8 @@ def _until(config: RunConfig, at: int, lasting: int, fields: Set[str]) -> int:
             f"--for {lasting}: at step {at} a change of the run itself lasts, until step {config.fork.until}; fork "
             "there, or leave --for out"
         )
-    if at + lasting >= config.train.steps:
-        raise InputError(f"--for {lasting}: lasts to the end, step {config.train.steps}; leave --for out")
+    if at + lasting >= ends:
+        raise InputError(f"--for {lasting}: lasts to the end, step {ends}; leave --for out")
     return at + lasting
 
 

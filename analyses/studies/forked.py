@@ -19,7 +19,7 @@ from copyscope.training.checkpoints.trunk import ORDER, read_trunk
 from copyscope.training.config import RunConfig
 from copyscope.training.engines.protocol import Engine
 from copyscope.training.errors import InputError
-from copyscope.training.fork import LIMITED, fork
+from copyscope.training.fork import LENGTH, LIMITED, fork
 from copyscope.training.progress import Progress
 from copyscope.training.sweeps.driver import Outcome
 from copyscope.training.sweeps.plan import PlannedRun, Sweep
@@ -30,7 +30,7 @@ FORKS = "forks"
 """Under a study's folder: a folder of forks for each parent, by its run_id."""
 PARENT, ORDER_ALONE = "parent", "other order"
 """What differs in the row of a parent, and in a fork that only reads the text in another order."""
-_KEYS = ("at", "orders", "lasting", "changes")
+_KEYS = ("at", "orders", "lasting", "end", "changes")
 SCHEMA = {
     "parent": pl.String,
     "parent_id": pl.String,
@@ -61,6 +61,8 @@ class ForkPlan:
     every change and without, so that the two can be compared."""
     lasting: float | None
     """How long the changes last, as a share of that step; None: to the end."""
+    end: float | None
+    """Where the forks end, as a share of that step; None: where the parent does."""
     changes: Mapping[str, Mapping[str, Any]]
     """Label → dotted fields and values."""
 
@@ -73,7 +75,8 @@ class ForkPlan:
         todo: list[RunConfig] = []
         for parent in parents:
             steps, several = parent.config.train.steps, self.orders * (1 + len(self.changes))
-            lengths = [max(1, round(steps * (1 - share / 2))) for share in self.at]
+            ends = steps if self.end is None else steps * self.end / 2
+            lengths = [max(1, round(ends - steps * share / 2)) for share in self.at]
             forks = [parent.config.with_values({"train.steps": length}) for length in lengths for _ in range(several)]
             todo += forks[sum(read_status(one).state in DONE for one in (out / FORKS / parent.run_id).glob("*")) :]
         return todo
@@ -82,8 +85,8 @@ class ForkPlan:
 def fork_plan(table: Any) -> ForkPlan:
     """The section [fork] of a study's preset. Raises InputError for what it cannot hold."""
     if not isinstance(table, dict) or not table.keys() <= set(_KEYS) or not {"at", "orders"} <= table.keys():
-        raise InputError(f"[fork]: give at and orders, and if you like lasting and [[fork.changes]]; not {table!r}")
-    at, orders, lasting = table["at"], table["orders"], table.get("lasting")
+        raise InputError(f"[fork]: give at and orders, and if you like lasting, end and [[fork.changes]]; not {table!r}")
+    at, orders, lasting, end = table["at"], table["orders"], table.get("lasting"), table.get("end")
     if not isinstance(at, list) or not at or not all(isinstance(one, int | float) and one >= 0 for one in at):
         raise InputError(f"[fork] at: give shares of the formation step, as in [0.25, 0.5], not {at!r}")
     if sorted(set(at)) != at:
@@ -92,6 +95,8 @@ def fork_plan(table: Any) -> ForkPlan:
         raise InputError(f"[fork] orders: give 2 or more, not {orders!r}")
     if lasting is not None and not (isinstance(lasting, int | float) and lasting > 0):
         raise InputError(f"[fork] lasting: give a share of the formation step above 0, not {lasting!r}")
+    if end is not None and not (isinstance(end, int | float) and end > at[-1] + (lasting or 0)):
+        raise InputError(f"[fork] end: give a share of the formation step beyond those at which forks begin, not {end!r}")
     changes: dict[str, dict[str, Any]] = {}
     for change in table.get("changes", []):
         values = _dotted({name: value for name, value in change.items() if name != "label"})
@@ -101,7 +106,7 @@ def fork_plan(table: Any) -> ForkPlan:
         if endless:
             raise InputError(f"[[fork.changes]] {endless[0]}: cannot change for some updates only")
         changes[change["label"]] = values
-    return ForkPlan(at=tuple(map(float, at)), orders=orders, lasting=lasting, changes=changes)
+    return ForkPlan(at=tuple(map(float, at)), orders=orders, lasting=lasting, end=end, changes=changes)
 
 
 def _dotted(table: Mapping[str, Any]) -> dict[str, Any]:
@@ -153,12 +158,15 @@ def train_forks(
             continue
         steps = [round(share * first["step"]) for share in plan.at]
         lasting = None if plan.lasting is None else max(1, round(plan.lasting * first["step"]))
+        fixed: dict[str, Any] = {"checkpoints.keep": "none"}
+        if plan.end is not None:
+            fixed[LENGTH] = round(plan.end * first["step"])
         for values in ({}, *plan.changes.values()):
             orders = [{ORDER: parent.run.config.seeds.data + number} for number in range(1, plan.orders + 1)]
             fork(
                 parent.folder,
                 steps,
-                [{**values, **order, "checkpoints.keep": "none"} for order in orders],
+                [{**values, **order, **fixed} for order in orders],
                 out / FORKS / parent.run.run_id,
                 lasting=lasting if values else None,
                 engine=engine,
@@ -188,6 +196,8 @@ def gather_forks(plan: ForkPlan, parents: Sequence[Outcome], out: Path) -> pl.Da
             share = min(plan.at, key=lambda one: abs(one * formed - config.fork.at))
             number = config.seeds.data - parent.run.config.seeds.data
             change = _change(plan, parent.run.config, config)
+            if plan.end is not None and abs(plan.end * formed - config.train.steps) > 1:
+                continue
             if change is not None and abs(share * formed - config.fork.at) <= 1 and 1 <= number <= plan.orders:
                 rows.append(of | _row(folder.parent, change, share, number))
     order = {one.run.run_id: number for number, one in enumerate(parents)}

@@ -315,6 +315,7 @@ ENDLESS: list[tuple[dict[str, Any], int, str]] = [
     ({"train.batch_size": 4}, 3, "train.batch_size cannot change for some updates only"),
     ({"intervention.until_step": 9}, 3, "cannot change for some updates only"),
     ({"seeds.data": 9}, 3, "nothing differs that could end"),
+    ({"optimizer.lr": 0.1, "train.steps": 18}, 3, "train.steps cannot change for some updates only"),
     ({}, 3, "nothing differs that could end"),
     ({"optimizer.lr": 0.1}, 12, "lasts to the end"),
     ({"optimizer.lr": 0.1}, 0, "1 or more"),
@@ -339,6 +340,18 @@ def test_what_cannot_end_is_refused(
         fork(run, 8, values, tmp_path / "out", lasting=lasting)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_at_a_constant_rate_a_change_may_end_and_the_fork_too(corpus: Path, tmp_path: Path) -> None:
+    """There the length of the run says nothing about its updates."""
+    constant = {"optimizer.schedule": "constant", "train.steps": 10}
+    parent = train(small_config(corpus, STATES | constant), tmp_path / "parent")
+    for values, words in (({}, "nothing differs"), ({"optimizer.lr": 0.1}, "lasts to the end, step 11")):
+        with pytest.raises(InputError, match=words):
+            fork(parent, 8, {**values, "train.steps": 11}, tmp_path / "out", lasting=3)
+    fork(parent, 8, {"optimizer.lr": 0.1, "train.steps": 12}, tmp_path / "out", lasting=3)
+    assert RunConfig.load(tmp_path / "out" / "config.toml").fork.until == 11
+    assert steps(tmp_path / "out")[-1] == 12
 
 
 def test_folders_that_are_something_else_are_refused(run: Path, tmp_path: Path) -> None:
