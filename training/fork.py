@@ -257,9 +257,9 @@ def _plan(
 
 
 def _until(config: RunConfig, at: int, lasting: int, fields: Set[str], ends: int) -> int:
-    """The update at which a change that lasts so long is over, in a fork that `ends` at that step. Raises InputError for
-    one that cannot end."""
-    lasts = {ORDER, LENGTH} if config.optimizer.schedule == "constant" else {ORDER}  # else all rates hang on the length
+    """The update at which a change that lasts so long is over, in a fork that `ends` at that step. Raises InputError
+    for one that cannot end."""
+    lasts = {ORDER, LENGTH} if config.optimizer.schedule == "constant" else {ORDER}  # or rates hang on length
     endless = sorted(fields - LIMITED - lasts)
     if endless:
         raise InputError(

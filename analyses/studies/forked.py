@@ -85,7 +85,7 @@ class ForkPlan:
 def fork_plan(table: Any) -> ForkPlan:
     """The section [fork] of a study's preset. Raises InputError for what it cannot hold."""
     if not isinstance(table, dict) or not table.keys() <= set(_KEYS) or not {"at", "orders"} <= table.keys():
-        raise InputError(f"[fork]: give at and orders, and if you like lasting, end and [[fork.changes]]; not {table!r}")
+        raise InputError(f"[fork]: give at and orders; lasting, end and [[fork.changes]] if you like; not {table!r}")
     at, orders, lasting, end = table["at"], table["orders"], table.get("lasting"), table.get("end")
     if not isinstance(at, list) or not at or not all(isinstance(one, int | float) and one >= 0 for one in at):
         raise InputError(f"[fork] at: give shares of the formation step, as in [0.25, 0.5], not {at!r}")
@@ -96,7 +96,7 @@ def fork_plan(table: Any) -> ForkPlan:
     if lasting is not None and not (isinstance(lasting, int | float) and lasting > 0):
         raise InputError(f"[fork] lasting: give a share of the formation step above 0, not {lasting!r}")
     if end is not None and not (isinstance(end, int | float) and end > at[-1] + (lasting or 0)):
-        raise InputError(f"[fork] end: give a share of the formation step beyond those at which forks begin, not {end!r}")
+        raise InputError(f"[fork] end: give a share of the formation step beyond all at which forks begin, not {end!r}")
     changes: dict[str, dict[str, Any]] = {}
     for change in table.get("changes", []):
         values = _dotted({name: value for name, value in change.items() if name != "label"})

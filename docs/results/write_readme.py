@@ -87,8 +87,20 @@ QUESTIONS = (
         "The stages come in order in every run. Copying comes before the loss has settled or with it, depending "
         "on what settled "
         "means; long after it, by neither. With induction heads in one or two layers nothing can be said of depth.",
-        "Runs ten times as long (study `settling`), and models with induction heads in four layers or more (study "
-        "`depth`).",
+        "Runs ten times as long (study `settling`).",
+    ),
+    Question(
+        "Do heads form from shallow to deep?",
+        "depth",
+        "Formation step of every induction head and every previous-token head, by layer",
+        (
+            ("induction heads, eight layers", "Kendall's tau {}", "depth", 0),
+            ("previous-token heads, eight layers", "Kendall's tau {}", "depth", 1),
+            ("previous-token head, then induction head, then copying, eight layers", "share of runs {}", "depth", 2),
+        ),
+        "Nothing points to it, and too few layers have induction heads to rule it out: in two of three seeds the first "
+        "induction head stands in the last layer.",
+        "Models with induction heads in six layers or more.",
     ),
     Question(
         "Does regularization make copying earlier or stronger?",
@@ -166,7 +178,7 @@ def write_readme() -> str:
             f"vocabulary {data['vocab_size']}, context {model['n_ctx']}, learning rate {rate:g} held after a "
             f"warm-up, on Python sources, of each "
             f"{data['repeat_choice']} windows the one with the most to copy (`training/presets/study.toml`). A "
-            f"claim that fails here may hold there. "
+            f"claim that fails here may hold there. Where another model was used, its study's page says so. "
             f"{runs} runs in all; this page is drawn from their tables."
         )
         + "\n",
