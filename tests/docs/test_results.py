@@ -47,6 +47,20 @@ def test_the_readme_repeats_the_page() -> None:
     assert re.search(r"in (\d+) runs", front)[1] == re.search(r"(\d+) runs in all", page)[1]  # type: ignore[index]
 
 
+def test_the_readme_counts_the_runs_in_order() -> None:
+    stages = ["previous-token head", "induction head", "copying"]
+    tables = [pl.read_csv(path, infer_schema_length=None) for path in sorted(RESULTS.glob("*/runs.csv"))]
+    runs = pl.concat(
+        [table.select("run_id", *stages) for table in tables if "copying" in table.columns], how="vertical_relaxed"
+    )
+    formed = runs.unique("run_id").drop_nulls()
+    assert (
+        formed.filter(pl.col(stages[0]) < pl.col(stages[1]), pl.col(stages[1]) < pl.col(stages[2])).height
+        == formed.height
+    )
+    assert f"in all {formed.height} runs that formed all three" in (RESULTS.parents[1] / "README.md").read_text()
+
+
 def test_a_study_is_judged_by_the_present_rules(again: ModuleType, tmp_path: Path) -> None:
     folder = shutil.copytree(RESULTS / "seeds-short", tmp_path / "seeds-short")
     again.judge_again(folder)
