@@ -12,7 +12,7 @@ from copyscope.analyses.formation.heads import (
     depth_trend,
     formation_steps,
     loss_settled,
-    order_of_appearance,
+    stages_in_order,
 )
 from copyscope.analyses.formation.order import carriers
 from copyscope.analyses.formation.roles import ROLES, head_roles
@@ -90,7 +90,7 @@ def run_entry(run: Run, place: int) -> Entry:
     removed, blocks = effects(ablations, grid, f"ablation/{place}/") if ablations is not None else ({}, {})
     parts = dict(heads.partition_by("measure", as_dict=True))
     blocks |= {f"scores/{place}/{m}": as_bytes(grid.matrix(parts[(m,)])) for m in measures}
-    tables = _tables(run, heads, model, ablations, formed, copying, at_chance, notes)
+    tables = _tables(run, heads, model, ablations, formed, copying, notes)
     asked = _stored(run, "tasks", notes)
     if asked is not None:
         formed_tasks = _tried(notes, lambda: task_formation(asked))
@@ -271,17 +271,16 @@ def _tables(
     ablations: pl.DataFrame | None,
     formed: dict[str, pl.DataFrame | None],
     copying: pl.DataFrame | None,
-    at_chance: float,
     notes: list[str],
 ) -> dict[str, dict[str, Any]]:
     main = next((measure for measure in MAIN if measure in formed), next(iter(formed), None))
     out: dict[str, dict[str, Any]] = {}
-    if copying is not None and main is not None and "previous_token" in formed:
-        order = _tried(notes, lambda: order_of_appearance(heads, model, main, at_chance))
-        if order is not None:
-            out["order"] = table(
-                "Order of appearance", order_table(order), tidy_steps(order, "stage", "layer", "head", "status")
-            )
+    previous, induced = formed.get("previous_token"), formed.get(main or "")
+    if copying is not None and previous is not None and induced is not None:
+        order = stages_in_order(previous, induced, copying)
+        out["order"] = table(
+            "Order of appearance", order_table(order), tidy_steps(order, "stage", "layer", "head", "status")
+        )
     if main is not None:
         given = (heads, main, formed[main], ablations)
         out["heads"] = table("The heads with the highest final score", head_table(*given), tidy_heads(*given))
