@@ -12,6 +12,11 @@ import tomllib
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import polars as pl
+
+from copyscope.analyses.studies import OF_FORKS
+from copyscope.analyses.studies.forked import PARENT
+
 HERE = Path(__file__).parent
 PRESETS = HERE.parents[1] / "training" / "presets"
 MINUS = "\N{MINUS SIGN}"
@@ -167,7 +172,10 @@ def write_readme() -> str:
     """The page."""
     study = tomllib.loads((PRESETS / "study.toml").read_text())
     model, data, rate = study["model"], study["data"], study["optimizer"]["lr"]
-    runs = len({path.stem for path in HERE.glob("*/configs/*.toml")})  # some stand in two studies
+    runs = {path.stem for path in HERE.glob("*/configs/*.toml")}  # some stand in two studies
+    of_forks = [pl.read_csv(HERE / name / "runs.csv") for name in OF_FORKS if (HERE / name).is_dir()]
+    runs |= {parent for table in of_forks for parent in table["parent_id"]}
+    forks = sum(table.filter(pl.col("change") != PARENT).height for table in of_forks)
     parts = [
         "# Results: which of the paper's claims hold at this scale\n",
         _filled(
@@ -179,7 +187,7 @@ def write_readme() -> str:
             f"warm-up, on Python sources, of each "
             f"{data['repeat_choice']} windows the one with the most to copy (`training/presets/study.toml`). A "
             f"claim that fails here may hold there. Where another model was used, its study's page says so. "
-            f"{runs} runs in all; this page is drawn from their tables."
+            f"{len(runs)} runs{f' and {forks} forks' * bool(forks)} in all; this page is drawn from their tables."
         )
         + "\n",
         _filled(
