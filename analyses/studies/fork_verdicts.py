@@ -91,7 +91,7 @@ def commitment_table(forks: pl.DataFrame) -> pl.DataFrame:
                 **with_ends("scatter of ln step", *_exp(paired(logs, _scatter_errors(now)))),
                 **with_ends("scatter left", *((None,) * 3 if is_first else _exp(paired(left, left_error)))),
                 "parent's head first": float(np.mean([row["own_head"] for row in now])) if now else None,
-                **with_ends("rise of that", *((None,) * 3 if is_first else paired(rise, rise_error))),
+                **with_ends("rise of that", *((None,) * 3 if is_first else _possible(paired(rise, rise_error)))),
                 "most common head first": float(np.mean([row["most_common"] for row in now])) if now else None,
             }
         )
@@ -254,6 +254,11 @@ def _share_errors(rows: Sequence[dict[str, Any]]) -> Float[np.ndarray, " parent"
     """Standard error of a share, with one success and one failure added: none of eight is not known to be never."""
     shares = [((row["own_head"] * row["forks"] + 1) / (row["forks"] + 2), row["forks"]) for row in rows]
     return np.array([math.sqrt(share * (1 - share) / count) for share, count in shares])
+
+
+def _possible(values: tuple[float | None, ...]) -> tuple[float | None, ...]:
+    """A difference of two shares, cut to what it can be."""
+    return tuple(None if value is None else min(1.0, max(-1.0, value)) for value in values)
 
 
 def _exp(values: tuple[float | None, ...]) -> tuple[float | None, ...]:
