@@ -219,7 +219,11 @@ def _own_tables(run: Run, kind: str) -> pl.DataFrame:
     if run.config and run.config.checkpoints.keep != "all":
         known |= set(checkpoint_steps(run.config))  # scored before they were taken away
     try:
-        return pl.concat([pl.read_parquet(path) for path in paths]).filter(pl.col("step").is_in(known)).sort("step")
+        return (
+            pl.concat([pl.read_parquet(path, glob=False) for path in paths])
+            .filter(pl.col("step").is_in(known))
+            .sort("step")
+        )
     except (pl.exceptions.PolarsError, OSError) as error:
         raise InputError(
             f"{run.folder}/results/{kind}: a table is damaged ({error}); delete the folder and score again"

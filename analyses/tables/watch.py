@@ -93,7 +93,8 @@ class Scored:
 def read_scored(run: Run, step: int) -> Scored:
     """The scores of a checkpoint from the run's results."""
     heads, model = (
-        pl.read_parquet(run.folder / "results" / kind / f"{step_folder(step)}.parquet") for kind in ("heads", "model")
+        pl.read_parquet(run.folder / "results" / kind / f"{step_folder(step)}.parquet", glob=False)
+        for kind in ("heads", "model")
     )
     return Scored(heads, model)
 

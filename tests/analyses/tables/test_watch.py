@@ -65,7 +65,7 @@ def test_scoring_while_training_gives_the_same_tables_and_calls_on(tmp_path: Pat
     assert all(Scorer(samples=20).is_stored(run, checkpoint) for checkpoint in run.series.checkpoints)
     asked = pl.read_parquet(tmp_path / "live" / "results" / "tasks" / "*.parquet")
     assert asked["step"].unique().sort().to_list() == checkpoint_steps(config)
-    train(config, tmp_path / "after")
-    after = score(tmp_path / "after", samples=20)
+    train(config, tmp_path / "heads=[[0,1]]*")  # a fork's folder is called so; no pattern of names
+    after = score(tmp_path / "heads=[[0,1]]*", samples=20)
     stored = pl.read_parquet(tmp_path / "live" / "results" / "heads" / "*.parquet")
     assert stored.drop("run").sort(pl.all()).equals(after.heads.drop("run").sort(pl.all()))
