@@ -2,8 +2,9 @@
 
     python docs/results/write_readme.py
 
-Every number in it is taken from the tables that are kept here (verdicts.json and configs of each study); a test holds
-the page against them. What a study found in detail stands in the README.md of its own folder, written by hand.
+Every number in it is taken from the tables that are kept here (verdicts.json and configs of each study, runs.csv of
+those of forks); a test holds the page against them. What a study found in detail stands in the README.md of its own
+folder, written by hand.
 """
 
 import json
@@ -103,7 +104,7 @@ QUESTIONS = (
             ("previous-token heads, eight layers", "Kendall's tau {}", "depth", 1),
             ("previous-token head, then induction head, then copying, eight layers", "share of runs {}", "depth", 2),
         ),
-        "Nothing points to it, and too few layers have induction heads to rule it out: in two of three seeds the first "
+        "Nothing points to it, and too few layers have induction heads to rule it out: in most seeds the first "
         "induction head stands in the last layer.",
         "Models with induction heads in six layers or more.",
     ),
@@ -121,9 +122,9 @@ QUESTIONS = (
             ("by 0.9, in which head", "rise of the share of forks with the parent's head {}", "commitment", 1),
         ),
         "Forks that read the rest of the text in another order end with another head, and at another step, if they "
-        "begin at step 0. From 0.4 of the formation step on 22 of 24 have their parent's head, though none of it can "
-        "be seen by then; that was looked at afterwards, and the planned verdicts, at 0.9, are undecided with three "
-        "parents.",
+        "begin at step 0. From 0.4 of the formation step on nearly all have their parent's head, though none of it "
+        "can be seen by then; that was looked at afterwards, and the planned verdicts, at 0.9, are undecided with "
+        "three parents.",
         "More than three parents, and another recipe.",
     ),
     Question(
@@ -191,9 +192,8 @@ def write_readme() -> str:
     """The page."""
     study = tomllib.loads((PRESETS / "study.toml").read_text())
     model, data, rate = study["model"], study["data"], study["optimizer"]["lr"]
-    runs = {path.stem for path in HERE.glob("*/configs/*.toml")}  # some stand in two studies
+    runs = len({path.stem for path in HERE.glob("*/configs/*.toml")})  # some stand in two studies
     of_forks = [pl.read_csv(HERE / name / "runs.csv") for name in OF_FORKS if (HERE / name).is_dir()]
-    runs |= {parent for table in of_forks for parent in table["parent_id"]}
     forks = sum(table.filter(pl.col("change") != PARENT).height for table in of_forks)
     parts = [
         "# Results: which of the paper's claims hold at this scale\n",
@@ -206,7 +206,7 @@ def write_readme() -> str:
             f"warm-up, on Python sources, of each "
             f"{data['repeat_choice']} windows the one with the most to copy (`training/presets/study.toml`). A "
             f"claim that fails here may hold there. Where another model was used, its study's page says so. "
-            f"{len(runs)} runs{f' and {forks} forks' * bool(forks)} in all; this page is drawn from their tables."
+            f"{runs} runs and {forks} forks in all; this page is drawn from their tables."
         )
         + "\n",
         _filled(
