@@ -275,13 +275,13 @@ def _tables(
 ) -> dict[str, dict[str, Any]]:
     main = next((measure for measure in MAIN if measure in formed), next(iter(formed), None))
     out: dict[str, dict[str, Any]] = {}
-    previous, induced = formed.get("previous_token"), formed.get(main or "")
-    if copying is not None and previous is not None and induced is not None:
-        order = stages_in_order(previous, induced, copying)
-        out["order"] = table(
-            "Order of appearance", order_table(order), tidy_steps(order, "stage", "layer", "head", "status")
-        )
     if main is not None:
+        previous, induced = formed.get("previous_token"), formed[main]
+        if copying is not None and previous is not None and induced is not None:
+            order = stages_in_order(previous, induced, copying)
+            out["order"] = table(
+                "Order of appearance", order_table(order), tidy_steps(order, "stage", "layer", "head", "status")
+            )
         given = (heads, main, formed[main], ablations)
         out["heads"] = table("The heads with the highest final score", head_table(*given), tidy_heads(*given))
     if copying is not None:

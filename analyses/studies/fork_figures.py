@@ -41,11 +41,12 @@ def fork_figure(name: str, forks: pl.DataFrame, title: str) -> Figure:
 def _steps(axes: Axes, forks: pl.DataFrame) -> None:
     """Every fork's formation step, as a share of its parent's, against where it began."""
     formed = dict(forks.filter(pl.col("change") == PARENT).select("parent", "step").iter_rows())
+    plain = forks.filter(pl.col("change") == ORDER_ALONE)
+    never = plain.filter(pl.col("step").is_null() & (pl.col("state") == "finished"))
     for number, (parent, step) in enumerate(formed.items()):
         if step is None:
             continue
-        own = forks.filter((pl.col("parent") == parent) & (pl.col("change") == ORDER_ALONE))
-        known, late = own.filter(pl.col("step").is_not_null()), own.filter(pl.col("step").is_null())
+        known, late = (some.filter(pl.col("parent") == parent) for some in (plain.drop_nulls("step"), never))
         look = {"color": COLOURS[number % len(COLOURS)], "linestyle": "", "markersize": 3, "alpha": 0.7}
         beside = (number - (len(formed) - 1) / 2) * 0.015
         axes.plot(
@@ -55,7 +56,6 @@ def _steps(axes: Axes, forks: pl.DataFrame) -> None:
             label=parent,
             **look,
         )
-        late = late.filter(pl.col("state") == "finished")
         axes.plot(late["share"].to_numpy() + beside, late["last_step"].to_numpy() / step, "^", mfc="none", **look)
     ends, (low, high) = np.array(axes.get_xlim()), axes.get_ylim()
     axes.plot(ends, ends, color="#999999", linewidth=0.8, linestyle=":")
@@ -68,8 +68,7 @@ def _steps(axes: Axes, forks: pl.DataFrame) -> None:
     axes.set_yticks([tick for tick in (near if high < 4 * low else (0.25, 0.5, 1, 2, 4)) if low <= tick <= high])
     axes.set_ylim(low, high)
     axes.set_xlabel(SHARE)
-    none = ((forks["change"] == ORDER_ALONE) & (forks["state"] == "finished") & forks["step"].is_null()).any()
-    axes.set_ylabel("formation step / parent's" + " (△ not by the end)" * none)
+    axes.set_ylabel("formation step / parent's" + " (△ not by the end)" * (not never.is_empty()))
     axes.legend(fontsize=6, frameon=False)
     plain_axes(axes)
 

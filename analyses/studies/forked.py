@@ -70,13 +70,16 @@ class ForkPlan:
         """Forks of so many parents."""
         return parents * len(self.at) * self.orders * (1 + len(self.changes))
 
+    def last_step(self, parent: PlannedRun, formed: float) -> float:
+        """Where the forks of a parent end whose first induction head formed at step `formed`; to be rounded."""
+        return float(parent.config.train.steps) if self.end is None else self.end * formed
+
     def about(self, parents: Sequence[PlannedRun], out: Path) -> list[RunConfig]:
         """What the forks that are not done will cost about as much as, if induction forms half-way through a parent."""
         todo: list[RunConfig] = []
         for parent in parents:
             steps, several = parent.config.train.steps, self.orders * (1 + len(self.changes))
-            ends = steps if self.end is None else steps * self.end / 2
-            lengths = [max(1, round(ends - steps * share / 2)) for share in self.at]
+            lengths = [max(1, round(self.last_step(parent, steps / 2) - steps * share / 2)) for share in self.at]
             forks = [parent.config.with_values({"train.steps": length}) for length in lengths for _ in range(several)]
             todo += forks[sum(read_status(one).state in DONE for one in (out / FORKS / parent.run_id).glob("*")) :]
         return todo
@@ -158,9 +161,7 @@ def train_forks(
             continue
         steps = [round(share * first["step"]) for share in plan.at]
         lasting = None if plan.lasting is None else max(1, round(plan.lasting * first["step"]))
-        fixed: dict[str, Any] = {"checkpoints.keep": "none"}
-        if plan.end is not None:
-            fixed[LENGTH] = round(plan.end * first["step"])
+        fixed = {"checkpoints.keep": "none", LENGTH: round(plan.last_step(parent.run, first["step"]))}
         for values in ({}, *plan.changes.values()):
             orders = [{ORDER: parent.run.config.seeds.data + number} for number in range(1, plan.orders + 1)]
             fork(
@@ -196,9 +197,8 @@ def gather_forks(plan: ForkPlan, parents: Sequence[Outcome], out: Path) -> pl.Da
             share = min(plan.at, key=lambda one: abs(one * formed - config.fork.at))
             number = config.seeds.data - parent.run.config.seeds.data
             change = _change(plan, parent.run.config, config)
-            if plan.end is not None and abs(plan.end * formed - config.train.steps) > 1:
-                continue
-            if change is not None and abs(share * formed - config.fork.at) <= 1 and 1 <= number <= plan.orders:
+            apart = share * formed - config.fork.at, plan.last_step(parent.run, formed) - config.train.steps
+            if change is not None and max(map(abs, apart)) <= 1 and 1 <= number <= plan.orders:
                 rows.append(of | _row(folder.parent, change, share, number))
     order = {one.run.run_id: number for number, one in enumerate(parents)}
     named = {name: number for number, name in enumerate((PARENT, ORDER_ALONE, *plan.changes))}
