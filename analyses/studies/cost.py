@@ -14,6 +14,7 @@ from copyscope.training.model.llama import build_model
 from copyscope.training.model.loss import NextTokenLoss
 from copyscope.training.model.optimizers import build_optimizers
 from copyscope.training.schedule import checkpoint_steps
+from copyscope.training.sweeps.plan import LAST, AskTasks
 
 SECONDS = 3.0
 """Time for the measured updates, after the first."""
@@ -45,9 +46,9 @@ class Cost(NamedTuple):
         )
 
 
-def cost_of(configs: Sequence[RunConfig], samples: int, jobs: int, tasks: bool = False) -> Cost:
+def cost_of(configs: Sequence[RunConfig], samples: int, jobs: int, tasks: AskTasks = False) -> Cost:
     """The cost of training and scoring runs of these configurations here, `jobs` at a time; `tasks`: with
-    the in-context tasks at each checkpoint.
+    the in-context tasks at each checkpoint, or at the last.
 
     The first one's updates are measured, on random tokens; the others are taken to cost in proportion to their
     arithmetic. What else the machine is doing counts as it is at this moment.
@@ -60,8 +61,9 @@ def cost_of(configs: Sequence[RunConfig], samples: int, jobs: int, tasks: bool =
     seconds = 0.0
     for config in configs:
         trained = config.train.steps * tokens_of(config)
-        each = scored_tokens(config, samples) + TASK_TOKENS * tasks
-        scored = len(checkpoint_steps(config)) * each * SCORING
+        checkpoints = len(checkpoint_steps(config))
+        asked = 1 if tasks == LAST else checkpoints * tasks
+        scored = (checkpoints * scored_tokens(config, samples) + asked * TASK_TOKENS) * SCORING
         seconds += START + (trained + scored) * operations(config) * per_operation
     updates = sum(config.train.steps for config in configs)
     tokens = sum(config.train.steps * tokens_of(config) for config in configs)

@@ -8,7 +8,7 @@ import polars as pl
 
 from copyscope.analyses.claims.evidence import COPYING_LOSS, STAGES, CopyingStep, Evidence, gather
 from copyscope.analyses.tables.opening import open_run
-from copyscope.analyses.tables.run import read_metrics, score_tables
+from copyscope.analyses.tables.run import Run, read_metrics, read_tables, score_tables
 from copyscope.training.errors import InputError
 from copyscope.training.sweeps.driver import Outcome
 from copyscope.training.sweeps.worker import FINISHED
@@ -22,6 +22,7 @@ MODEL_CURVES = (
     "natural_loss",
     "icl_score",
 )
+TASK_MEASURES = ("choice_accuracy", "choice_accuracy_se", "accuracy", "control_choice", "chance")
 HEAD_CURVES = ("previous_token", "prefix_matching_sum")
 """Of these, the highest score of any head."""
 
@@ -39,6 +40,8 @@ class StudyRun:
     """Why it has not."""
     curves: pl.DataFrame = field(default_factory=pl.DataFrame)
     """step, tokens, validation_loss, `MODEL_CURVES` and `HEAD_CURVES`; no rows without evidence."""
+    tasks: pl.DataFrame = field(default_factory=pl.DataFrame)
+    """step, task, variant, `TASK_MEASURES`, at the last step; no rows where it was not asked any."""
 
     @property
     def label(self) -> str:
@@ -66,9 +69,21 @@ def _gather(outcome: Outcome) -> StudyRun:
         heads, model = score_tables(opened)
         curves = _curves(heads, model, read_metrics(opened))
         evidence = replace(evidence, run=run.label)
-        return StudyRun(condition=run.condition, outcome=outcome, evidence=evidence, curves=curves)
+        asked = _tasks(opened)
+        return StudyRun(condition=run.condition, outcome=outcome, evidence=evidence, curves=curves, tasks=asked)
     except InputError as error:
         return StudyRun(condition=run.condition, outcome=outcome, reason=str(error))
+
+
+def _tasks(run: Run) -> pl.DataFrame:
+    """The in-context tasks of the last step, a row a variant."""
+    if not (run.folder / "results" / "tasks").is_dir():
+        return pl.DataFrame()
+    table = read_tables(run, "tasks")
+    last = table.filter(pl.col("step") == pl.col("step").max(), pl.col("measure").is_in(TASK_MEASURES))
+    index = ["step", "task", "variant"]
+    wide = last.pivot("measure", index=index, values="value", maintain_order=True)
+    return wide.select(*index, *TASK_MEASURES)
 
 
 def _curves(heads: pl.DataFrame, model: pl.DataFrame, metrics: pl.DataFrame) -> pl.DataFrame:
@@ -135,12 +150,19 @@ def runs_table(runs: Sequence[StudyRun]) -> pl.DataFrame:
 
 def curves_table(runs: Sequence[StudyRun]) -> pl.DataFrame:
     """A row a run and checkpoint; empty without any evidence."""
+    return _together([(run, run.curves) for run in runs])
+
+
+def tasks_table(runs: Sequence[StudyRun]) -> pl.DataFrame:
+    """A row a run and variant of a task, at the last step; empty where none was asked."""
+    return _together([(run, run.tasks) for run in runs])
+
+
+def _together(tables: Sequence[tuple[StudyRun, pl.DataFrame]]) -> pl.DataFrame:
     parts = [
-        run.curves.select(
-            pl.lit(run.outcome.run.run_id).alias("run_id"), pl.lit(run.condition).alias("condition"), pl.all()
-        )
-        for run in runs
-        if not run.curves.is_empty()
+        table.select(pl.lit(run.outcome.run.run_id).alias("run_id"), pl.lit(run.condition).alias("condition"), pl.all())
+        for run, table in tables
+        if not table.is_empty()
     ]
     return pl.concat(parts) if parts else pl.DataFrame()
 

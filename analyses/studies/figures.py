@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import NullLocator
 
 from copyscope.analyses.claims.across_runs import BATCH, RATE, parted
 from copyscope.analyses.claims.batch_size import LAWS
@@ -15,18 +15,21 @@ from copyscope.analyses.claims.evidence import COPYING_LOSS
 from copyscope.analyses.figures.axis import step_label
 from copyscope.analyses.figures.paper import STYLE, VERMILLION, WIDTH
 from copyscope.analyses.formation.step_rule import middle as step_of
+from copyscope.analyses.studies.drawing import (
+    COLOURS,
+    FIRST_STEP,
+    LINES,
+    MARKERS,
+    NAMES,
+    plain_axes,
+    step_axis,
+    value_of,
+)
 from copyscope.analyses.studies.evidence import StudyRun, by_loss, conditions, evidence_of
+from copyscope.analyses.studies.passes_figure import draw_passes
 from copyscope.analyses.studies.rate_and_batch import LAWS as LAWS_OF_BOTH
 from copyscope.analyses.studies.rate_and_batch import fitted, laws_on_cells
 from copyscope.training.schedule import learning_rate
-
-COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#000000", "#8c6d31", "#7f7f7f")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-LINES = ("-", "--", "-.", ":")
-"""Conditions differ in marker and dash as well as in colour."""
-FIRST_STEP = 10
-"""Where the step axis begins: before it nothing copies."""
-NAMES = {"copying_accuracy_token": "copying accuracy per token", COPYING_LOSS: "nats saved on repeated tokens"}
 
 
 def study_figure(name: str, runs: list[StudyRun], title: str) -> Figure:
@@ -52,6 +55,9 @@ def study_figure(name: str, runs: list[StudyRun], title: str) -> Figure:
             left, right = figure.subplots(1, 2)
             _by_eye(left, known, measure)
             _settled(right, known, measure)
+        elif name == "passes":
+            figure.set_figheight(5.6)
+            draw_passes(figure, known)
         elif name == "depth":
             left, right = figure.subplots(1, 2, sharey=True)
             _by_layer(left, known, "induction heads", [run.evidence.induction for run in known if run.evidence])
@@ -68,31 +74,6 @@ def study_figure(name: str, runs: list[StudyRun], title: str) -> Figure:
     return figure
 
 
-def value_of(table: pl.DataFrame, measure: str) -> np.ndarray:
-    """A curve as drawn: of the loss difference, what is saved."""
-    return table[measure].to_numpy().astype(float) * (-1 if measure == COPYING_LOSS else 1)
-
-
-def plain_axes(axes: Axes) -> None:
-    """A grid behind, and no frame above and at the right."""
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#dddddd", linewidth=0.5)
-    axes.set_axisbelow(True)
-
-
-def _steps(axes: Axes, along: str = "x") -> None:
-    """A log axis of steps, labelled as steps are said."""
-    (axes.set_xscale if along == "x" else axes.set_yscale)("log")
-    axis = axes.xaxis if along == "x" else axes.yaxis
-    low, high = axis.get_view_interval()
-    if high < 5 * low:  # there a LogLocator names so many steps that they run into each other
-        axis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
-    else:
-        axis.set_major_locator(LogLocator(subs=(1.0,) if high > 100 * low else (1.0, 2.0, 5.0)))
-    axis.set_major_formatter(FuncFormatter(lambda value, place: step_label(round(value))))
-    axis.set_minor_formatter(NullFormatter())
-
-
 def _curves(axes: Axes, runs: list[StudyRun], measure: str) -> None:
     for number, name in enumerate(conditions(runs)):
         for again, run in enumerate(run for run in runs if run.condition == name):
@@ -106,7 +87,7 @@ def _curves(axes: Axes, runs: list[StudyRun], measure: str) -> None:
                 alpha=0.85,
                 label=None if again else name,
             )
-    _steps(axes)
+    step_axis(axes)
     axes.set_xlabel("step (log scale)")
     axes.set_ylabel(NAMES[measure])
     plain_axes(axes)
@@ -133,7 +114,7 @@ def _formed(axes: Axes, runs: list[StudyRun], measure: str) -> None:
             markersize=3.5,
             linewidth=0.8,
         )
-    _steps(axes)
+    step_axis(axes)
     axes.set_yticks(range(len(names)), names, fontsize=6.5)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlabel("formation step" + " (▷ not yet)" * any(one.late for one in evidence))
@@ -206,7 +187,7 @@ def _laws(axes: Axes, runs: list[StudyRun], measure: str) -> None:
     sizes = sorted({run.outcome.run.config.train.batch_size for run in runs})
     axes.set_xticks(sizes, [str(size) for size in sizes])
     axes.xaxis.set_minor_locator(NullLocator())
-    _steps(axes, "y")
+    step_axis(axes, "y")
     axes.set_xlabel("batch size (sequences per update)")
     axes.set_ylabel("step at which copying forms")
     plain_axes(axes)
@@ -231,7 +212,7 @@ def _cells(figure: Figure, axes: Axes, runs: list[StudyRun], measure: str) -> No
     edges = np.arange(-0.5, len(batches)), np.arange(-0.5, len(rates))
     ends = (np.nanmin(seen) / 1.05, np.nanmax(seen) * 1.05) if np.isfinite(seen).any() else (1, 10)
     bar = figure.colorbar(axes.pcolormesh(*edges, seen, cmap="viridis_r", norm=LogNorm(*ends)), ax=axes, pad=0.02)
-    _steps(bar.ax, "y")
+    step_axis(bar.ax, "y")
     bar.set_label("step at which copying forms", fontsize=7)
     known = [(*at, one.step) for one, at in zip(evidence, settings, strict=True) if one.step is not None]
     if known and len(rates) > 1 and len(batches) > 1:
@@ -308,7 +289,7 @@ def _settled(axes: Axes, runs: list[StudyRun], measure: str) -> None:
             if step is not None and len(steps):
                 height, first = np.interp(np.log(step), np.log(steps), losses), None if number else label
                 axes.plot(step, height, marker, color=colour, markeredgecolor="white", markersize=5.5, label=first)
-    _steps(axes)
+    step_axis(axes)
     axes.set_title("as dated by the rules: steps on a log scale", fontsize=7.5)
     axes.set_xlabel("step (log scale)")
     axes.set_ylabel("loss on held-out text")
@@ -337,7 +318,7 @@ def _by_layer(axes: Axes, runs: list[StudyRun], title: str, tables: list[pl.Data
                 linewidth=0.6,
                 alpha=0.85,
             )
-    _steps(axes)
+    step_axis(axes)
     layers = max((run.evidence.n_layers for run in runs if run.evidence), default=1)
     axes.set_ylim(-0.5, layers - 0.5)
     axes.set_yticks(range(layers))
@@ -377,7 +358,7 @@ def _heatmap(figure: Figure, axes: Axes, runs: list[StudyRun], measure: str) -> 
             )
     if mesh is not None:
         figure.colorbar(mesh, ax=axes, pad=0.02).set_label(f"{NAMES[measure]} (◆ formed)", fontsize=7)
-    _steps(axes)
+    step_axis(axes)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_yticks(range(len(names)), names, fontsize=6.5)
     axes.set_xlabel("step (log scale)")

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
 from copyscope.analyses.figures.paper import STYLE, VERMILLION, WIDTH
-from copyscope.analyses.studies.figures import COLOURS, LINES, MARKERS, plain_axes
+from copyscope.analyses.studies.drawing import COLOURS, LINES, MARKERS, plain_axes
 from copyscope.analyses.studies.fork_verdicts import commitment_table, scatter_table, window_table
 from copyscope.analyses.studies.forked import ORDER_ALONE, PARENT
 

@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+import polars as pl
 from jaxtyping import Float
 
 from copyscope.analyses.claims.evidence import LAST
-from copyscope.analyses.claims.verdict import MIN_RUNS, Verdict, blank, few, undecided
+from copyscope.analyses.claims.verdict import MIN_RUNS, Verdict, blank, few, undecided, with_ends
 from copyscope.analyses.statistics.intervals import CONFIDENCE, difference
 from copyscope.analyses.studies.evidence import StudyRun
 
@@ -47,3 +49,49 @@ def kept_share(curve: Float[np.ndarray, " checkpoint"]) -> float:
     [0, 1] that rose above 0, in [0, 1]."""
     means = np.convolve(curve, np.full(min(LAST, len(curve)), 1 / min(LAST, len(curve))), mode="valid")
     return float(means[-1] / means.max())
+
+
+def beside(
+    name: str, first: Sequence[StudyRun], other_name: str, other: Sequence[StudyRun], comparisons: int
+) -> pl.DataFrame:
+    """What else the text and its regularization did, at the end: a row a quantity, with the mean of either condition
+    and their difference with Welch's interval, 95 % for all `comparisons` together (not for all rows together).
+
+    Loss on held-out text and ICL score (nats) are means of three checkpoints; loss is there at its lowest too. Of
+    in-context tasks, choice accuracy at the last step. Runs without a quantity are left out of its row.
+    """
+    groups = [[_quantities(run) for run in runs] for runs in (first, other)]
+    rows = []
+    for quantity in dict.fromkeys(key for values in (*groups[0], *groups[1]) for key in values):
+        without, with_it = (np.array([one[quantity] for one in group if quantity in one]) for group in groups)
+        if min(len(without), len(with_it)) == 0:
+            continue
+        found = difference(without, with_it, 1 - (1 - CONFIDENCE) / comparisons)
+        means = {name: float(without.mean()), other_name: float(with_it.mean())}
+        ends = with_ends("difference", found.difference, _end(found.low), _end(found.high))
+        rows.append({"quantity": quantity} | means | ends)
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def _quantities(run: StudyRun) -> dict[str, float]:
+    if run.curves.is_empty():
+        return {}
+    found = {}
+    for quantity, column in (("loss on held-out text", "validation_loss"), ("ICL score", "icl_score")):
+        curve = run.curves[column].drop_nulls().to_numpy()
+        if len(curve):
+            found[quantity] = float(curve[-LAST:].mean())
+            if column == "validation_loss":
+                found["lowest loss on held-out text"] = float(curve.min())
+    for row in run.tasks.iter_rows(named=True):
+        found[task_name(row)] = row["choice_accuracy"]
+    return found
+
+
+def task_name(row: dict[str, Any]) -> str:
+    """A variant of a task as it is shown, such as "recall pairs=4"."""
+    return f"{row['task']} {row['variant']}"
+
+
+def _end(value: float) -> float | None:
+    return value if np.isfinite(value) else None

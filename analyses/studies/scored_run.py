@@ -1,6 +1,6 @@
 """One run of a sweep or one fork of several, scored while it trains: what an engine starts.
 
-`python -m copyscope.analyses.studies.scored_run FOLDER [SAMPLES [DEVICE DTYPE [tasks]]]`.
+`python -m copyscope.analyses.studies.scored_run FOLDER [SAMPLES [DEVICE DTYPE [tasks|tasks=last]]]`.
 """
 
 import os
@@ -13,9 +13,10 @@ from typing import Any
 from copyscope.training.config import RunConfig
 from copyscope.training.errors import InputError
 from copyscope.training.schedule import checkpoint_steps
+from copyscope.training.sweeps.plan import LAST, AskTasks
 from copyscope.training.sweeps.worker import as_child
 
-TASKS = "tasks"
+TASKS, LAST_TASKS = "tasks", f"tasks={LAST}"
 
 
 def scored_run(
@@ -30,7 +31,9 @@ def scored_run(
     applies.
 
     `samples` of the copying test; None for the usual number. `device` and `dtype` of scoring. `with_tasks`: `TASKS` to
-    ask in-context tasks too. With `keep = "none"` tables are all that stays: the full states go when all is done.
+    ask in-context tasks too, `LAST_TASKS` to ask the last checkpoint alone.
+
+    With `keep = "none"` tables are all that stays: the full states go when all is done.
     Raises as `train` and `score`, and InputError if scores are missing in the end.
     """
     from copyscope.analyses.tables.run_prompts import COPYING_SAMPLES
@@ -41,7 +44,9 @@ def scored_run(
     from copyscope.training.trainer import train
 
     number = COPYING_SAMPLES if samples is None else samples
-    watch = Watch(folder, config, samples=number, device=device, dtype=dtype, tasks=bool(with_tasks))
+    steps = checkpoint_steps(config)
+    asked: AskTasks = LAST if with_tasks == LAST_TASKS else bool(with_tasks)
+    watch = Watch(folder, config, samples=number, device=device, dtype=dtype, tasks=asked)
     if config.fork.of:
         continue_fork(folder, watch)
     else:
@@ -50,8 +55,10 @@ def scored_run(
         # Those of an earlier call that did not score.
         score(folder, samples=number, device=device, dtype=dtype)
         if with_tasks:
-            tasks(folder, device=device, dtype=dtype)
-    missing = set(checkpoint_steps(config)) - scored_steps(folder, "tasks" if with_tasks else "heads")
+            tasks(folder, steps=steps[-1:] if asked == LAST else None, device=device, dtype=dtype)
+    missing = set(steps) - scored_steps(folder)
+    if with_tasks:
+        missing |= set(steps[-1:] if asked == LAST else steps) - scored_steps(folder, "tasks")
     if missing:
         raise InputError(f"{folder}: step {min(missing)} was trained without scores; delete the folder and run again")
     if config.checkpoints.keep == "none":
@@ -59,7 +66,7 @@ def scored_run(
 
 
 def scored_steps(folder: Path, kind: str = "heads") -> set[int]:
-    """The steps whose scores are on disk. Tasks are asked last: where those are, all is."""
+    """The steps whose scores, or tables of another kind, are on disk."""
     return {int(path.stem.removeprefix("step")) for path in (folder / "results" / kind).glob("step*.parquet")}
 
 
@@ -73,9 +80,10 @@ def program(arguments: tuple[str, ...]) -> tuple[str, ...]:
     return ("copyscope.analyses.studies.scored_run", *arguments)
 
 
-def arguments(samples: int | None, device: str, dtype: str, with_tasks: bool = False) -> tuple[str, ...]:
+def arguments(samples: int | None, device: str, dtype: str, with_tasks: AskTasks = False) -> tuple[str, ...]:
     """What follows the folder on the command line."""
-    return (str(samples or 0), device, dtype, *([TASKS] if with_tasks else []))
+    words = [LAST_TASKS if with_tasks == LAST else TASKS] if with_tasks else []
+    return (str(samples or 0), device, dtype, *words)
 
 
 if __name__ == "__main__":

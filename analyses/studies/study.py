@@ -22,6 +22,7 @@ from copyscope.analyses.studies.evidence import (
     gather_study,
     heads_table,
     runs_table,
+    tasks_table,
 )
 from copyscope.analyses.studies.fork_verdicts import JUDGES, TABLES
 from copyscope.analyses.studies.forked import PARENT, ForkPlan, fork_plan, gather_forks, train_forks
@@ -48,8 +49,9 @@ class StudyResult(NamedTuple):
     runs: pl.DataFrame
     """A row a run: settings, how it ended, when each stage formed, final values."""
     folder: Path
-    """OUT/results: runs.csv, curves.csv, heads.csv, verdicts.html and .json, figure.png and .pdf, configs/. Of a study
-    of forks runs.csv has a row a fork, and its own table (commitment.csv, window.csv) stands for curves and heads."""
+    """OUT/results: runs.csv, curves.csv, heads.csv (tasks.csv, where tasks were asked), verdicts.html and .json,
+    figure.png and .pdf, configs/. Of a study of forks runs.csv has a row a fork, and its own table (commitment.csv,
+    window.csv) stands for curves and heads."""
 
     def lines(self) -> list[str]:
         """The verdicts, a line each."""
@@ -193,7 +195,9 @@ def write_study(name: str, runs: list[StudyRun], folder: Path) -> StudyResult:
     verdicts = judge(name, runs)
     evidence = evidence_of([_without_paths(run) for run in runs], by_loss(runs))
     table = runs_table(runs)
-    for file, content in (("runs", table), ("curves", curves_table(runs)), ("heads", heads_table(runs))):
+    tables = {"runs": table, "curves": curves_table(runs), "heads": heads_table(runs)}
+    asked = tasks_table(runs)
+    for file, content in (tables if asked.is_empty() else tables | {"tasks": asked}).items():
         write_text(folder / f"{file}.csv", content.write_csv(float_precision=6))
     if evidence:
         page = folder / "verdicts.html"

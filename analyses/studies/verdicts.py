@@ -42,7 +42,7 @@ from copyscope.analyses.claims.within_runs import (
 from copyscope.analyses.statistics.censored import censored_slope
 from copyscope.analyses.studies.context import EVERY_WINDOW, context_constant, context_laws
 from copyscope.analyses.studies.evidence import StudyRun, by_loss, conditions, evidence_of
-from copyscope.analyses.studies.passes import keeps, kept
+from copyscope.analyses.studies.passes import beside, keeps, kept
 from copyscope.analyses.studies.rate_and_batch import rate_and_batch
 from copyscope.training.environment import differences, environments
 
@@ -122,7 +122,13 @@ def _passes(runs: Sequence[StudyRun], loss: bool) -> list[Verdict]:
     names = conditions(runs)
     first, *others = ([run for run in runs if run.condition == name] for name in names)
     pairs = zip(names[1:], others, strict=True)
-    lasting = [keeps((names[0], name), (kept(first), kept(other)), len(others)) for name, other in pairs]
+    lasting = [
+        replace(
+            keeps((names[0], name), (kept(first), kept(other)), len(others)),
+            details=beside(names[0], first, name, other, len(others)),
+        )
+        for name, other in pairs
+    ]
     return [*_against_first(runs, loss, {}, "Regularization"), *lasting]
 
 

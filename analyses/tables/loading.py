@@ -104,7 +104,8 @@ class SeriesModels:
         if self._shared is None:
             held = list(run.series.checkpoints)
             held = held if checkpoint in held else [*held, checkpoint]
-            self._shared = _shared(held[:1] if run.config else held, self._commits)
+            # Those of a run of ours are alike, and of a run that keeps none the one at hand alone is there.
+            self._shared = _shared([checkpoint] if run.config else held, self._commits)
         return self._shared
 
     def known(self, run: Run, checkpoint: Checkpoint) -> dict[str, Any]:

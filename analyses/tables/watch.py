@@ -18,6 +18,7 @@ from copyscope.interp.models.devices import Compute
 from copyscope.training.checkpoints.series import Checkpoint, step_folder
 from copyscope.training.config import RunConfig
 from copyscope.training.schedule import checkpoint_steps
+from copyscope.training.sweeps.plan import LAST, AskTasks
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ class Watch:
 
     One `Scorer` serves all checkpoints, so training and scoring together take as long as one after the other.
     `then` is called after each; `samples` are those of the copying test; `device` and `dtype` as for `score`. `tasks`:
-    asks the in-context tasks too.
+    asks the in-context tasks too, or of the last checkpoint alone.
     """
 
     def __init__(
@@ -46,13 +47,14 @@ class Watch:
         samples: int = COPYING_SAMPLES,
         device: str = "auto",
         dtype: str = "float32",
-        tasks: bool = False,
+        tasks: AskTasks = False,
     ) -> None:
         compute = Compute(device=device, dtype=dtype)
         self._folder, self._then = Path(folder), then
         self._scorer = Scorer(samples=samples, compute=compute)
         self._asker = TaskAsker(compute=compute) if tasks else None
         self._steps = checkpoint_steps(config)
+        self._asked = set(self._steps[-1:] if tasks == LAST else self._steps)
         self._run: Run | None = None
         self._before: Scored | None = None
         self._clock = TimeLeft(self._steps)
@@ -65,7 +67,7 @@ class Watch:
             prove = not self._proved or checkpoint.step == self._steps[-1]
             self._scorer.measure(run, checkpoint, prove)
             self._proved = True
-        if self._asker and not self._asker.is_stored(run, checkpoint):
+        if self._asker and checkpoint.step in self._asked and not self._asker.is_stored(run, checkpoint):
             self._asker.measure(run, checkpoint)
         now = read_scored(run, checkpoint.step)
         self._clock.scored()

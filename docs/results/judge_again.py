@@ -69,7 +69,9 @@ def judge_again(folder: Path) -> list[str]:
     table = pl.read_csv(folder / "runs.csv", infer_schema_length=None)
     curves, heads = (pl.read_csv(folder / f"{name}.csv", infer_schema_length=None) for name in ("curves", "heads"))
     shares = _predictable(folder)
-    runs = [_run(folder, row, curves, heads, shares) for row in table.iter_rows(named=True)]
+    asked = folder / "tasks.csv"
+    tasks = pl.read_csv(asked, infer_schema_length=None) if asked.is_file() else pl.DataFrame({"run_id": []})
+    runs = [_run(folder, row, curves, heads, shares, tasks) for row in table.iter_rows(named=True)]
     with tempfile.TemporaryDirectory() as place:
         result = write_study(study, runs, Path(place))
         _keep(Path(place), folder)
@@ -104,7 +106,12 @@ def date_again(folder: Path) -> list[str]:
 
 
 def _run(
-    folder: Path, row: dict[str, Any], curves: pl.DataFrame, heads: pl.DataFrame, shares: dict[str, float]
+    folder: Path,
+    row: dict[str, Any],
+    curves: pl.DataFrame,
+    heads: pl.DataFrame,
+    shares: dict[str, float],
+    tasks: pl.DataFrame,
 ) -> StudyRun:
     config = RunConfig.load(folder / "configs" / f"{row['run_id']}.toml")
     planned = PlannedRun(run_id=row["run_id"], label=row["run"], condition=row["condition"], values={}, config=config)
@@ -116,7 +123,8 @@ def _run(
     evidence = _evidence(row, config, own, heads.filter(pl.col("run_id") == row["run_id"]).drop("run_id"))
     if row["condition"] in shares:
         evidence.final["natural_predictable_share"] = shares[row["condition"]]
-    return StudyRun(condition=row["condition"], outcome=outcome, evidence=evidence, curves=own)
+    asked = tasks.filter(pl.col("run_id") == row["run_id"]).drop("run_id", "condition", strict=False)
+    return StudyRun(condition=row["condition"], outcome=outcome, evidence=evidence, curves=own, tasks=asked)
 
 
 def _evidence(row: dict[str, Any], config: RunConfig, curves: pl.DataFrame, heads: pl.DataFrame) -> Evidence:

@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from copyscope.training.config import RunConfig
 from copyscope.training.errors import InputError
@@ -15,6 +15,9 @@ from copyscope.training.files import write_json, write_text
 PLAN = "sweep.json"
 SEED = "seed"
 """In a grid or list: `seeds.init` and `seeds.data` at once. `seeds.eval` stays, so that all runs are tested alike."""
+LAST = "last"
+AskTasks = bool | Literal["last"]
+"""When a run is asked the in-context tasks: at every checkpoint that is scored, never, or at the last alone."""
 _KEYS = ("base", "score", "tasks", "samples", "values", "grid", "runs")
 
 
@@ -39,8 +42,8 @@ class Sweep:
     runs: tuple[PlannedRun, ...]
     score: bool = False
     """Whether each checkpoint is scored while the run trains."""
-    tasks: bool = False
-    """Whether it is asked the in-context tasks too."""
+    tasks: AskTasks = False
+    """Whether it is asked the in-context tasks too, or its last checkpoint alone is."""
     samples: int | None = None
     """Of the copying test; None for the usual number."""
 
@@ -50,9 +53,9 @@ def load_sweep(path: str | Path, values: Mapping[str, Any] | None = None) -> Swe
 
     Keys: `base` (a preset, or a TOML file beside the sweep file or where we are), `[values]` (fixed fields), `[grid]`
     (field = list of values; every combination is a run), `[[runs]]` (a table of fields a run, and a `label` if it
-    needs a name; with a grid, each of them with every combination), `score` and `tasks` (true or false; tasks only with
-    scores), `samples`. Fields are dotted names as in `--set`, or `seed`. Raises InputError with one line that names the
-    file and the key.
+    needs a name; with a grid, each of them with every combination), `score` (true or false), `tasks` (true, false, or
+    "last": of the last checkpoint alone; only with scores), `samples`. Fields are dotted names as in `--set`, or
+    `seed`. Raises InputError with one line that names the file and the key.
     """
     path = Path(path)
     content = read_toml(path)
@@ -85,8 +88,8 @@ def parse_sweep(content: Mapping[str, Any], beside: Path, values: Mapping[str, A
         raise InputError("base: name a preset or a TOML file, as in base = 'quickstart'")
     if not isinstance(score, bool):
         raise InputError("score: give true or false")
-    if not isinstance(tasks, bool):
-        raise InputError("tasks: give true or false")
+    if not isinstance(tasks, bool) and tasks != LAST:
+        raise InputError(f'tasks: give true, false, or "{LAST}" for the last checkpoint alone')
     if tasks and not score:
         raise InputError("tasks: are asked while scoring, so give score = true too")
     if samples is not None and (type(samples) is not int or samples < 1):

@@ -15,11 +15,13 @@ from copyscope.analyses.claims.page import verdict_line
 from copyscope.analyses.claims.verdict import Verdict
 from copyscope.analyses.figures.paper import rendered
 from copyscope.analyses.studies import OF_FORKS, QUESTIONS, SIZES
-from copyscope.analyses.studies.evidence import by_loss, gather_study, runs_table
+from copyscope.analyses.studies.evidence import TASK_MEASURES, by_loss, gather_study, runs_table
 from copyscope.analyses.studies.figures import study_figure
 from copyscope.analyses.studies.passes import keeps, kept_share
 from copyscope.analyses.studies.study import corpus_name, shareable, study, study_sweep, write_study
 from copyscope.analyses.studies.verdicts import judge
+from copyscope.analyses.tables.stored import store_table
+from copyscope.training.checkpoints.series import step_folder
 from copyscope.training.config import RunConfig
 from copyscope.training.environment import note_environment
 from copyscope.training.errors import InputError
@@ -346,6 +348,40 @@ def test_passes(tmp_path: Path) -> None:
     others = len({run.condition for run in study_sweep("passes").runs}) - 1
     assert len(found) == 2 * others
     assert {one.verdict for one in found} == {"undecided"}
+    assert all(one.details is not None for one in found[others:])
+
+
+def test_what_many_passes_do_beside_the_heads(tmp_path: Path) -> None:
+    """Planted: dropout keeps the held-out loss and one task, of two; the differences are found, and written."""
+    sweep = planted("passes", tmp_path, lambda run: 1000.0, these("none", "attention dropout 0.1"))
+    for number, run in enumerate(sweep.runs):
+        kept, folder = run.condition != "none", tmp_path / run.run_id / "results" / "tasks"
+        for step in STEPS[-2:]:  # only the last is taken
+            right = (0.8 if kept else 0.5) + 0.01 * (number % 3) if step == STEPS[-1] else 0.0
+            answers = {"recall": right, "markov": 0.3 + 0.01 * (number % 3)}
+            rows = [
+                ("run", step, step * 2048, task, "one", measure, value)
+                for task, choice in answers.items()
+                for measure, value in zip(TASK_MEASURES, (choice, 0.02, choice / 2, 0.25, 0.25), strict=True)
+            ]
+            names = ["run", "step", "tokens", "task", "variant", "measure", "value"]
+            store_table(pl.DataFrame(rows, schema=names, orient="row"), folder / f"{step_folder(step)}.parquet", "", {})
+    runs = gather_study(outcomes(sweep, tmp_path))
+    found = judge("passes", runs)[1].details
+    assert found is not None
+    rows = {row["quantity"]: row for row in found.iter_rows(named=True)}
+    assert {"loss on held-out text", "lowest loss on held-out text", "ICL score"} < rows.keys()
+    recall, markov = rows["recall one"], rows["markov one"]
+    assert (recall["none"], recall["attention dropout 0.1"]) == pytest.approx((0.51, 0.81))
+    assert recall["difference"] == pytest.approx(0.3)
+    assert recall["difference, low"] > 0
+    assert markov["difference, low"] < 0 < markov["difference, high"]
+    result = write_study("passes", runs, tmp_path / "results")
+    asked = pl.read_csv(result.folder / "tasks.csv")
+    assert asked["step"].unique().to_list() == [STEPS[-1]]
+    assert asked.height == 2 * len(runs)
+    assert asked.columns == ["run_id", "condition", "step", "task", "variant", *TASK_MEASURES]
+    assert (result.folder / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,15 @@ def test_a_run_broken_off_while_it_was_scored_goes_on_to_the_same_tables(
     }
     assert all(wanted.items() <= fact.items() for fact in facts)
 
+    last = begin(root, "last", settings)
+    assert execute(last, work(10, *arguments(10, "auto", "float32", with_tasks="last")[1:])).state == FINISHED
+    assert scored_steps(last) == scored_steps(whole)
+    assert scored_steps(last, "tasks") == {settings.train.steps}
+    both = [
+        pl.read_parquet(next((one / "results" / "tasks").glob("step00000008.*"))).drop("run") for one in (last, whole)
+    ]
+    assert both[0].equals(both[1])
+
     broken = begin(root, "broken", settings)
     plain, calls = scores.score_heads, 0
 
@@ -216,6 +225,8 @@ def test_cost(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     more = cost_of([double], 10, 1, tasks=True).hours - cost_of([double], 10, 1).hours
     asked = len(checkpoint_steps(double)) * study_cost.TASK_TOKENS * study_cost.SCORING / 128
     assert more * 3600 == pytest.approx(asked)
+    once = cost_of([double], 10, 1, tasks="last").hours - cost_of([double], 10, 1).hours
+    assert once * 3600 == pytest.approx(asked / len(checkpoint_steps(double)))
     assert cost_of([], 10, 2).hours == 0
 
 
