@@ -82,6 +82,8 @@ LIMITED = {
 }
 """What may differ for some updates only: all that an update takes from its settings alone."""
 Watch = Callable[[Path, RunConfig], Callable[[Checkpoint], object]]
+LONGEST_NAME = 100
+"""Characters of a fork's folder name; file systems take 255 bytes."""
 
 
 class Fork(NamedTuple):
@@ -247,7 +249,7 @@ def _plan(
                     f"--at {at}: nothing is left to train, as train.steps is {own.train.steps}; set train.steps too"
                 )
             alone = len(steps) * len(wanted) == 1 and not placebo and not (out / FAMILY).is_file()
-            folder = out if alone else out / re.sub(r"\b(at|for) ", r"\1", label).replace(" ", "-").replace("/", "_")
+            folder = out if alone else out / _folder_name(label, own.run_id)
             if own.run_id in planned:
                 raise InputError(f"{label}: asked for twice; take one out")
             if any(folder == other.folder for other in planned.values()):
@@ -322,6 +324,14 @@ def replace_fork(config: RunConfig, values: Mapping[str, Any], at: int, until: i
         after=after,
     )
     return RunConfig.parse({**now.with_values(values).model_dump(mode="json"), "fork": branch.model_dump()})
+
+
+def _folder_name(label: str, run_id: str) -> str:
+    """The label as a folder's name that a shell takes as it stands: a list's brackets, which are patterns there, go.
+    One longer than a file system likes is cut, and ends in the run's id."""
+    name = re.sub(r"\b(at|for) ", r"\1", label).replace("],[", "+").replace(" ", "-")
+    name = re.sub(r"[^\w.,=+-]+", "_", re.sub(r"[][]", "", name))
+    return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}-{run_id}"
 
 
 def _short(value: Any) -> str:

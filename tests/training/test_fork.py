@@ -384,8 +384,17 @@ def test_a_single_fork_joins_those_that_are_there(run: Path, tmp_path: Path) -> 
     fork(run, 18, placebo=1, out=family)
     (one,) = fork(run, 18, {"optimizer.lr": 2e-3}, family)
     assert one.folder == family / "lr=0.002"
+    clamp = {"intervention.heads": [[0, 0], [0, 1]], "intervention.mode": "uniform"}
+    (two,) = fork(run, 18, clamp, family, lasting=1)
+    assert two.folder == family / "heads=0,0+0,1-mode=uniform-for1"  # no pattern of a shell
+    assert two.label == "heads=[[0,0],[0,1]] mode=uniform for 1"
+    (three,) = fork(run, 18, {**clamp, "intervention.heads": [[0, 0], [0, 1]] * 20}, family)
+    assert (
+        three.folder.name
+        == f"heads={'0,0+0,1+' * 20}"[:100] + f"-{RunConfig.load(three.folder / 'config.toml').run_id}"
+    )
     listed = json.loads((family / "forks.json").read_text())["forks"]
-    assert [row["folder"] for row in listed] == ["placebo1", "lr=0.002"]
+    assert [row["folder"] for row in listed] == ["placebo1", "lr=0.002", two.folder.name, three.folder.name]
     for read in (CheckpointSeries.open, lambda folder: fork(folder, 18)):
         with pytest.raises(InputError, match="several forks"):
             read(family)
