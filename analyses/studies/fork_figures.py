@@ -35,6 +35,9 @@ def fork_figure(name: str, forks: pl.DataFrame, title: str) -> Figure:
             left, right = figure.subplots(1, 2)
             _moved(left, table)
             _switched(right, table)
+            for axes in (left, right):
+                axes.set_xticks(table["s / formation step"].unique().sort().to_list())
+            figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     return figure
 
 
@@ -143,7 +146,6 @@ def _moved(axes: Axes, table: pl.DataFrame) -> None:
     axes.axhline(0, color="#999999", linewidth=0.8)
     axes.set_xlabel(f"begin of the change: {SHARE}")
     axes.set_ylabel("formation step moves by (%)")
-    axes.legend(fontsize=6, frameon=False)
     plain_axes(axes)
 
 
@@ -152,7 +154,7 @@ def _switched(axes: Axes, table: pl.DataFrame) -> None:
         own = table.filter(pl.col("change") == change)
         axes.plot(
             own["s / formation step"].to_numpy(),
-            own["other head"].to_numpy(),
+            own["other head"].cast(pl.Float64).to_numpy(),
             color=COLOURS[number % len(COLOURS)],
             marker=MARKERS[number % len(MARKERS)],
             linestyle=LINES[number % len(LINES)],
@@ -161,5 +163,5 @@ def _switched(axes: Axes, table: pl.DataFrame) -> None:
         )
     axes.set_ylim(-0.03, 1.03)
     axes.set_xlabel(f"begin of the change: {SHARE}")
-    axes.set_ylabel("pairs in which another head is first")
+    axes.set_ylabel("pairs in which another head is first\n(of those in which both formed one)")
     plain_axes(axes)

@@ -152,8 +152,8 @@ def commitment(forks: pl.DataFrame) -> list[Verdict]:
 def window_table(forks: pl.DataFrame) -> pl.DataFrame:
     """A row a change and share of the formation step: parents, pairs (forks with and without the change that read the
     same text), late (of either, taken as formed at their end), relative change of the formation step with its interval
-    over parents (`paired`, 95 % for all shares of a change together), other head (share of pairs whose first heads
-    differ)."""
+    over parents (`paired`, 95 % for all shares of a change together), both formed (pairs in which neither is late),
+    other head (share of those whose first heads differ; null without any)."""
     done = forks.filter(pl.col("state") == FINISHED)
     keys = ["parent", "share", "order"]
     plain = done.filter(pl.col("change") == ORDER_ALONE)
@@ -169,6 +169,7 @@ def window_table(forks: pl.DataFrame) -> pl.DataFrame:
                 if len(apart) > 1:
                     means.append(float(apart.mean()))
                     errors.append(float(stats.sem(apart)))
+            heads = some.drop_nulls(["step", "step_plain"])
             confidence = 1 - (1 - CONFIDENCE) / len(shares)
             mean, low, high = paired(np.array(means), np.array(errors), confidence)
             ends = (None if one is None else math.expm1(one) for one in (mean, low, high))
@@ -180,7 +181,8 @@ def window_table(forks: pl.DataFrame) -> pl.DataFrame:
                     "pairs": some.height,
                     "late": some["step"].null_count() + some["step_plain"].null_count(),
                     **with_ends("relative change of the step", *ends),
-                    "other head": float((some["head"].fill_null("") != some["head_plain"].fill_null("")).mean()),  # type: ignore[arg-type]
+                    "both formed": heads.height,
+                    "other head": (heads["head"] != heads["head_plain"]).mean() if heads.height else None,
                 }
             )
     return pl.DataFrame(rows, infer_schema_length=None)
@@ -189,12 +191,17 @@ def window_table(forks: pl.DataFrame) -> pl.DataFrame:
 def window(forks: pl.DataFrame) -> list[Verdict]:
     """A verdict a change and share of the formation step: does the change, begun there for a while, move that step?"""
     table, verdicts = window_table(forks), []
-    until = forks.filter(pl.col("until").is_not_null())
-    lasted = dict(until.group_by("change").agg((pl.col("until") - pl.col("at")).mean()).iter_rows())
+    until = forks.filter(pl.col("until").is_not_null()).with_columns(lasts=pl.col("until") - pl.col("at"))
+    lasted = {
+        change: f"{least:,}" if least == most else f"{least:,} to {most:,}"
+        for change, least, most in until.group_by("change")
+        .agg(pl.col("lasts").min(), pl.col("lasts").max().alias("most"))
+        .iter_rows()
+    }
     for row in table.iter_rows(named=True):
         change, share = row["change"], row["s / formation step"]
         claim = blank(
-            f"{change} for {lasted[change]:.0f} updates from {share:.3g} of the formation step on moves that step"
+            f"{change} for {lasted[change]} updates from {share:.3g} of the formation step on moves that step"
             if change in lasted
             else f"{change} from {share:.3g} of the formation step on moves that step",
             "relative change of the step at which the first induction head forms",
@@ -203,9 +210,11 @@ def window(forks: pl.DataFrame) -> list[Verdict]:
             "out 0.",
             f"The whole interval lies within {ALIKE:.0%} of 0.",
         )
-        note = f"{row['pairs']} pairs; another head was first in {row['other head']:.0%}" + (
-            f"; {row['late']} without an induction head by their end, taken as formed there" * bool(row["late"])
-        )
+        note = f"{row['pairs']} pairs"
+        if formed := row["both formed"]:
+            note += f"; another head was first in {round(row['other head'] * formed)} of {formed} that both formed one"
+        if late := row["late"]:
+            note += f"; {late} fork{'s' * (late > 1)} without an induction head by the end, taken as formed there"
         found = _on(
             replace(claim, details=table.filter(pl.col("change") == change)),
             row,

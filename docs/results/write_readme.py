@@ -128,6 +128,23 @@ QUESTIONS = (
         "More than three parents, and another recipe.",
     ),
     Question(
+        "When does a change matter that lasts for a while?",
+        "window",
+        "How far each change moves the formation step, and in how many pairs another head is first, by where it begins",
+        (
+            ("no loss on repeats, from 0.3 of the formation step on", "change of the step {}", "window", 2),
+            ("the same, from 0.75 on", "change of the step {}", "window", 3),
+            ("twice the learning rate, from 0.3 on", "change of the step {}", "window", 0),
+            ("the same, from 0.75 on", "change of the step {}", "window", 1),
+            ("layer 0 attends uniformly, from 0.3 on", "change of the step {}", "window", 4),
+            ("the same, from 0.75 on", "change of the step {}", "window", 5),
+        ),
+        "Each change lasts for a fifth of the formation step, in forks that are compared with forks which read the "
+        "same text without it. Repeats that teach nothing delay induction heads, early and late; of the other two the "
+        "intervals over parents are too wide. Which head is first is easily changed early, hardly late.",
+        "More parents, changes of other lengths, and forks that end later.",
+    ),
+    Question(
         "Does regularization make copying earlier or stronger?",
         "regularization",
         "Formation step and final copying accuracy by setting, and curves",

@@ -133,7 +133,8 @@ def test_a_window_that_matters_and_one_that_does_not() -> None:
     never = verdicts["Never for 200 updates from 0 of the formation step on moves that step"]
     assert (early.verdict, never.verdict) == ("contradicted", "contradicted")
     off = verdicts["Off for 200 updates from 0 of the formation step on moves that step"]
-    assert "24 without an induction head by their end" in off.reason
+    assert off.reason == "24 pairs; 24 forks without an induction head by the end, taken as formed there"
+    assert late.reason == "24 pairs; another head was first in 0 of 24 that both formed one"
     assert off.verdict == "supported"
     assert window_table(forks)["pairs"].to_list() == [24] * 9
 
