@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 from scipy import stats
 
-from copyscope.analyses.claims.across_runs import BATCH, on_size, on_steps, parted
+from copyscope.analyses.claims.across_runs import BATCH, compared, on_size, on_steps, parted
 from copyscope.analyses.claims.batch_size import LAWS
+from copyscope.analyses.claims.contrast import contrast, step_effect
 from copyscope.analyses.claims.evidence import Evidence
 from copyscope.analyses.claims.verdict import MIN_RUNS, Verdict, blank, few, line_of, undecided
 from copyscope.analyses.statistics.intervals import over_runs
@@ -17,8 +18,10 @@ CONTEXT = "model.n_ctx"
 SQUARE_ROOT = -0.5
 PUBLISHED = 10**5.7
 """T of N = T·√(batch × context), N the tokens by which induction heads form (arXiv 2511.16893)."""
-EVERY_WINDOW = "every window"
-"""The condition whose text is read as it comes: no windows are chosen for what they repeat."""
+LIKE = "context 256, batch 8"
+APART = ("every window", "vocabulary 1,024")
+"""Conditions that are as `LIKE` but for one thing: text read as it comes, with no windows chosen for what they repeat;
+and a vocabulary of another size."""
 ALIKE = 2.0
 """Factor within which T counts as the published one."""
 
@@ -100,3 +103,25 @@ def context_constant(runs: Sequence[Evidence], where: str = "") -> Verdict:
     verdict = "supported" if inside else "contradicted" if outside else "undecided"
     words = f"T = 10^{math.log10(value * PUBLISHED):.2f}{on_steps(runs)}"
     return replace(claim, verdict=verdict, value=value, low=least, high=most, runs=len(formed), reason=words)
+
+
+def later_than_like(name: str, like: Sequence[Evidence], runs: Sequence[Evidence]) -> Verdict:
+    """Whether copying forms later in `runs` of the condition `name`, one of `APART`, than in those of `LIKE`."""
+    claim = blank(
+        f"Copying forms later with {name} than with {LIKE}, else alike",
+        "relative change of the formation step",
+        "Welch's interval of ln step (where a run has not formed: by likelihood, as later than its last step), 95 % "
+        f"for {len(APART)} such comparisons together, lies above 0. The vocabulary decides which tokens are tested.",
+        "The interval lies below 0.",
+    )
+    both = [*like, *runs]
+    if not like or not runs:
+        return undecided(claim, len(both), "no runs to compare")
+    outcomes = [{key: value for key, value in compared(run).items() if key.startswith("log_")} for run in both]
+    effect = contrast([0] * len(like) + [1] * len(runs), outcomes)  # which shares out 5 % among two intervals
+    value, low, high = step_effect(effect.table)
+    verdict = {"harms": "supported", "helps": "contradicted"}.get(effect.verdict, "undecided")
+    why = {"harms": "later", "helps": "earlier"}.get(effect.verdict, effect.reason)
+    return replace(
+        claim, verdict=verdict, value=value, low=low, high=high, runs=len(both), reason=f"{why}{on_steps(both)}"
+    )

@@ -40,7 +40,7 @@ from copyscope.analyses.claims.within_runs import (
     stage_after_stage,
 )
 from copyscope.analyses.statistics.censored import censored_slope
-from copyscope.analyses.studies.context import EVERY_WINDOW, context_constant, context_laws
+from copyscope.analyses.studies.context import APART, LIKE, context_constant, context_laws, later_than_like
 from copyscope.analyses.studies.evidence import StudyRun, by_loss, conditions, evidence_of
 from copyscope.analyses.studies.passes import beside, keeps, kept
 from copyscope.analyses.studies.rate_and_batch import rate_and_batch
@@ -133,9 +133,16 @@ def _passes(runs: Sequence[StudyRun], loss: bool) -> list[Verdict]:
 
 
 def _context(runs: Sequence[StudyRun], loss: bool) -> list[Verdict]:
-    """The laws on chosen windows, then the constant on text as it comes."""
-    chosen, whole = ([run for run in runs if (run.condition == EVERY_WINDOW) == own] for own in (False, True))
-    return [*context_laws(evidence_of(chosen, loss)), context_constant(evidence_of(whole, loss), f", {EVERY_WINDOW}")]
+    """The laws on chosen windows of one vocabulary; then, with another vocabulary and with every window, the constant,
+    and how much later copying forms."""
+    by_name = {name: [run for run in runs if run.condition == name] for name in conditions(runs)}
+    chosen = [run for run in runs if run.condition not in APART]
+    verdicts = context_laws(evidence_of(chosen, loss))
+    for name in [name for name in APART if name in by_name]:
+        own = evidence_of(by_name[name], loss)
+        like = evidence_of(by_name.get(LIKE, []), loss)
+        verdicts += [context_constant(own, f", {name}"), later_than_like(name, like, own)]
+    return verdicts
 
 
 def _optimizer(runs: Sequence[StudyRun], loss: bool) -> list[Verdict]:
