@@ -221,12 +221,19 @@ class CheckpointConfig(_Section):
     state_every: int | None = Field(default=None, ge=1)
     """Updates between full training states that are kept for good, for `zoom` to start from; a multiple of
     `resume_every`. None given: none is, and `zoom` starts from step 0 or from one of the last two."""
+    mean_every: int | None = Field(default=None, ge=1)
+    """Updates between the weights whose mean since the checkpoint before a checkpoint holds too, for `average` to make
+    its means of. None given: it has its own weights alone."""
 
     @model_validator(mode="after")
     def _kept(self) -> "CheckpointConfig":
         if (self.state_every or 0) % self.resume_every:
             raise ValueError(f"state_every {self.state_every} must be a multiple of resume_every {self.resume_every}")
         return self
+
+    def canonical(self) -> dict[str, Any]:
+        """What counts for hashes: runs without means keep the names they had before there were any."""
+        return self.model_dump(mode="json", exclude=None if self.mean_every else {"mean_every"})
 
 
 class SeedConfig(_Section):
@@ -368,7 +375,10 @@ class RunConfig(_Section):
         another than its parent, whatever it changes."""
         plain = {"intervention"} if self.intervention == InterventionConfig() else set()
         fields = self.model_dump(mode="json", exclude=plain | self._left_out())
-        fields |= {section: getattr(self, section).canonical() for section in ("model", "data", "optimizer", "train")}
+        fields |= {
+            section: getattr(self, section).canonical()
+            for section in ("model", "data", "optimizer", "train", "checkpoints")
+        }
         fields |= {"fork": self.fork.canonical()} if self.fork.of else {}
         canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]

@@ -1,5 +1,5 @@
-"""Full training states: weights and the moments of the optimisers, whole or not there. Batches and dropout follow from
-the step, so nothing else is needed to resume bit by bit."""
+"""Full training states: weights, their running mean and the moments of the optimisers, whole or not there. Batches and
+dropout follow from the step, so nothing else is needed to resume bit by bit."""
 
 import logging
 import shutil
@@ -17,6 +17,7 @@ from copyscope.training.checkpoints.series import step_folder
 from copyscope.training.errors import InputError
 from copyscope.training.files import sha256_of, write_folder
 from copyscope.training.model.optimizers import Muon
+from copyscope.training.running_mean import RunningMean
 
 logger = logging.getLogger(__name__)
 KEPT = 2
@@ -28,7 +29,13 @@ _FILE = "state.safetensors"
 
 
 def save_state(
-    root: Path, model: nn.Module, optimizers: Sequence[Optimizer], step: int, run_id: str, every: int | None
+    root: Path,
+    model: nn.Module,
+    optimizers: Sequence[Optimizer],
+    means: RunningMean,
+    step: int,
+    run_id: str,
+    every: int | None,
 ) -> None:
     """Writes `root`/step…, then deletes older states but for the last two and multiples of `every` (None: none)."""
 
@@ -38,7 +45,7 @@ def save_state(
             state[f"model.{name}"] = parameter.detach().contiguous()
             moments = _optimizer_of(parameter, optimizers).state[parameter]
             state |= {f"{key}.{name}": moments[key] for key in (*ADAMW_MOMENTS, *MUON_MOMENTS) if key in moments}
-        save_file(state, folder / _FILE)
+        save_file(state | means.state(), folder / _FILE)
 
     write_folder(root / step_folder(step), fill, step=step, tokens=None, run_id=run_id)
     for old in sorted(root.glob("step*"))[:-KEPT]:
@@ -52,7 +59,7 @@ def states(root: Path, until: int | None = None) -> list[Path]:
     return sorted((path for path in root.glob("step*") if path.name <= last), reverse=True)
 
 
-def load_state(folders: list[Path], model: nn.Module, optimizers: Sequence[Optimizer]) -> int:
+def load_state(folders: list[Path], model: nn.Module, optimizers: Sequence[Optimizer], means: RunningMean) -> int:
     """Loads the first sound state of `folders`; returns its step, or 0 (nothing loaded) if there is none."""
     for folder in folders:
         try:
@@ -71,6 +78,7 @@ def load_state(folders: list[Path], model: nn.Module, optimizers: Sequence[Optim
                 optimizer.state[parameter] = moments[name]
                 if not isinstance(optimizer, Muon):  # AdamW's kernel also wants to know how many updates there were
                     optimizer.state[parameter]["step"] = torch.tensor(float(manifest["step"]), device=parameter.device)
+        means.load(state, manifest["step"])
         return manifest["step"]
     return 0
 

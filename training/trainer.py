@@ -33,6 +33,7 @@ from copyscope.training.model.threads import all_threads, one_share_each
 from copyscope.training.processes import Stopping, accelerator_of, copied, own_rows, summed
 from copyscope.training.progress import Progress
 from copyscope.training.run_folder import check_folder, claim_folder, diverged, fill_checkpoint, store_of
+from copyscope.training.running_mean import RunningMean
 from copyscope.training.schedule import (
     checkpoint_steps,
     kept_steps,
@@ -117,7 +118,7 @@ def run_updates(
         torch.set_num_threads(config.train.threads)
     keep_freed_memory()
     run = _prepare(config, out, store, accelerator)
-    step = load_state([*states(out / "resume"), *plan.start_from], run.model, run.optimizers)
+    step = load_state([*states(out / "resume"), *plan.start_from], run.model, run.optimizers, run.means)
     if step < plan.begin:
         raise InputError(f"{out}: no sound full state of step {plan.begin} or later to continue from")
     with _alone(out) if run.main and step < plan.last else nullcontext():
@@ -172,6 +173,7 @@ def _updates(
             step_optimizers(run.optimizers, rate)
             recent.add(loss, left_out)
             step += 1
+            run.means.add(step)
 
             line: dict[str, Any] = {}
             if step % config.train.log_every == 0 or step == plan.last:
@@ -212,6 +214,7 @@ class _Run:
     shared_loss: Any
     """`loss_of`, whose gradients are averaged over the processes."""
     optimizers: tuple[torch.optim.Optimizer, ...]
+    means: RunningMean
     rows: range
     """Which sequences of a batch this process computes."""
     held_out: torch.Tensor
@@ -250,6 +253,7 @@ def _prepare(config: RunConfig, out: Path, store: TokenStore, accelerator: Accel
         loss_of=loss_of,
         shared_loss=accelerator.prepare(loss_of),
         optimizers=build_optimizers(config.optimizer, model),
+        means=RunningMean(model, config.checkpoints.mean_every),
         rows=rows,
         held_out=windows(store.validation, m.n_ctx, config.train.validation_sequences, config.seeds.eval),
         flops_per_token=flops_per_token(m, store.index["vocab_size"]),
@@ -319,19 +323,25 @@ def _save_checkpoint(run: _Run, step: int, plan: Plan, on_checkpoint: Callable[[
         tokens = tokens_at(run.config, step)
         if not folder.is_dir():
             labels = {"step": step, "tokens": tokens, "run_id": run.config.run_id}
-            write_folder(folder, lambda temp: fill_checkpoint(temp, run.model, run.store), **labels)
+
+            def fill(temp: Path) -> None:
+                fill_checkpoint(temp, run.model, run.store)
+                run.means.write(temp)
+
+            write_folder(folder, fill, **labels)
         if on_checkpoint:
             with all_threads():
                 on_checkpoint(Checkpoint(step, tokens, str(folder)))
         if step not in plan.kept:
             shutil.rmtree(folder)
+    run.means.begin(step)
     run.accelerator.wait_for_everyone()
 
 
 def _save_full_state(run: _Run, step: int) -> None:
     if run.main:
         every = run.config.checkpoints.state_every
-        save_state(run.out / "resume", run.model, run.optimizers, step, run.config.run_id, every)
+        save_state(run.out / "resume", run.model, run.optimizers, run.means, step, run.config.run_id, every)
     run.accelerator.wait_for_everyone()
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from copyscope.training import trainer
@@ -58,17 +59,23 @@ def lines(run: Path) -> list[dict[str, Any]]:
 
 
 def hashes(run: Path) -> dict[str, str]:
-    return {path.parent.name: sha256_of(path) for path in (run / "checkpoints").glob("*/model.safetensors")}
+    """Of the weights of each checkpoint, and of their means (`…/mean`) where there are any."""
+    found = {path.parent.name: sha256_of(path) for path in (run / "checkpoints").glob("*/model.safetensors")}
+    means = (run / "checkpoints").glob("*/mean.safetensors")
+    return found | {f"{path.parent.name}/mean": sha256_of(path) for path in means}
 
 
 @pytest.fixture(
-    scope="module", params=[("adamw", 0.0), ("adamw", 0.1), ("muon", 0.0)], ids=["plain", "dropout", "muon"]
+    scope="module",
+    params=[("adamw", 0.0, None), ("adamw", 0.1, None), ("muon", 0.0, 2)],
+    ids=["plain", "dropout", "muon and means"],
 )
 def whole(
     corpus: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> tuple[RunConfig, Path]:
-    name, dropout = request.param
-    wanted = config(corpus, **{"model.attention_dropout": dropout, "optimizer.name": name})
+    name, dropout, mean_every = request.param
+    values = {"model.attention_dropout": dropout, "optimizer.name": name, "checkpoints.mean_every": mean_every}
+    wanted = config(corpus, **values)
     return wanted, train(wanted, tmp_path_factory.mktemp("whole") / "run")
 
 
@@ -85,6 +92,25 @@ def test_checkpoints_metrics_and_labels(whole: tuple[RunConfig, Path]) -> None:
 
 def test_the_same_run_twice_is_bit_identical(whole: tuple[RunConfig, Path], tmp_path: Path) -> None:
     assert hashes(train(whole[0], tmp_path / "run")) == hashes(whole[1])
+
+
+def test_a_checkpoint_holds_the_mean_of_the_weights_since_the_one_before(corpus: Path, tmp_path: Path) -> None:
+    wanted = config(corpus, **{"checkpoints.mean_every": 2, "checkpoints.every": 6})
+    run = train(wanted, tmp_path / "run")
+    each = train(config(corpus, **{"checkpoints.every": 1}), tmp_path / "each")
+    known = {path.parent.name: path for path in (run / "checkpoints").glob("*/mean.safetensors")}
+    parts = {2: [2], 4: [4], 6: [6], 12: [8, 10, 12]}  # 1 is no turn of theirs
+    assert sorted(known) == [step_folder(step) for step in parts]
+    for step, part in parts.items():
+        held = load_file(known[step_folder(step)])
+        own = [load_file(each / "checkpoints" / step_folder(one) / "model.safetensors") for one in part]
+        for name, value in held.items():
+            torch.testing.assert_close(value, torch.stack([weights[name] for weights in own]).mean(0))
+    assert {name for name, _ in own[0].items()} == held.keys()
+    assert verify(run) == []
+    whole, plain = (RunConfig.load(one / "config.toml") for one in (run, each))
+    assert whole.run_id != plain.run_id
+    assert "mean_every" not in plain.to_toml()
 
 
 def test_other_seeds_are_other_runs(whole: tuple[RunConfig, Path], tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from copyscope.training.checkpoints.keys import checkpoint_key
@@ -22,11 +23,12 @@ from copyscope.training.checkpoints.series import (
     step_folder,
 )
 from copyscope.training.checkpoints.tokenizer_files import TOKENIZER_FILES
-from copyscope.training.checkpoints.weights import CHUNK, Weights, model_tensors
+from copyscope.training.checkpoints.weights import CHUNK, Weights, model_tensors, read_header
 from copyscope.training.config import RunConfig
 from copyscope.training.errors import InputError
-from copyscope.training.files import MANIFEST, write_folder, write_json
+from copyscope.training.files import MANIFEST, sha256_of, write_folder, write_json
 from copyscope.training.progress import Progress
+from copyscope.training.running_mean import FILE, SINCE
 from copyscope.training.schedule import settings_at
 
 SHARE = 1 / 3
@@ -63,7 +65,8 @@ def average(source: Source, share: float = SHARE, progress: Progress | None = No
 
     `source`: a run or a folder of Hugging Face models with safetensors; its own checkpoints stay as they are, and the
     means go into `average_folder`. Each checkpoint counts for the updates since the one before it, so that a denser
-    stretch weighs no more; the mean is kept in float32. Means that are there already and are of the same files stay.
+    stretch weighs no more; by the mean of the weights in between where it holds that (`checkpoints.mean_every`), else
+    by its own weights. The mean is kept in float32. Means that are there already and are of the same files stay.
     Raises InputError: a share outside (0, 1], a series that is not on this disk, is damaged or of several shapes.
 
     The mean of late weights as a better model of the same run: Izmailov et al. 2018 (arXiv 1803.05407); of a window
@@ -82,7 +85,8 @@ def average(source: Source, share: float = SHARE, progress: Progress | None = No
     parts = {step: shares(steps, step, share) for step in steps}
     if len(parts) < len(steps):
         raise InputError(f"{folder}: two checkpoints of one step; `copyscope verify {folder}` names them")
-    files = {one.step: _Part(one) for one in series.checkpoints}
+    before_it = dict(zip(steps[1:], steps, strict=False))
+    files = {one.step: _Part(one, before_it.get(one.step)) for one in series.checkpoints}
     target = average_folder(folder, share)
     _label(target, folder, share)
     written: list[int] = []
@@ -130,22 +134,38 @@ def shares(steps: Sequence[int], step: int, share: float) -> dict[int, float]:
 class _Part:
     """A checkpoint that goes into means."""
 
-    def __init__(self, checkpoint: Checkpoint):
+    def __init__(self, checkpoint: Checkpoint, before: int | None):
+        """`before`: the step of the checkpoint before it."""
         self.checkpoint, self.folder = checkpoint, Path(checkpoint.path)
         check_files(self.folder)
-        self.key = checkpoint_key(checkpoint)
+        self.mean = _mean_since(self.folder, before)
+        self.key = checkpoint_key(checkpoint) + (f" {sha256_of(self.mean)}" if self.mean else "")
         self.run_id = str(read_manifest(self.folder)["run_id"]) if (self.folder / MANIFEST).is_file() else ""
         self._weights: Weights | None = None
 
     @property
     def weights(self) -> Weights:
         if self._weights is None:
-            self._weights = Weights(model_tensors(self.folder))
+            self._weights = Weights(read_header(self.mean) if self.mean else model_tensors(self.folder))
         return self._weights
 
     def close(self) -> None:
         if self._weights is not None:
             self._weights.close()
+
+
+def _mean_since(folder: Path, before: int | None) -> Path | None:
+    """The file with the mean of the weights since the checkpoint before, where that is the one `before`: in a stretch
+    that was trained again with more checkpoints it is another."""
+    path = folder / FILE
+    if before is None or not path.is_file():
+        return None
+    try:
+        with safe_open(path, "numpy") as held:
+            since = (held.metadata() or {}).get(SINCE)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: unreadable ({error}); take the file away") from None
+    return path if since == str(before) else None
 
 
 def _fill(temp: Path, files: dict[int, _Part], step: int, part: dict[int, float]) -> None:

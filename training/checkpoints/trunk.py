@@ -20,7 +20,7 @@ ORDER = "seeds.data"
 RECORDING = frozenset(
     {
         *(f"train.{name}" for name in ("log_every", "validate_every", "track")),
-        *(f"checkpoints.{name}" for name in ("every", "steps", "keep", "resume_every", "state_every")),
+        *(f"checkpoints.{name}" for name in ("every", "steps", "keep", "resume_every", "state_every", "mean_every")),
     }
 )
 """Fields of what is written down; with these alone a fork is still the null fork."""

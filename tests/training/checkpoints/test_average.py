@@ -18,6 +18,7 @@ from copyscope.training.checkpoints.manifest import read_manifest
 from copyscope.training.checkpoints.series import CheckpointSeries
 from copyscope.training.checkpoints.verify import verify
 from copyscope.training.errors import InputError
+from copyscope.training.zoom import zoom
 
 WEIGHTS = "model.safetensors"
 
@@ -69,6 +70,31 @@ def test_the_means_are_of_the_steps_they_name(run: Path) -> None:
             torch.testing.assert_close(value, wanted.float())  # type: ignore[union-attr]
     assert found.parts[20] == {16: pytest.approx(0.4), 20: pytest.approx(0.6)}
     assert {path: path.read_bytes() for path in before} == before  # the run stays as it was
+
+
+def test_a_stretch_counts_by_its_own_mean_where_it_has_one(tmp_path: Path) -> None:
+    text = write_corpus(tmp_path / "text.jsonl")
+    each = train_small(tmp_path / "each", small_config(text, {"checkpoints.every": 1}))
+    run = train_small(tmp_path / "run", small_config(text, {"checkpoints.mean_every": 1}))
+
+    def is_mean_of(folder: Path, steps: dict[int, float]) -> None:
+        got = load_file(folder / "checkpoints" / "step00000020" / WEIGHTS)
+        own = {step: load_file(each / "checkpoints" / f"step{step:08d}" / WEIGHTS) for step in steps}
+        for name, value in got.items():
+            wanted = sum(weight * own[step][name].double() for step, weight in steps.items())
+            torch.testing.assert_close(value, wanted.float())  # type: ignore[union-attr]
+
+    found = average(run, 0.4)
+    is_mean_of(found.folder, dict.fromkeys(range(13, 21), 1 / 8))  # 16 and 20, with all in between
+    assert average(run, 0.4).written == []
+    zoom(run, 17, 18)
+    assert 20 in average(run, 0.4).written
+    # The mean of 20 is of the stretch since 16, but 18 is now before it: its own weights count for 19 and 20.
+    is_mean_of(found.folder, {**dict.fromkeys(range(13, 19), 1 / 8), 20: 2 / 8})
+    held = run / "checkpoints" / "step00000020" / "mean.safetensors"
+    held.write_bytes(held.read_bytes()[:-1])
+    with pytest.raises(InputError, match=r"mean\.safetensors: damaged"):
+        average(run, 0.4)
 
 
 def test_it_goes_on_and_notices_what_changed(run: Path) -> None:
