@@ -132,11 +132,16 @@ QUESTIONS = (
         "window",
         "How far each change moves the formation step, and in how many pairs another head is first, by where it begins",
         (
-            ("no loss on repeats, from 0.3 of the formation step on", "change of the step {}", "window", 2),
+            (
+                "a while without loss on repeats, from 0.3 of the formation step on, moves it",
+                "change of the step {}",
+                "window",
+                2,
+            ),
             ("the same, from 0.75 on", "change of the step {}", "window", 3),
-            ("twice the learning rate, from 0.3 on", "change of the step {}", "window", 0),
+            ("a while at twice the learning rate, from 0.3 on", "change of the step {}", "window", 0),
             ("the same, from 0.75 on", "change of the step {}", "window", 1),
-            ("layer 0 attends uniformly, from 0.3 on", "change of the step {}", "window", 4),
+            ("a while with uniform attention in layer 0, from 0.3 on", "change of the step {}", "window", 4),
             ("the same, from 0.75 on", "change of the step {}", "window", 5),
         ),
         "Each change lasts for a fifth of the formation step, in forks that are compared with forks which read the "
