@@ -15,6 +15,7 @@ from copyscope.analyses.claims.evidence import COPYING_LOSS
 from copyscope.analyses.figures.axis import step_label
 from copyscope.analyses.figures.paper import STYLE, VERMILLION, WIDTH
 from copyscope.analyses.formation.step_rule import middle as step_of
+from copyscope.analyses.studies.context_figure import draw_context
 from copyscope.analyses.studies.drawing import (
     COLOURS,
     FIRST_STEP,
@@ -55,6 +56,8 @@ def study_figure(name: str, runs: list[StudyRun], title: str) -> Figure:
             left, right = figure.subplots(1, 2)
             _by_eye(left, known, measure)
             _settled(right, known, measure)
+        elif name == "context":
+            draw_context(figure, known, measure == COPYING_LOSS)
         elif name == "passes":
             figure.set_figheight(5.6)
             draw_passes(figure, known)

@@ -308,7 +308,9 @@ def context_law(batch: float, context: float) -> Callable[[PlannedRun], float]:
 
 
 def test_context(tmp_path: Path) -> None:
-    root, same, constant, every, later, larger, sooner = judged("context", tmp_path, context_law(-0.5, -0.5))
+    runs = gather_study(outcomes(planted("context", tmp_path, context_law(-0.5, -0.5)), tmp_path))
+    root, same, constant, every, later, larger, sooner = judge("context", runs)
+    assert rendered(study_figure("context", runs, "A question"), "png").startswith(b"\x89PNG")
     assert (root.verdict, same.verdict, constant.verdict) == ("supported", "supported", "contradicted")
     assert root.value == pytest.approx(-0.5, abs=0.05)
     assert same.value == pytest.approx(0.0, abs=0.1)
