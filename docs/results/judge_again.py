@@ -56,6 +56,7 @@ STUDIES = (
     "scale",
     "optimizer",
     "depth",
+    "context",
 )
 RUNS = ("laptop", "batch32", "three-layers")
 STAGES = {"previous-token head": "previous_token", "induction head": "prefix_matching_sum"}

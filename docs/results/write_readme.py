@@ -51,6 +51,25 @@ QUESTIONS = (
         "updates alone would count.",
     ),
     Question(
+        "Does a longer context count as a larger batch does?",
+        "context",
+        "Formation step against batch × context, and the constant of the square-root law by condition",
+        (
+            ("tokens grow as the square root of batch × context", "steps ∝ (batch × context)^{}", "context", 0),
+            ("a longer context counts as a larger batch does", "exponent greater by {}", "context", 1),
+            ("the published constant holds (arXiv 2511.16893)", "tokens are {} of those foretold", "context", 2),
+            ("the same, on text as it comes", "tokens are {} of those foretold", "context", 3),
+            ("text as it comes makes it later than chosen windows", "change of the step {}", "context", 4),
+            ("the same constant, with a vocabulary of 1,024", "tokens are {} of those foretold", "context", 5),
+            ("that vocabulary makes it later than one of 320", "change of the step {}", "context", 6),
+        ),
+        "Over six pairs of batch and context the square-root law holds, but the batch counts for more of it than "
+        "the context does, and copying forms an order of magnitude sooner than its published constant says. Neither "
+        "that windows are chosen for their repeats nor the small vocabulary explains that: induction heads form "
+        "a little later without either.",
+        "Larger models at the same batch and context, and other optimizers.",
+    ),
+    Question(
         "Does a higher learning rate bring copying on?",
         "intensity",
         "Copying accuracy by learning rate and step, and against the summed learning rate",
