@@ -6,10 +6,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-FILE = "mean.safetensors"
-"""In the folder of a checkpoint."""
-SINCE = "since"
-"""In that file's metadata: the step of the checkpoint before."""
+from copyscope.training.checkpoints.average import MEAN, SINCE
+
 PREFIX = "mean."
 """Before the names of its sums in a full state."""
 
@@ -45,7 +43,7 @@ class RunningMean:
         if self.count:
             means = {name: (total / self.count).cpu().contiguous() for name, total in self._sums.items()}
             # One entry: safetensors writes several in any order, and equal runs have equal files.
-            save_file(means, folder / FILE, metadata={SINCE: str(self.since)})
+            save_file(means, folder / MEAN, metadata={SINCE: str(self.since)})
 
     def begin(self, step: int) -> None:
         """From a checkpoint at `step` on."""

@@ -32,10 +32,10 @@ def save_state(
     root: Path,
     model: nn.Module,
     optimizers: Sequence[Optimizer],
-    means: RunningMean,
     step: int,
     run_id: str,
     every: int | None,
+    means: RunningMean,
 ) -> None:
     """Writes `root`/step…, then deletes older states but for the last two and multiples of `every` (None: none)."""
 

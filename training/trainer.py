@@ -341,7 +341,7 @@ def _save_checkpoint(run: _Run, step: int, plan: Plan, on_checkpoint: Callable[[
 def _save_full_state(run: _Run, step: int) -> None:
     if run.main:
         every = run.config.checkpoints.state_every
-        save_state(run.out / "resume", run.model, run.optimizers, run.means, step, run.config.run_id, every)
+        save_state(run.out / "resume", run.model, run.optimizers, step, run.config.run_id, every, run.means)
     run.accelerator.wait_for_everyone()
 
 

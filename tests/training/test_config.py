@@ -54,6 +54,7 @@ CHANGES: dict[str, Any] = {
     "train.track": ["wandb"],
     "checkpoints.keep": "none",
     "checkpoints.state_every": 500,
+    "checkpoints.mean_every": 10,
     "intervention.heads": [[0, 1]],
     "intervention.mode": "uniform",
     "intervention.skip_predictable": True,

@@ -28,11 +28,14 @@ from copyscope.training.config import RunConfig
 from copyscope.training.errors import InputError
 from copyscope.training.files import MANIFEST, sha256_of, write_folder, write_json
 from copyscope.training.progress import Progress
-from copyscope.training.running_mean import FILE, SINCE
 from copyscope.training.schedule import settings_at
 
 SHARE = 1 / 3
 """Of the steps so far, the last that a mean is taken over."""
+MEAN = "mean.safetensors"
+"""In the folder of a checkpoint: the mean of the weights since the one before (`training.running_mean`)."""
+SINCE = "since"
+"""In the metadata of that file: the step of the checkpoint before."""
 ABOUT = "average.json"
 """The file by which a folder of means is known."""
 _COPIED = ("config.json", "generation_config.json")
@@ -157,7 +160,7 @@ class _Part:
 def _mean_since(folder: Path, before: int | None) -> Path | None:
     """The file with the mean of the weights since the checkpoint before, where that is the one `before`: in a stretch
     that was trained again with more checkpoints it is another."""
-    path = folder / FILE
+    path = folder / MEAN
     if before is None or not path.is_file():
         return None
     try:
