@@ -42,8 +42,12 @@ class RunningMean:
         """Writes the mean into a checkpoint's folder, if there is any."""
         if self.count:
             means = {name: (total / self.count).cpu().contiguous() for name, total in self._sums.items()}
-            # One entry: safetensors writes several in any order, and equal runs have equal files.
-            save_file(means, folder / MEAN, metadata={SINCE: str(self.since)})
+            save_file(means, folder / MEAN)
+
+    @property
+    def labels(self) -> dict[str, int]:
+        """What the checkpoint's manifest says of the mean, if there is any."""
+        return {SINCE: self.since} if self.count else {}
 
     def begin(self, step: int) -> None:
         """From a checkpoint at `step` on."""

@@ -322,7 +322,7 @@ def _save_checkpoint(run: _Run, step: int, plan: Plan, on_checkpoint: Callable[[
     if run.main:
         tokens = tokens_at(run.config, step)
         if not folder.is_dir():
-            labels = {"step": step, "tokens": tokens, "run_id": run.config.run_id}
+            labels = {"step": step, "tokens": tokens, "run_id": run.config.run_id, **run.means.labels}
 
             def fill(temp: Path) -> None:
                 fill_checkpoint(temp, run.model, run.store)

@@ -2,14 +2,12 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
 
 from copyscope.analyses.figures.paper import VERMILLION
 from copyscope.analyses.studies.context import APART, PUBLISHED, SQUARE_ROOT
-from copyscope.analyses.studies.drawing import COLOURS, MARKERS, plain_axes, step_axis
+from copyscope.analyses.studies.drawing import COLOURS, MARKERS, against_size, law_line, plain_axes, step_axis
 from copyscope.analyses.studies.evidence import StudyRun, conditions, evidence_of
 
 
@@ -23,38 +21,28 @@ def draw_context(figure: Figure, runs: Sequence[StudyRun], loss: bool) -> None:
 
 def _product(axes: Axes, runs: Sequence[StudyRun], loss: bool) -> None:
     chosen = [run for run in runs if run.condition not in APART]
-    contexts = sorted({run.outcome.run.config.model.n_ctx for run in chosen})
-    x, y, shown = [], [], set()
-    for run, one in zip(chosen, evidence_of(chosen, loss), strict=True):
-        config = run.outcome.run.config
-        number, product = contexts.index(config.model.n_ctx), config.model.n_ctx * config.train.batch_size
+    configs = [run.outcome.run.config for run in chosen]
+    products = [config.model.n_ctx * config.train.batch_size for config in configs]
+    contexts = sorted({config.model.n_ctx for config in configs})
+    x, y = [], []
+    for config, product, one in zip(configs, products, evidence_of(chosen, loss), strict=True):
+        number = contexts.index(config.model.n_ctx)
         look = {"color": COLOURS[number % len(COLOURS)], "markersize": 4, "linewidth": 0.8}
-        label = None if number in shown else f"context {config.model.n_ctx}"
-        if one.step is None:
-            if one.late:
-                axes.plot(product, one.last_step, "^", markerfacecolor="none", **look)
-            continue
-        low, high = one.copying.interval
-        marker = MARKERS[number % len(MARKERS)]
-        beside = product * 2 ** ((run.outcome.run.config.seeds.init - 1) * 0.05)  # seeds would lie on one another
-        ends = [[one.step - low], [high - one.step]]
-        axes.errorbar(beside, one.step, yerr=ends, fmt=marker, label=label, **look)
-        shown.add(number)
-        x, y = [*x, product], [*y, one.step]
+        if one.step is not None:
+            low, high = one.copying.interval
+            beside = product * 2 ** ((config.seeds.init - 1) * 0.05)  # seeds would lie on one another
+            ends = [[one.step - low], [high - one.step]]
+            axes.errorbar(beside, one.step, yerr=ends, fmt=MARKERS[number % len(MARKERS)], **look)
+            x, y = [*x, product], [*y, one.step]
+        elif one.late:
+            axes.plot(product, one.last_step, "^", markerfacecolor="none", **look)
+    for number, context in enumerate(contexts):
+        marker, colour = MARKERS[number % len(MARKERS)], COLOURS[number % len(COLOURS)]
+        axes.plot([], [], marker, color=colour, markersize=4, label=f"context {context}")
     if x:
-        ends_of_line = np.array([min(x), max(x)], dtype=float)
-        middle = np.exp(np.mean(np.log(x))), np.exp(np.mean(np.log(y)))
-        through = middle[1] * (ends_of_line / middle[0]) ** SQUARE_ROOT
-        axes.plot(ends_of_line, through, color=VERMILLION, linewidth=1, label="square-root law")
-        axes.legend(fontsize=6, frameon=False)
-    products = sorted({run.outcome.run.config.model.n_ctx * run.outcome.run.config.train.batch_size for run in chosen})
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(products, [f"{product:,}" for product in products])
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    step_axis(axes, "y")
-    axes.set_xlabel("batch × context (tokens per update)")
-    axes.set_ylabel("step at which copying forms")
-    plain_axes(axes)
+        law_line(axes, x, y, SQUARE_ROOT, "square-root law", "-")
+    axes.legend(fontsize=6, frameon=False)
+    against_size(axes, products, "batch × context (tokens per update)")
 
 
 def _constant(axes: Axes, runs: Sequence[StudyRun], loss: bool) -> None:

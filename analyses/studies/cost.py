@@ -14,7 +14,7 @@ from copyscope.training.model.llama import build_model
 from copyscope.training.model.loss import NextTokenLoss
 from copyscope.training.model.optimizers import build_optimizers
 from copyscope.training.schedule import checkpoint_steps
-from copyscope.training.sweeps.plan import LAST, AskTasks
+from copyscope.training.sweeps.plan import AskTasks, asked_steps
 
 SECONDS = 3.0
 """Time for the measured updates, after the first."""
@@ -61,9 +61,9 @@ def cost_of(configs: Sequence[RunConfig], samples: int, jobs: int, tasks: AskTas
     seconds = 0.0
     for config in configs:
         trained = config.train.steps * tokens_of(config)
-        checkpoints = len(checkpoint_steps(config))
-        asked = 1 if tasks == LAST else checkpoints * tasks
-        scored = (checkpoints * scored_tokens(config, samples) + asked * TASK_TOKENS) * SCORING
+        steps = checkpoint_steps(config)
+        asked = len(asked_steps(steps, tasks))
+        scored = (len(steps) * scored_tokens(config, samples) + asked * TASK_TOKENS) * SCORING
         seconds += START + (trained + scored) * operations(config) * per_operation
     updates = sum(config.train.steps for config in configs)
     tokens = sum(config.train.steps * tokens_of(config) for config in configs)

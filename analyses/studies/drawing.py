@@ -1,12 +1,15 @@
 """What the figures of studies share: colours, markers and dashes of conditions, and axes."""
 
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 import polars as pl
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from copyscope.analyses.claims.evidence import COPYING_LOSS
 from copyscope.analyses.figures.axis import step_label
+from copyscope.analyses.figures.paper import VERMILLION
 
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#000000", "#8c6d31", "#7f7f7f")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -40,3 +43,21 @@ def step_axis(axes: Axes, along: str = "x") -> None:
         axis.set_major_locator(LogLocator(subs=(1.0,) if high > 100 * low else (1.0, 2.0, 5.0)))
     axis.set_major_formatter(FuncFormatter(lambda value, place: step_label(round(value))))
     axis.set_minor_formatter(NullFormatter())
+
+
+def law_line(axes: Axes, sizes: Sequence[int], steps: Sequence[float], exponent: float, label: str, line: str) -> None:
+    """steps ∝ size^exponent, through the middle of the points on both log axes."""
+    ends = np.array([min(sizes), max(sizes)], dtype=float)
+    size, step = (np.exp(np.mean(np.log(values))) for values in (sizes, steps))
+    axes.plot(ends, step * (ends / size) ** exponent, color=VERMILLION, linestyle=line, linewidth=1, label=label)
+
+
+def against_size(axes: Axes, sizes: Iterable[int], what: str) -> None:
+    """Formation step against a size that was doubled: both axes in logarithms, with a tick at each size."""
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(ticks := sorted(set(sizes)), [f"{size:,}" for size in ticks])
+    axes.xaxis.set_minor_locator(NullLocator())
+    step_axis(axes, "y")
+    axes.set_xlabel(what)
+    axes.set_ylabel("step at which copying forms")
+    plain_axes(axes)

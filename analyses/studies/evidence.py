@@ -8,7 +8,7 @@ import polars as pl
 
 from copyscope.analyses.claims.evidence import COPYING_LOSS, STAGES, CopyingStep, Evidence, gather
 from copyscope.analyses.tables.opening import open_run
-from copyscope.analyses.tables.run import Run, read_metrics, read_tables, score_tables
+from copyscope.analyses.tables.run import Run, read_metrics, read_tables, score_tables, stored_steps
 from copyscope.training.errors import InputError
 from copyscope.training.sweeps.driver import Outcome
 from copyscope.training.sweeps.worker import FINISHED
@@ -77,7 +77,7 @@ def _gather(outcome: Outcome) -> StudyRun:
 
 def _tasks(run: Run) -> pl.DataFrame:
     """The in-context tasks of the last step, a row a variant."""
-    if not (run.folder / "results" / "tasks").is_dir():
+    if not stored_steps(run, "tasks"):
         return pl.DataFrame()
     table = read_tables(run, "tasks")
     last = table.filter(pl.col("step") == pl.col("step").max(), pl.col("measure").is_in(TASK_MEASURES))

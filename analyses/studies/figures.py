@@ -7,7 +7,6 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
 
 from copyscope.analyses.claims.across_runs import BATCH, RATE, parted
 from copyscope.analyses.claims.batch_size import LAWS
@@ -22,6 +21,8 @@ from copyscope.analyses.studies.drawing import (
     LINES,
     MARKERS,
     NAMES,
+    against_size,
+    law_line,
     plain_axes,
     step_axis,
     value_of,
@@ -174,26 +175,11 @@ def _laws(axes: Axes, runs: list[StudyRun], measure: str) -> None:
             label="not formed by the end",
         )
     if x:
-        ends = np.array([min(x), max(x)], dtype=float)
-        centre_x, centre_y = np.exp(np.mean(np.log(x))), np.exp(np.mean(np.log(y)))
         for (law, name), line in zip(LAWS.items(), LINES, strict=False):
-            axes.plot(
-                ends,
-                centre_y * (ends / centre_x) ** law,
-                color=VERMILLION,
-                linestyle=line,
-                linewidth=1,
-                label=f"{name} (exponent {law:g})",
-            )
+            law_line(axes, x, y, law, f"{name} (exponent {law:g})", line)
     axes.legend(fontsize=6, frameon=False)
-    axes.set_xscale("log", base=2)
-    sizes = sorted({run.outcome.run.config.train.batch_size for run in runs})
-    axes.set_xticks(sizes, [str(size) for size in sizes])
-    axes.xaxis.set_minor_locator(NullLocator())
-    step_axis(axes, "y")
-    axes.set_xlabel("batch size (sequences per update)")
-    axes.set_ylabel("step at which copying forms")
-    plain_axes(axes)
+    sizes = [run.outcome.run.config.train.batch_size for run in runs]
+    against_size(axes, sizes, "batch size (sequences per update)")
 
 
 def _cells(figure: Figure, axes: Axes, runs: list[StudyRun], measure: str) -> None:

@@ -9,7 +9,7 @@ import polars as pl
 from jaxtyping import Float
 
 from copyscope.analyses.claims.evidence import LAST
-from copyscope.analyses.claims.verdict import MIN_RUNS, Verdict, blank, few, undecided, with_ends
+from copyscope.analyses.claims.verdict import MIN_RUNS, Verdict, blank, few, number, undecided, with_ends
 from copyscope.analyses.statistics.intervals import CONFIDENCE, difference
 from copyscope.analyses.studies.evidence import StudyRun
 
@@ -68,7 +68,7 @@ def beside(
             continue
         found = difference(without, with_it, 1 - (1 - CONFIDENCE) / comparisons)
         means = {name: float(without.mean()), other_name: float(with_it.mean())}
-        ends = with_ends("difference", found.difference, _end(found.low), _end(found.high))
+        ends = with_ends("difference", found.difference, number(found.low), number(found.high))
         rows.append({"quantity": quantity} | means | ends)
     return pl.DataFrame(rows, infer_schema_length=None)
 
@@ -91,7 +91,3 @@ def _quantities(run: StudyRun) -> dict[str, float]:
 def task_name(row: dict[str, Any]) -> str:
     """A variant of a task as it is shown, such as "recall pairs=4"."""
     return f"{row['task']} {row['variant']}"
-
-
-def _end(value: float) -> float | None:
-    return value if np.isfinite(value) else None

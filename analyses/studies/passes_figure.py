@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from copyscope.analyses.statistics.intervals import t_interval
 from copyscope.analyses.studies.drawing import COLOURS, FIRST_STEP, LINES, MARKERS, plain_axes, step_axis
-from copyscope.analyses.studies.evidence import StudyRun, conditions
+from copyscope.analyses.studies.evidence import StudyRun, conditions, tasks_table
 from copyscope.analyses.studies.passes import task_name
 
 PANELS = (
@@ -37,31 +37,24 @@ def draw_passes(figure: Figure, runs: Sequence[StudyRun]) -> None:
 def _band(axes: Axes, runs: Sequence[StudyRun], column: str, number: int, name: str) -> None:
     rows = pl.concat([run.curves.select("step", column) for run in runs]).drop_nulls()
     steps, means, ends = [], [], []
-    for (step,), own in rows.filter(pl.col("step") >= FIRST_STEP).group_by("step", maintain_order=True):
+    for (step,), own in rows.filter(pl.col("step") >= FIRST_STEP).sort("step").group_by("step", maintain_order=True):
         values = own[column].to_numpy().astype(float)
         steps.append(step)
         means.append(values.mean())
         ends.append(t_interval(values))
-    order = np.argsort(steps)
-    x, y, (low, high) = np.array(steps)[order], np.array(means)[order], np.array(ends).reshape(-1, 2)[order].T
+    low, high = np.array(ends).reshape(-1, 2).T
     colour, line = COLOURS[number % len(COLOURS)], LINES[number % len(LINES)]
-    axes.plot(x, y, color=colour, linestyle=line, linewidth=1, label=name)
-    axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+    axes.plot(steps, means, color=colour, linestyle=line, linewidth=1, label=name)
+    axes.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
 
 
 def _tasks(axes: Axes, runs: Sequence[StudyRun]) -> None:
-    asked = [run for run in runs if not run.tasks.is_empty()]
-    variants = list(dict.fromkeys(task_name(row) for run in asked for row in run.tasks.iter_rows(named=True)))
-    chances = {task_name(row): row["chance"] for run in asked for row in run.tasks.iter_rows(named=True)}
-    names = conditions(runs)
-    for number, name in enumerate(names):
-        of = [
-            {task_name(row): row["choice_accuracy"] for row in run.tasks.iter_rows(named=True)}
-            for run in asked
-            if run.condition == name
-        ]
-        for place, variant in enumerate(variants):
-            values = np.array([found[variant] for found in of if variant in found])
+    names, table = conditions(runs), tasks_table(runs)
+    variants = [] if table.is_empty() else table.partition_by("task", "variant", maintain_order=True)
+    for place, rows in enumerate(variants):
+        axes.plot([rows["chance"][-1]] * 2, [place - 0.4, place + 0.4], color="0.4", linewidth=0.8)
+        for number, name in enumerate(names):
+            values = rows.filter(pl.col("condition") == name)["choice_accuracy"].to_numpy()
             if not len(values):
                 continue
             low, high = t_interval(values)
@@ -69,9 +62,7 @@ def _tasks(axes: Axes, runs: Sequence[StudyRun]) -> None:
             error = None if np.isnan(low) else [[mean - low], [high - mean]]
             marker, colour = MARKERS[number % len(MARKERS)], COLOURS[number % len(COLOURS)]
             axes.errorbar(mean, y, xerr=error, fmt=marker, color=colour, markersize=2.5, linewidth=0.7)
-    for place, variant in enumerate(variants):
-        axes.plot([chances[variant]] * 2, [place - 0.4, place + 0.4], color="0.4", linewidth=0.8)
-    axes.set_yticks(range(len(variants)), variants, fontsize=5.5)
+    axes.set_yticks(range(len(variants)), [task_name(rows.row(0, named=True)) for rows in variants], fontsize=5.5)
     axes.set_ylim(len(variants) - 0.5, -0.5)
     axes.set_xlabel("choice accuracy at the end (grey: chance)")
     plain_axes(axes)

@@ -13,7 +13,7 @@ from typing import Any
 from copyscope.training.config import RunConfig
 from copyscope.training.errors import InputError
 from copyscope.training.schedule import checkpoint_steps
-from copyscope.training.sweeps.plan import LAST, AskTasks
+from copyscope.training.sweeps.plan import LAST, AskTasks, asked_steps
 from copyscope.training.sweeps.worker import as_child
 
 TASKS, LAST_TASKS = "tasks", f"tasks={LAST}"
@@ -45,8 +45,9 @@ def scored_run(
 
     number = COPYING_SAMPLES if samples is None else samples
     steps = checkpoint_steps(config)
-    asked: AskTasks = LAST if with_tasks == LAST_TASKS else bool(with_tasks)
-    watch = Watch(folder, config, samples=number, device=device, dtype=dtype, tasks=asked)
+    ask: AskTasks = LAST if with_tasks == LAST_TASKS else bool(with_tasks)
+    asked = asked_steps(steps, ask)
+    watch = Watch(folder, config, samples=number, device=device, dtype=dtype, tasks=ask)
     if config.fork.of:
         continue_fork(folder, watch)
     else:
@@ -54,11 +55,9 @@ def scored_run(
     if config.checkpoints.keep == "all":
         # Those of an earlier call that did not score.
         score(folder, samples=number, device=device, dtype=dtype)
-        if with_tasks:
-            tasks(folder, steps=steps[-1:] if asked == LAST else None, device=device, dtype=dtype)
-    missing = set(steps) - scored_steps(folder)
-    if with_tasks:
-        missing |= set(steps[-1:] if asked == LAST else steps) - scored_steps(folder, "tasks")
+        if asked:
+            tasks(folder, steps=asked if ask == LAST else None, device=device, dtype=dtype)
+    missing = (set(steps) - scored_steps(folder)) | (set(asked) - scored_steps(folder, "tasks"))
     if missing:
         raise InputError(f"{folder}: step {min(missing)} was trained without scores; delete the folder and run again")
     if config.checkpoints.keep == "none":

@@ -137,10 +137,9 @@ def _context(runs: Sequence[StudyRun], loss: bool) -> list[Verdict]:
     and how much later copying forms."""
     by_name = {name: [run for run in runs if run.condition == name] for name in conditions(runs)}
     chosen = [run for run in runs if run.condition not in APART]
-    verdicts = context_laws(evidence_of(chosen, loss))
+    verdicts, like = context_laws(evidence_of(chosen, loss)), evidence_of(by_name.get(LIKE, []), loss)
     for name in [name for name in APART if name in by_name]:
         own = evidence_of(by_name[name], loss)
-        like = evidence_of(by_name.get(LIKE, []), loss)
         verdicts += [context_constant(own, f", {name}"), later_than_like(name, like, own)]
     return verdicts
 

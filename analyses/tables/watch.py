@@ -18,7 +18,7 @@ from copyscope.interp.models.devices import Compute
 from copyscope.training.checkpoints.series import Checkpoint, step_folder
 from copyscope.training.config import RunConfig
 from copyscope.training.schedule import checkpoint_steps
-from copyscope.training.sweeps.plan import LAST, AskTasks
+from copyscope.training.sweeps.plan import AskTasks, asked_steps
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class Watch:
         self._scorer = Scorer(samples=samples, compute=compute)
         self._asker = TaskAsker(compute=compute) if tasks else None
         self._steps = checkpoint_steps(config)
-        self._asked = set(self._steps[-1:] if tasks == LAST else self._steps)
+        self._asked = set(asked_steps(self._steps, tasks))
         self._run: Run | None = None
         self._before: Scored | None = None
         self._clock = TimeLeft(self._steps)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from copyscope.training.checkpoints.keys import checkpoint_key
@@ -26,7 +25,7 @@ from copyscope.training.checkpoints.tokenizer_files import TOKENIZER_FILES
 from copyscope.training.checkpoints.weights import CHUNK, Weights, model_tensors, read_header
 from copyscope.training.config import RunConfig
 from copyscope.training.errors import InputError
-from copyscope.training.files import MANIFEST, sha256_of, write_folder, write_json
+from copyscope.training.files import MANIFEST, write_folder, write_json
 from copyscope.training.progress import Progress
 from copyscope.training.schedule import settings_at
 
@@ -34,8 +33,8 @@ SHARE = 1 / 3
 """Of the steps so far, the last that a mean is taken over."""
 MEAN = "mean.safetensors"
 """In the folder of a checkpoint: the mean of the weights since the one before (`training.running_mean`)."""
-SINCE = "since"
-"""In the metadata of that file: the step of the checkpoint before."""
+SINCE = "mean_since"
+"""In the manifest of that folder: the step of the checkpoint before."""
 ABOUT = "average.json"
 """The file by which a folder of means is known."""
 _COPIED = ("config.json", "generation_config.json")
@@ -141,9 +140,12 @@ class _Part:
         """`before`: the step of the checkpoint before it."""
         self.checkpoint, self.folder = checkpoint, Path(checkpoint.path)
         check_files(self.folder)
-        self.mean = _mean_since(self.folder, before)
-        self.key = checkpoint_key(checkpoint) + (f" {sha256_of(self.mean)}" if self.mean else "")
-        self.run_id = str(read_manifest(self.folder)["run_id"]) if (self.folder / MANIFEST).is_file() else ""
+        manifest = read_manifest(self.folder) if (self.folder / MANIFEST).is_file() else {}
+        self.run_id = str(manifest.get("run_id", ""))
+        # In a stretch that was trained again with more checkpoints the one before is another.
+        mean = manifest["files"].get(MEAN) if manifest and manifest.get(SINCE) == before else None
+        self.mean = self.folder / MEAN if mean else None
+        self.key = checkpoint_key(checkpoint) + (f" {mean}" if mean else "")
         self._weights: Weights | None = None
 
     @property
@@ -155,20 +157,6 @@ class _Part:
     def close(self) -> None:
         if self._weights is not None:
             self._weights.close()
-
-
-def _mean_since(folder: Path, before: int | None) -> Path | None:
-    """The file with the mean of the weights since the checkpoint before, where that is the one `before`: in a stretch
-    that was trained again with more checkpoints it is another."""
-    path = folder / MEAN
-    if before is None or not path.is_file():
-        return None
-    try:
-        with safe_open(path, "numpy") as held:
-            since = (held.metadata() or {}).get(SINCE)
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: unreadable ({error}); take the file away") from None
-    return path if since == str(before) else None
 
 
 def _fill(temp: Path, files: dict[int, _Part], step: int, part: dict[int, float]) -> None:

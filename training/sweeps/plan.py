@@ -3,7 +3,7 @@
 import itertools
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -127,6 +127,11 @@ def parse_sweep(content: Mapping[str, Any], beside: Path, values: Mapping[str, A
                 run_id=run.run_id, label=label, condition=condition, values=fields | chosen, config=run
             )
     return Sweep(runs=tuple(runs.values()), score=score, tasks=tasks, samples=samples)
+
+
+def asked_steps(steps: Sequence[int], tasks: AskTasks) -> list[int]:
+    """Those of a run's checkpoints (ascending) that are asked the in-context tasks."""
+    return list(steps[-1:] if tasks == LAST else steps if tasks else ())
 
 
 def claim(sweep: Sweep, out: Path, update: bool = False) -> None:
