@@ -294,7 +294,7 @@ def average(
     share: Annotated[
         float,
         typer.Option(
-            help="Average over the last part of the steps so far: this share of them.", show_default="a third"
+            help="Average over the last part of the steps so far: this share of them.", show_default="a quarter"
         ),
     ] = 1 / 3,
     silent: Silent = False,
@@ -312,10 +312,9 @@ def average(
 
     with Console(silent) as console:
         result = run_average(series, share, console.advance)
-    several = sum(len(part) > 1 for part in result.parts.values())
     typer.echo(
-        f"{len(result.written)} checkpoints written to {result.folder}, which now has {len(result.parts)}; {several} "
-        "of them average more than one"
+        f"{len(result.written)} means written to {result.folder}, which now has {len(result.parts)}; "
+        f"{len(result.of_several)} of them are of weights after several updates"
     )
 
 

@@ -56,7 +56,7 @@ def demo(
     if open_run(run).series.checkpoints:  # else they were taken away, and only tables are left
         means = average(run, progress=progress)
         # Earlier means lag behind a rise that is still going on.
-        late = [step for step, part in means.parts.items() if len(part) > 1 and 2 * step > config.train.steps]
+        late = [step for step in means.of_several if 2 * step > config.train.steps]
         if late:
             score(means.folder, steps=late, progress=progress)
     map_formation(run)

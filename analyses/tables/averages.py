@@ -6,9 +6,7 @@ import polars as pl
 
 from copyscope.analyses.tables.opening import open_run
 from copyscope.analyses.tables.run import Run, scored_table
-from copyscope.training.checkpoints.average import ABOUT, average_folder
-from copyscope.training.checkpoints.keys import checkpoint_key
-from copyscope.training.checkpoints.manifest import read_manifest
+from copyscope.training.checkpoints.average import ABOUT, average_folder, is_mean_of
 from copyscope.training.errors import InputError
 from copyscope.training.files import MANIFEST
 
@@ -27,7 +25,7 @@ def averaged(run: Run) -> Run | None:
         part = by_step.get(checkpoint.step)
         if part is None or not (Path(checkpoint.path) / MANIFEST).is_file():
             return None
-        if read_manifest(Path(checkpoint.path)).get("averaged", {}).get(str(part.step)) != checkpoint_key(part):
+        if not is_mean_of(Path(checkpoint.path), part):
             return None
     return means
 

@@ -106,7 +106,7 @@ def _of_averages(run: Run) -> str:
         _, value = _last(scored_table(means, "model"))
     except InputError as error:  # the run's own numbers are right all the same
         return f"; mean of the weights: {error}"
-    return f"; mean of the last third of the weights {value['copying_accuracy_token']:.3f}"
+    return f"; mean of the weights of the last quarter {value['copying_accuracy_token']:.3f}"
 
 
 def _order(run: Run, heads: pl.DataFrame, model: pl.DataFrame) -> list[str]:

@@ -392,7 +392,7 @@ MEASURES: dict[str, Measure] = {
         low=0,
         high=1,
         unit="",
-        meaning="That of the mean of the weights of the last third of the steps so far.",
+        meaning="That of the mean of the weights of the last quarter of the steps so far.",
         source="arXiv 2409.09281; mean of weights: Izmailov et al. 2018",
         cannot_tell="when copying formed: a mean lags behind the run",
     ),

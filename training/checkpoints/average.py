@@ -29,7 +29,7 @@ from copyscope.training.files import MANIFEST, write_folder, write_json
 from copyscope.training.progress import Progress
 from copyscope.training.schedule import settings_at
 
-SHARE = 1 / 3
+SHARE = 1 / 4
 """Of the steps so far, the last that a mean is taken over."""
 MEAN = "mean.safetensors"
 """In the folder of a checkpoint: the mean of the weights since the one before (`training.running_mean`)."""
@@ -60,6 +60,8 @@ class Average(NamedTuple):
     """Steps whose mean was not there yet."""
     parts: dict[int, dict[int, float]]
     """Step → the steps averaged for it, each with its weight."""
+    of_several: list[int]
+    """Steps whose mean is of the weights after several updates: of several checkpoints, or of the stretch before one."""
 
 
 def average(source: Source, share: float = SHARE, progress: Progress | None = None) -> Average:
@@ -97,7 +99,7 @@ def average(source: Source, share: float = SHARE, progress: Progress | None = No
         for one in before.keys() - part.keys():  # the window moves on, and none comes back
             files[one].close()
         before = part
-        labels = {str(one): files[one].key for one in part}
+        labels = {str(one): files[one].label for one in part}
         place = target / "checkpoints" / step_folder(step)
         if not (place / MANIFEST).is_file() or read_manifest(place).get("averaged") != labels:
             run = hashlib.sha256(repr((files[step].run_id, share)).encode()).hexdigest()[:12]
@@ -112,12 +114,19 @@ def average(source: Source, share: float = SHARE, progress: Progress | None = No
             written.append(step)
             if progress:
                 progress("averaging checkpoints", done + 1, len(parts))
-    return Average(target, written, parts)
+    several = [step for step, part in parts.items() if len(part) > 1 or files[step].mean]
+    return Average(target, written, parts, several)
 
 
 def average_folder(run: Path, share: float = SHARE) -> Path:
     """Where the means of a run go: inside it, so that they are not taken for a run, and go when it goes."""
     return run / ("average" if share == SHARE else f"average-{share:g}")
+
+
+def is_mean_of(mean: Path, checkpoint: Checkpoint) -> bool:
+    """Whether the mean in this folder is that of the checkpoint's step, made when its weights were what they are."""
+    label = read_manifest(mean).get("averaged", {}).get(str(checkpoint.step), "")
+    return label.split(" ")[0] == checkpoint_key(checkpoint)  # after it: which mean of the stretch before it
 
 
 def shares(steps: Sequence[int], step: int, share: float) -> dict[int, float]:
@@ -145,7 +154,7 @@ class _Part:
         # In a stretch that was trained again with more checkpoints the one before is another.
         mean = manifest["files"].get(MEAN) if manifest and manifest.get(SINCE) == before else None
         self.mean = self.folder / MEAN if mean else None
-        self.key = checkpoint_key(checkpoint) + (f" {mean}" if mean else "")
+        self.label = checkpoint_key(checkpoint) + (f" {mean}" if mean else "")
         self._weights: Weights | None = None
 
     @property

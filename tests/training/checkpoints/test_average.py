@@ -68,7 +68,8 @@ def test_the_means_are_of_the_steps_they_name(run: Path) -> None:
         for name, value in got.items():
             wanted = sum(weight * own[step][name].double() for step, weight in part.items())
             torch.testing.assert_close(value, wanted.float())  # type: ignore[union-attr]
-    assert found.parts[20] == {16: pytest.approx(0.4), 20: pytest.approx(0.6)}
+    assert found.parts[20] == {16: pytest.approx(0.2), 20: pytest.approx(0.8)}
+    assert found.of_several == [20]
     assert {path: path.read_bytes() for path in before} == before  # the run stays as it was
 
 
@@ -138,7 +139,7 @@ def test_somebody_elses_series(tmp_path: Path) -> None:
     loaded = AutoModelForCausalLM.from_pretrained(folder)
     assert loaded.dtype == torch.float32
     name = "transformer.h.0.mlp.c_fc.weight"
-    wanted = 0.5 * kept[10][name].float() + 0.5 * kept[12][name].float()
+    wanted = kept[10][name].float() / 3 + kept[12][name].float() * 2 / 3
     torch.testing.assert_close(loaded.state_dict()[name], wanted)
 
 
