@@ -61,7 +61,7 @@ class Average(NamedTuple):
     parts: dict[int, dict[int, float]]
     """Step → the steps averaged for it, each with its weight."""
     of_several: list[int]
-    """Steps whose mean is of the weights after several updates: of several checkpoints, or of the stretch before one."""
+    """Steps whose mean is of the weights after several updates: of several checkpoints or of a whole stretch."""
 
 
 def average(source: Source, share: float = SHARE, progress: Progress | None = None) -> Average:
