@@ -6,7 +6,8 @@ Copying is dated from `curves.csv`, which holds it at every checkpoint; what fol
 figure) is written anew. Steps of single heads stay as they are in `heads.csv`: of the heads' curves only the highest
 was kept, so they cannot be dated again. Of single runs (laptop, batch32, three-layers) all curves of the scores were
 kept, and formation.json is written anew; of the loss, when it had settled. Studies of forks (commitment, window) are
-judged from runs.csv alone, which has a row a fork with its first induction head, dated as it was. Nothing is trained.
+judged from runs.csv alone, which has a row a fork with its first induction head, dated as it was. `settling` is not
+judged again: when its loss settled is told from losses between checkpoints, which are not kept. Nothing is trained.
 """
 
 import json

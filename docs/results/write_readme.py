@@ -99,20 +99,31 @@ QUESTIONS = (
         "Formation step and final copying accuracy of six seeds, and their curves",
         (
             ("previous-token head, then induction head, then copying", "share of runs {}", "seeds", 2),
-            (
-                "copying after the loss has settled (claim 1)",
-                "its step is {} times that of the settled loss",
-                "seeds",
-                1,
-            ),
             ("from shallow to deep (claim 3), three layers", "Kendall's tau {}", "seeds", 3),
             ("the same, six layers", "Kendall's tau {}", "scale", 3),
             ("seeds differ by no more than a factor of 1.25", "one standard deviation is a factor of {}", "seeds", 0),
         ),
-        "The stages come in order in every run. Copying comes before the loss has settled or with it, depending "
-        "on what settled "
-        "means; long after it, by neither. With induction heads in one or two layers nothing can be said of depth.",
-        "Runs ten times as long (study `settling`).",
+        "The stages come in order in every run. With induction heads in one or two layers nothing can be said of depth.",
+        "A run in which an induction head forms before any previous-token head.",
+    ),
+    Question(
+        "Does copying form after the loss has settled?",
+        "settling",
+        "Loss and copying accuracy over training as they are read by eye, and with the steps that the rules find",
+        (
+            (
+                "copying after the loss has settled (claim 1), long runs",
+                "its step is {} times that of the settled loss",
+                "settling",
+                0,
+            ),
+            ("the same, six seeds", "its step is {} times that of the settled loss", "seeds", 1),
+        ),
+        "Not by the stricter rule, which calls the loss settled once a doubling of the steps brings less than a "
+        "twentieth of its fall: copying rises before that, or with it. By a rule half as strict the loss settles in "
+        "some runs before their heads form, only to fall faster again when they do. So the two rules disagree, and the "
+        "verdict is undecided.",
+        "The paper's size, where the loss falls over a thousand times as many tokens.",
     ),
     Question(
         "Do heads form from shallow to deep?",
