@@ -58,6 +58,7 @@ STUDIES = (
     "optimizer",
     "depth",
     "context",
+    "rate-and-batch",
 )
 RUNS = ("laptop", "batch32", "three-layers")
 STAGES = {"previous-token head": "previous_token", "induction head": "prefix_matching_sum"}

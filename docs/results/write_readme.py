@@ -78,7 +78,24 @@ QUESTIONS = (
             ("copying forms at a certain sum of rates", "the sum errs by a factor of {} in steps", "intensity", 0),
         ),
         "It does, up to an optimum. The sum of rates predicts the step over the lower ones and fails at the highest.",
-        "Batch size and rate varied together, half of the cells foretelling the other half.",
+        "Higher rates at which copying comes sooner still.",
+    ),
+    Question(
+        "Which law of learning rate and batch size foretells when copying forms?",
+        "rate-and-batch",
+        "Step at which copying forms by learning rate and batch size, and how far each law errs on cells left out",
+        (
+            (
+                "when rate × √batch size, summed, passes a threshold",
+                "it errs by a factor of {} on cells left out",
+                "rate-and-batch",
+                0,
+            ),
+        ),
+        "Both count, and about alike: with both exponents fitted the step goes by about the square root of rate × "
+        "batch size, and cells that were left out are foretold within a tenth. No law with given exponents comes near "
+        "that; of those the one asked about errs least, but not clearly less than its rivals.",
+        "Higher rates and larger batches, where either stops to help, and other optimizers: these runs are by Muon.",
     ),
     Question(
         "Does Muon bring copying on?",
@@ -103,7 +120,8 @@ QUESTIONS = (
             ("the same, six layers", "Kendall's tau {}", "scale", 3),
             ("seeds differ by no more than a factor of 1.25", "one standard deviation is a factor of {}", "seeds", 0),
         ),
-        "The stages come in order in every run. With induction heads in one or two layers nothing can be said of depth.",
+        "The stages come in order in every run. With induction heads in one or two layers nothing can be said of "
+        "depth.",
         "A run in which an induction head forms before any previous-token head.",
     ),
     Question(

@@ -189,8 +189,8 @@ def _opening(runs: list[Run]) -> list[str]:
             f"`copyscope tasks` and `copyscope tasks --heads` on {len(runs)} runs ({model['n_layers']} layers of "
             f"{model['n_heads']} heads, width {model['d_model']}, context {model['n_ctx']}, on Python sources): the "
             "parents of the study `commitment`, which differ in their seed alone, and the demo by its recipe of then, "
-            "which ended in a decay. What each task is: [In-context tasks](../../tasks.md). This page is drawn from the "
-            "tables in this folder, one folder a run. Steps are updates; intervals are 95 %."
+            "which ended in a decay. What each task is: [In-context tasks](../../tasks.md). This page is drawn from "
+            "the tables in this folder, one folder a run. Steps are updates; intervals are 95 %."
         ),
         "",
         *rows,
