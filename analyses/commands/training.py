@@ -292,11 +292,9 @@ def _fork_line(one: Any, run: Path) -> str:
 def average(
     series: Source,
     share: Annotated[
-        float,
-        typer.Option(
-            help="Average over the last part of the steps so far: this share of them.", show_default="a quarter"
-        ),
-    ] = 1 / 3,
+        float | None,
+        typer.Option(help="Average over the last part of the steps so far: this share.  [default: a quarter]"),
+    ] = None,
     silent: Silent = False,
 ) -> None:
     """Average the weights of neighbouring checkpoints into a new series, SERIES/average.
@@ -308,10 +306,11 @@ def average(
     Example: copyscope average runs/demo
     """
     from copyscope.analyses.commands.console import Console
+    from copyscope.training.checkpoints.average import SHARE
     from copyscope.training.checkpoints.average import average as run_average
 
     with Console(silent) as console:
-        result = run_average(series, share, console.advance)
+        result = run_average(series, SHARE if share is None else share, console.advance)
     typer.echo(
         f"{len(result.written)} means written to {result.folder}, which now has {len(result.parts)}; "
         f"{len(result.of_several)} of them are of weights after several updates"

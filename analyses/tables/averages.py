@@ -1,5 +1,6 @@
 """The scored means of a run's weights in the figures and words about the run. Needs no torch."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
@@ -10,7 +11,8 @@ from copyscope.training.checkpoints.average import ABOUT, average_folder, is_mea
 from copyscope.training.errors import InputError
 from copyscope.training.files import MANIFEST
 
-AVERAGED = "copying_accuracy_token_averaged"
+ACCURACY = "copying_accuracy_token"
+AVERAGED = f"{ACCURACY}_averaged"
 """Name of the means' copying accuracy among the measures of the run."""
 
 
@@ -30,8 +32,8 @@ def averaged(run: Run) -> Run | None:
     return means
 
 
-def with_averages(run: Run, model: pl.DataFrame) -> pl.DataFrame:
-    """The run's model table, with the means' copying accuracy under the name `AVERAGED` where they were scored."""
+def with_averages(run: Run, model: pl.DataFrame, measures: Sequence[str] = (ACCURACY,)) -> pl.DataFrame:
+    """The run's model table, with these measures of the means as `…_averaged` (`AVERAGED`) where they were scored."""
     try:
         means = averaged(run)
         if means is None:
@@ -39,6 +41,6 @@ def with_averages(run: Run, model: pl.DataFrame) -> pl.DataFrame:
         rows = scored_table(means, "model")
     except InputError:  # damaged, say: this curve is left out; asking for the means themselves raises the error
         return model
-    names = {f"copying_accuracy_token{end}": f"{AVERAGED}{end}" for end in ("", "_se")}
+    names = {f"{measure}{end}": f"{measure}_averaged{end}" for measure in measures for end in ("", "_se")}
     rows = rows.filter(pl.col("measure").is_in(list(names))).with_columns(pl.col("measure").replace(names))
     return pl.concat([model, rows.select(model.columns).cast(dict(model.schema))])  # type: ignore[arg-type]

@@ -14,13 +14,12 @@ import polars as pl
 
 from copyscope.analyses.figures.maps import map_formation
 from copyscope.analyses.page.report import report
-from copyscope.analyses.tables.averages import averaged, with_averages
+from copyscope.analyses.tables.averages import ACCURACY, AVERAGED, with_averages
 from copyscope.analyses.tables.opening import open_run
 from copyscope.analyses.tables.run import Run, scored_table
 from copyscope.analyses.tables.summary import summary_lines
 
 HERE = Path(__file__).parent
-GREEDY = "copying_accuracy_greedy"
 KEPT = (
     "best_offset",
     "best_offset_attention",
@@ -52,13 +51,10 @@ def write_tables(folder: Path) -> None:
 
 def _model(run: Run) -> pl.DataFrame:
     """The model's table, with the copying accuracies of the means of weights beside those of the checkpoints."""
-    model = with_averages(run, run.model)
-    means = averaged(run)
-    if means is None:
+    model = with_averages(run, run.model, (ACCURACY, "copying_accuracy_greedy"))
+    if AVERAGED not in model["measure"]:
         raise SystemExit(f"{run.folder}: no scored means of its weights; run `copyscope demo`")
-    greedy = scored_table(means, "model").filter(pl.col("measure") == GREEDY)
-    renamed = greedy.with_columns(measure=pl.lit(f"{GREEDY}_averaged")).select(model.columns)
-    return pl.concat([model, renamed.cast(dict(model.schema))]).drop("run")  # type: ignore[arg-type]
+    return model.drop("run")
 
 
 def _write(table: pl.DataFrame, name: str, digits: int) -> None:

@@ -80,6 +80,8 @@ def test_the_commands_in_turn(
     for command in (["verify"], ["score"], ["ablate", "--method", "zero,mean"], ["map"], ["report"]):
         assert run(monkeypatch, command[0], folder, *command[1:]) == 0, capsys.readouterr().err
         assert capsys.readouterr().out.strip()
+    assert run(monkeypatch, "average", folder) == 0
+    assert f"means written to {folder}/average, which now has 7;" in capsys.readouterr().out
     weights = tmp_path / "runs" / "one" / "checkpoints" / "step00000004" / "model.safetensors"
     data = bytearray(weights.read_bytes())
     data[-9] ^= 1
