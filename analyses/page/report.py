@@ -8,6 +8,7 @@ from urllib.parse import parse_qs
 from copyscope.analyses.page.budget import embed_attention
 from copyscope.analyses.page.build import page
 from copyscope.analyses.page.payload import payload
+from copyscope.analyses.page.places import without_places
 from copyscope.analyses.page.prompts import typed_prompt
 from copyscope.analyses.page.texts import texts_of
 from copyscope.analyses.tables.opening import open_runs
@@ -58,7 +59,8 @@ def report_page(
 ) -> str:
     """The page about these runs as HTML that needs nothing else.
 
-    Attention is embedded as far as `max_megabytes` reaches; what is left out is named in the page and logged.
+    Attention is embedded as far as `max_megabytes` reaches; what is left out is named in the page and logged. Where on
+    this disk run, text and tokenizer lie is not in the page (`places.without_places`).
     `start`: the view it opens with, as in the page's address (`#view=attention&step=500`), where `text=` is a prompt
     that was typed. `device`, `dtype`: where and how precisely attention is computed, as for `score`. `prompts`: text
     whose attention is shown beside that of the page's own prompts. Raises InputError if a run was not scored, or for a
@@ -75,4 +77,4 @@ def report_page(
     blocks = embed_attention(runs, content, round(max_megabytes * 1e6), progress, device, dtype, typed)
     for line in content.index["left_out"]:
         logger.info(f"left out: {line}")
-    return page(content.index | {"start": start}, blocks)
+    return page(without_places(content.index, runs) | {"start": start}, blocks)

@@ -31,6 +31,19 @@ def test_several_runs_go_into_one_report(tmp_path: Path) -> None:
     assert "<title>copyscope: r0, r1</title>" in out.read_text(encoding="utf-8")
 
 
+def test_it_does_not_say_where_on_the_disk_things_lay(tmp_path: Path) -> None:
+    text = tmp_path / "private" / "letters.txt"
+    folder = write_run(tmp_path / "planted", config(**{"data.corpus": str(text)}), copies_at=3000)
+    (folder / "data.json").write_text(json.dumps({"corpus": str(text), "train": {"tokens": 10**6}}))
+    for source in (folder, Path(os.path.relpath(folder))):
+        html = report(source, tmp_path / "out.html").read_text("utf-8")
+        assert str(tmp_path) not in html
+        index = json.loads(read(html).data["index"])
+        assert 'corpus = "letters.txt"' in index["runs"][0]["config"]
+        assert index["runs"][0]["provenance"]["corpus"] == "letters.txt"
+        assert any(note.startswith("copying accuracy of guessing: planted has no") for note in index["left_out"])
+
+
 def test_typed_prompts_are_embedded_also_those_of_a_link(tmp_path: Path) -> None:
     """What the explorer calls a typed prompt has the same name in the saved page, so that its link opens there."""
     run = open_run(tiny_series(tmp_path / "tiny", (0, 8)))
