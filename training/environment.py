@@ -5,6 +5,7 @@ A sum in another order differs in its last digit, and training makes that grow.
 
 import json
 import platform
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,6 +62,13 @@ def environments(run: Path) -> list[dict[str, Any]]:
 def at_step(run: Path, step: int) -> dict[str, Any]:
     """What the update from `step` on was computed with; empty where nobody noted it."""
     return next((one for one in reversed(environments(run)) if one["from_step"] <= step), {})
+
+
+def unlike(runs: Iterable[Path]) -> str:
+    """In words, the first difference in what these runs were computed with; empty where there is none. A run that did
+    not note it is passed over. Raises InputError for a damaged file."""
+    noted = [one for run in runs for one in environments(run)]
+    return next((words for one in noted[1:] if (words := differences(noted[0], one))), "")
 
 
 def differences(one: dict[str, Any], other: dict[str, Any]) -> str:

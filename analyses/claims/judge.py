@@ -21,7 +21,7 @@ from copyscope.analyses.claims.across_runs import (
 from copyscope.analyses.claims.evidence import STAGES, Evidence, gather
 from copyscope.analyses.claims.factors import FORK, comparable, varied
 from copyscope.analyses.claims.order import induction_before_function_vector, sinks_after_induction, token_before_whole
-from copyscope.analyses.claims.verdict import Verdict
+from copyscope.analyses.claims.verdict import Verdict, computed_unlike
 from copyscope.analyses.claims.within_runs import delayed_emergence, shallow_to_deep, stage_after_stage
 from copyscope.analyses.statistics.intervals import over_runs
 from copyscope.analyses.tables.opening import open_runs
@@ -44,10 +44,12 @@ def claims(sources: Source | Sequence[Source], factor: str | None = None) -> Cla
 
     `factor`: a setting such as `train.batch_size`; then the runs must differ in it alone (apart from seeds and from
     what does not change an update). Without it, each claim uses the runs that differ in its own setting alone, and
-    names those it leaves out. Raises InputError: a run that was not scored, is given twice, has too few checkpoints,
-    steps twice or out of order, scores that are not numbers; with `factor`, a run that differs in more.
+    names those it leaves out. Where runs were not computed alike (threads, precision, device), each reason says so.
+    Raises InputError: a run that was not scored, is given twice, has too few checkpoints, steps twice or out of order,
+    scores that are not numbers; with `factor`, a run that differs in more.
     """
-    runs = [gather(run) for run in open_runs(sources)]
+    opened = open_runs(sources)
+    runs, note = [gather(run) for run in opened], computed_unlike(run.folder for run in opened)
     if not runs:
         raise InputError("claims: no run given; name one or more run folders")
     if len({run.run for run in runs}) < len(runs):  # folders of one name: only their paths tell them apart
@@ -74,7 +76,8 @@ def claims(sources: Source | Sequence[Source], factor: str | None = None) -> Cla
         induction_before_function_vector,
         sinks_after_induction,
     )
-    return Claims([judge(runs) for judge in judges], runs_table(runs))
+    verdicts = [judge(runs) for judge in judges]
+    return Claims([replace(verdict, reason=verdict.reason + note) for verdict in verdicts], runs_table(runs))
 
 
 def runs_table(runs: Sequence[Evidence]) -> pl.DataFrame:

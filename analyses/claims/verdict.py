@@ -1,11 +1,14 @@
 """What a verdict on a claim holds, and the words all claims share."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import polars as pl
 
 from copyscope.analyses.statistics.intervals import Slope
 from copyscope.analyses.words.json_values import number as number
+from copyscope.training.environment import unlike
 
 MIN_RUNS = 3
 """Runs (seeds) without which nothing is supported or contradicted: one run shows that something can happen."""
@@ -48,6 +51,13 @@ def step_ends(
     """The same of a formation step. One whose interval begins at step 0 is only known to be below its end: any step
     in it is as good."""
     return with_ends(name, None, None, high) if low is not None and low < 1 else with_ends(name, step, low, high)
+
+
+def computed_unlike(runs: Iterable[Path]) -> str:
+    """What to add to a verdict's reason where these runs (folders) were not all computed alike: other threads, another
+    precision or device is as good as another seed. Raises InputError for a damaged note of it."""
+    words = unlike(runs)
+    return f"; not all computed alike ({words})" if words else ""
 
 
 def undecided(claim: Verdict, runs: int, reason: str) -> Verdict:

@@ -24,6 +24,7 @@ from copyscope.analyses.claims.verdict import (
     MIN_RUNS,
     Verdict,
     blank,
+    computed_unlike,
     elsewhere,
     few,
     interval,
@@ -44,7 +45,6 @@ from copyscope.analyses.studies.context import APART, LIKE, context_constant, co
 from copyscope.analyses.studies.evidence import StudyRun, by_loss, conditions, evidence_of
 from copyscope.analyses.studies.passes import beside, keeps, kept
 from copyscope.analyses.studies.rate_and_batch import rate_and_batch
-from copyscope.training.environment import differences, environments
 
 SAME_SEED_FACTOR = 1.25
 """Scatter of the formation step over seeds (one standard deviation, as a factor) up to which seeds count as alike."""
@@ -81,7 +81,7 @@ def judge(name: str, runs: Sequence[StudyRun]) -> list[Verdict]:
     how = f"copying dated by {ways[loss]}" + (", since accuracy formed in few runs" if loss else "")
     absent = [run for run in runs if run.evidence is None]
     note = elsewhere(len(absent), f"such as {absent[0].label}: {absent[0].reason}"[:160]) if absent else ""
-    note += _computed_otherwise(runs)
+    note += computed_unlike(run.outcome.folder for run in runs if run.evidence)
     rules = RULES[name]
     verdicts = []
     for verdict, other in zip(rules.by_date(runs, loss), rules.by_date(runs, not loss), strict=True):
@@ -90,13 +90,6 @@ def judge(name: str, runs: Sequence[StudyRun]) -> list[Verdict]:
     evidence = evidence_of(runs)
     undated = [claim(evidence) for claim in rules.without_date]
     return verdicts + [replace(verdict, reason=verdict.reason + note) for verdict in undated]
-
-
-def _computed_otherwise(runs: Sequence[StudyRun]) -> str:
-    """A note where not all runs were computed alike; those that did not write it down are passed over."""
-    noted = [one for run in runs if run.evidence for one in environments(run.outcome.folder)]
-    words = next((difference for one in noted[1:] if (difference := differences(noted[0], one))), "")
-    return f"; not all computed alike ({words})" if words else ""
 
 
 def _otherwise(verdict: Verdict, other: Verdict, way: str) -> str:

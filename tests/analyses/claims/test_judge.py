@@ -17,6 +17,7 @@ from copyscope.analyses.claims.judge import claims
 from copyscope.analyses.claims.page import SIGNS, in_words, verdict_line, write_claims
 from copyscope.analyses.claims.verdict import Verdict, step_ends
 from copyscope.analyses.words.plain_page import text
+from copyscope.training.environment import note_environment
 from copyscope.training.errors import InputError
 
 DELAY, UPDATES, DEPTH, STAGES, REGULARIZATION, RATE, INTENSITY = range(7)
@@ -52,6 +53,15 @@ def test_three_seeds_that_copy_late_from_shallow_to_deep(late: list[Path]) -> No
     assert 1 < delay.low < delay.value
     assert [found[i].verdict for i in (UPDATES, REGULARIZATION, RATE, INTENSITY)] == ["undecided"] * 4
     assert "do not differ in train.batch_size" in found[UPDATES].reason
+
+
+def test_runs_that_were_not_computed_alike_are_said(tmp_path: Path) -> None:
+    folders = runs(tmp_path, 3)
+    for folder, precision in zip(folders, ("float32", "float32", "bfloat16"), strict=True):
+        note_environment(folder, 0, {"threads": 1, "precision": precision})
+    assert not any("computed alike" in verdict.reason for verdict in claims(folders[:2]).verdicts)
+    words = "; not all computed alike (precision float32 and bfloat16)"
+    assert all(verdict.reason.endswith(words) for verdict in claims(folders).verdicts)
 
 
 def test_copying_before_the_loss_settles_contradicts(tmp_path: Path) -> None:
