@@ -35,6 +35,7 @@ from copyscope.analyses.figures.panels import (
 )
 from copyscope.analyses.formation.heads import formation_map
 from copyscope.analyses.formation.loss import LossSettled
+from copyscope.analyses.tables.story import STORY_ACCURACIES, STORY_LOSSES
 from copyscope.analyses.words.glossary import describe
 from copyscope.interp.head_names import head_name
 from copyscope.training.errors import InputError
@@ -109,15 +110,9 @@ def story_figure(
     heights = [CURVE, CURVE, CURVE, *(map_height(len(grid.rows)) for grid in grids.values())]
     figure, panels = stack(heights, [*titles, *(measure_title(measure) for measure in grids)], axis)
     draw_loss(panels[0], axis, metrics, settled)
-    accuracies = (
-        ("copying_accuracy_token", "per token"),
-        ("copying_accuracy_exact", "whole suffix"),
-        ("copying_accuracy_token_averaged", "per token, mean of weights"),
-    )
-    draw_model(panels[1], axis, model, accuracies, measured)
+    draw_model(panels[1], axis, model, STORY_ACCURACIES, measured)
     figure.update_yaxes(title_text="share correct", range=[-0.03, 1.03], row=2, col=1)
-    halves = (("copying_loss_first", "first time"), ("copying_loss_second", "repeated"))
-    draw_model(panels[2], axis, model, halves, measured)
+    draw_model(panels[2], axis, model, STORY_LOSSES, measured)
     figure.update_yaxes(title_text="nats per token", row=3, col=1)
     for row in copying.iter_rows(named=True) if copying is not None else ():
         if row["measure"] == "copying_accuracy_token":

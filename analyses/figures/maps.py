@@ -134,7 +134,7 @@ def story_content(run: Run, kind: str, measures: Sequence[str] = STORY_MAPS, who
     copying = known(copying_formation, model, chance(run))
     figure = paper_story(
         heads,
-        model,
+        with_averages(run, model),
         read_metrics(run),
         maps={measure: known(formation_steps, heads, measure) for measure in measures},
         band=None if copying is None else phase_change(copying),

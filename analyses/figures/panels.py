@@ -1,7 +1,7 @@
 """The panels figures are made of: curves and formation maps stacked on one step axis, all in one look."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -222,11 +222,11 @@ def draw_loss(panel: Panel, axis: StepAxis, metrics: pl.DataFrame, settled: Loss
 
 
 def draw_model(
-    panel: Panel, axis: StepAxis, model: pl.DataFrame, measures: Sequence[tuple[str, str]], steps: Sequence[int]
+    panel: Panel, axis: StepAxis, model: pl.DataFrame, measures: Mapping[str, str], steps: Sequence[int]
 ) -> None:
     looks = ((BLUE, "circle", "solid"), (PURPLE, "diamond", "dash"), (GREEN, "square", "dot"))
     every = pl.DataFrame({"step": sorted(set(steps))}, schema={"step": pl.Int64})
-    for (measure, name), (color, symbol, dash) in zip(measures, looks, strict=False):
+    for (measure, name), (color, symbol, dash) in zip(measures.items(), looks, strict=False):
         rows = model.filter(pl.col("measure") == measure)
         if rows.height:
             known = every.join(rows.select("step", "value"), on="step", how="left").sort("step")

@@ -25,6 +25,7 @@ from copyscope.analyses.figures.paper import (
 )
 from copyscope.analyses.formation.heads import formation_map
 from copyscope.analyses.statistics.intervals import t_interval
+from copyscope.analyses.tables.story import STORY_ACCURACIES, STORY_LOSSES
 from copyscope.analyses.words.glossary import describe
 from copyscope.interp.head_names import head_name
 from copyscope.training.errors import InputError
@@ -48,7 +49,8 @@ def paper_story(
     title: str = "",
     width: float = WIDTH,
 ) -> Figure:
-    """The run on one axis of steps: loss, copying accuracy, then a formation map a measure, as the page opens.
+    """The run on one axis of steps, as `story_figure` draws it: loss, copying accuracy, loss on random tokens, then a
+    formation map a measure.
 
     `maps`: measure → table of `formation_steps` (None for no marks); `band`: from `phase_change`; `span`: first and
     last step shown (None: all); `title`: a line over everything; `width` in inches, from 2 to 40. Raises InputError for
@@ -57,7 +59,7 @@ def paper_story(
     steps = sorted({*model["step"].to_list(), *heads["step"].to_list()})
     axis = step_axis({*steps, *metrics["step"].to_list()})
     grids = [formation_map(heads, measure, steps) for measure in maps]
-    panels = [_loss, _accuracy]
+    panels = [_loss, _accuracy, _random_loss]
     inches = [CURVE] * len(panels) + [map_inches(grid) for grid in grids]
     with matplotlib.rc_context(STYLE):
         figure = new_figure(width, sum(inches) + 0.45 * len(inches) + 0.6)
@@ -163,13 +165,21 @@ def _loss(axes: Axes, axis: StepAxis, model: pl.DataFrame, metrics: pl.DataFrame
 
 
 def _accuracy(axes: Axes, axis: StepAxis, model: pl.DataFrame, metrics: pl.DataFrame) -> None:
-    names = (("copying_accuracy_token", "per token"), ("copying_accuracy_exact", "whole suffix"))
-    for look, (measure, name) in enumerate(names):
+    _lines(axes, axis, model, STORY_ACCURACIES)
+    axes.set_ylim(-0.03, 1.03)
+    _panel(axes, "Copying accuracy", "share correct")
+
+
+def _random_loss(axes: Axes, axis: StepAxis, model: pl.DataFrame, metrics: pl.DataFrame) -> None:
+    _lines(axes, axis, model, STORY_LOSSES)
+    _panel(axes, "Loss on random tokens", "nats per token")
+
+
+def _lines(axes: Axes, axis: StepAxis, model: pl.DataFrame, measures: Mapping[str, str]) -> None:
+    for look, (measure, name) in enumerate(measures.items()):
         rows = model.filter(pl.col("measure") == measure).sort("step")
         if rows.height:
             _line(axes, axis, rows, "value", name, look)
-    axes.set_ylim(-0.03, 1.03)
-    _panel(axes, "Copying accuracy", "share correct")
 
 
 def _icl(axes: Axes, axis: StepAxis, model: pl.DataFrame, metrics: pl.DataFrame) -> None:

@@ -15,6 +15,7 @@ import polars as pl
 from copyscope.analyses.formation.heads import order_of_appearance
 from copyscope.analyses.formation.step_text import step_number, step_text
 from copyscope.analyses.tables.ablation_text import COPIES, removed_heads
+from copyscope.analyses.tables.averages import AVERAGED
 from copyscope.analyses.tables.run import Run, chance, read_tables, score_tables
 from copyscope.analyses.tables.stored import computed_with
 from copyscope.interp.head_names import head_name
@@ -22,6 +23,14 @@ from copyscope.training.checkpoints.series import step_folder
 
 STORY_MAPS = ("previous_token", "prefix_matching_sum")
 """The maps that tell it: a previous-token head, then an induction head that reads it."""
+STORY_ACCURACIES = {
+    "copying_accuracy_token": "per token",
+    "copying_accuracy_exact": "whole suffix",
+    AVERAGED: "per token, mean of weights",
+}
+"""Curves of copying accuracy: measure → its name beside the others."""
+STORY_LOSSES = {"copying_loss_first": "first time", "copying_loss_second": "repeated"}
+"""Curves of the loss on random tokens."""
 COPYING = ("copying_accuracy_token", "copying_loss_difference")
 """What copying is told by, the first that formed."""
 MARGIN = 4

@@ -19,12 +19,13 @@ from matplotlib.text import Text
 from PIL import Image
 from synthetic_run import checkpoint_steps, series_table, synthetic_run
 
-from copyscope.analyses.figures.figures import formation_map_figure
+from copyscope.analyses.figures.figures import formation_map_figure, story_figure
 from copyscope.analyses.figures.map_data import NO_SCORE, Band, phase_change, scale_of, scale_words
 from copyscope.analyses.figures.paper import FORMATS, paper_map, rendered
 from copyscope.analyses.figures.paper_matrix import paper_attention, write_film
 from copyscope.analyses.figures.paper_panels import paper_phase_change, paper_seeds, paper_story
 from copyscope.analyses.formation.heads import copying_formation, formation_map, formation_steps
+from copyscope.analyses.tables.averages import AVERAGED
 from copyscope.training.errors import InputError
 
 RUN = synthetic_run()
@@ -229,6 +230,21 @@ def test_cells_have_no_seams_and_a_figure_has_its_runs_name() -> None:
     assert figure.axes[0].get_title("left").startswith("a run: ")
     with pytest.raises(InputError, match="width=1"):
         FIGURES["map"](1.0)
+
+
+def test_a_story_has_the_curves_of_the_one_in_the_browser() -> None:
+    means = RUN.model.filter(pl.col("measure") == "copying_accuracy_token").tail(2)
+    model = RUN.model.vstack(means.with_columns(pl.lit(AVERAGED).alias("measure")))
+    on_paper = paper_story(RUN.heads, model, RUN.metrics, maps=MAPS)
+    drawn = {str(line.get_label()): line for axes in on_paper.axes[:3] for line in axes.lines}
+    browser: Any = story_figure(RUN.heads, model, RUN.metrics, maps=MAPS).data
+    traces = {trace.name: trace for trace in browser if trace.type == "scatter" and trace.name != "formed"}
+    assert drawn.keys() == traces.keys()
+    assert {"per token, mean of weights", "first time", "repeated"} < drawn.keys()
+    for name, line in drawn.items():
+        if name != "training":  # thinned in the browser
+            known = np.isfinite(np.asarray(traces[name].y, dtype=float))
+            assert np.asarray(line.get_ydata()) == pytest.approx(np.asarray(traces[name].y)[known], rel=1e-5)
 
 
 def test_a_story_is_cut_to_its_steps_and_its_ticks_with_it() -> None:
