@@ -109,3 +109,11 @@ def test_a_single_run_is_dated_by_the_present_rules(again: ModuleType, tmp_path:
     for before, now in zip(stored["order"], dated["order"], strict=True):
         assert (now["stage"], now["step"]) == (before["stage"], before["step"])
         assert now["high"] == pytest.approx(before["high"], rel=1e-3)
+
+
+def test_kept_files_do_not_say_where_on_a_disk_they_were_made() -> None:
+    kept = [path for kind in ("html", "json", "csv", "toml", "txt") for path in RESULTS.parent.rglob(f"*.{kind}")]
+    assert RESULTS.parent / "demo.html" in kept
+    absolute = re.compile(r"(?<![\w.~<-])/(?:home|Users|root|work|tmp|private|mnt|scratch|opt)/[\w.-]+")
+    found = {path.name: absolute.findall(path.read_text("utf-8")) for path in kept if "site" not in path.parts}
+    assert {name: places for name, places in found.items() if places} == {}
