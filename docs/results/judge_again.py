@@ -59,6 +59,7 @@ STUDIES = (
     "depth",
     "context",
     "rate-and-batch",
+    "passes",
 )
 RUNS = ("laptop", "batch32", "three-layers")
 STAGES = {"previous-token head": "previous_token", "induction head": "prefix_matching_sum"}

@@ -207,9 +207,24 @@ QUESTIONS = (
             ("weight decay 1.0", "change of the step {}", "regularization", 3),
             ("both 0.1", "change of the step {}", "regularization", 4),
         ),
-        "Four seeds a setting cannot tell: in each but one a seed had not formed copying by the end.",
-        "Ten seeds a setting, on text that is passed over many times, where regularization has something to "
-        "prevent (study `passes`).",
+        "Four seeds a setting cannot tell: in each but one a seed had not formed copying by the end. On a short text, "
+        "passed over many times, weight decay does (next question).",
+        "Ten seeds a setting, on text of this length.",
+    ),
+    Question(
+        "And where a short text is passed over many times?",
+        "passes",
+        "Prefix matching, loss on held-out text, ICL score, and accuracy in in-context tasks by setting",
+        (
+            ("attention dropout 0.1, short text (claim 4)", "change of the step {}", "passes", 0),
+            ("weight decay 1.0, short text (claim 4)", "change of the step {}", "passes", 1),
+            ("both, short text", "change of the step {}", "passes", 2),
+            ("weight decay 1.0 keeps induction heads for longer", "share of the highest kept, more by {}", "passes", 4),
+        ),
+        "With weight decay nearly every run forms induction heads and copying, without it none does: there the text "
+        "is learnt by heart. Loss on held-out text is higher with it all the same. Attention dropout changes nothing. "
+        "Whether heads that have formed are lost again without weight decay cannot be said, since none formed.",
+        "Longer runs without weight decay that come to copy; AdamW, whose updates shrink with the gradient.",
     ),
     Question(
         "What does an induction head need?",
