@@ -222,7 +222,8 @@ QUESTIONS = (
             ("weight decay 1.0 keeps induction heads for longer", "share of the highest kept, more by {}", "passes", 4),
         ),
         "With weight decay nearly every run forms induction heads and copying, without it none does: there the text "
-        "is learnt by heart. (Looked at afterwards: on a long text it forms without any.) Loss on held-out text is higher with it all the same. Attention dropout changes nothing. "
+        "is learnt by heart. (Looked at afterwards: on a long text it forms without any.) Loss on held-out text "
+        "is higher with it all the same. Attention dropout changes nothing. "
         "Whether heads that have formed are lost again without weight decay cannot be said, since none formed.",
         "Longer runs without weight decay that come to copy; AdamW, whose updates shrink with the gradient.",
     ),
