@@ -225,7 +225,7 @@ QUESTIONS = (
         "is learnt by heart. (Looked at afterwards: on a long text it forms without any.) Loss on held-out text "
         "is higher with it all the same. Attention dropout changes nothing. "
         "Whether heads that have formed are lost again without weight decay cannot be said, since none formed.",
-        "Longer runs without weight decay that come to copy; AdamW, whose updates shrink with the gradient.",
+        "Longer runs without weight decay that come to copy; other optimizers than Muon.",
     ),
     Question(
         "What does an induction head need?",
