@@ -50,11 +50,15 @@ def test_a_notebook_shows_the_same_page_at_the_view_asked_for(tab: Tab, series: 
 
 
 @pytest.mark.parametrize("view", ["map", "attention", "heads", "circuit"])
-def test_the_python_offered_runs_and_makes_the_figure(tab: Tab, series: Path, view: str) -> None:
+def test_the_python_offered_runs_and_makes_the_figure(
+    tab: Tab, series: Path, view: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From where the run lies: a saved page does not say where that is."""
     tab.open(report(series).as_uri() + f"#view={view}&measure=prefix_matching_sum")
     tab.run("document.getElementById('copy-python').click()")
     code = tab.numbers()["lastCopied"]
-    assert str(series) in code
+    assert f'open_run("{series.name}")' in code
+    monkeypatch.chdir(series.parent)
     names: dict[str, object] = {}
     *lines, last = code.strip().splitlines()
     exec("\n".join([*lines, f"figure = {last}"]), names)
